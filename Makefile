@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+RECIPE ?= finetune_deberta
+OUT ?= build/run/$(RECIPE)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all sync check pull run lint format clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+demo: $(READY) ## main job of RECIPE on generated data and a tiny DeBERTa, offline
+	$(PY) -m tools.offline $(PY) -m tools.run demo $(RECIPE)
+
+test: $(READY) ## all tests but the slow ones
+	$(PY) -m tools.offline $(PY) -m pytest -m "not slow"
+
+test-all: $(READY) ## all tests
+	$(PY) -m tools.offline $(PY) -m pytest
+
+sync: $(READY) ## build the notebooks from notebooks/*.py and src_py/
+	$(PY) -m tools.sync build
+
+check: $(READY) ## fail when a notebook is stale or the linter complains
+	$(PY) -m tools.sync check
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+pull: $(READY) ## bring an edited notebook back: make pull NB=file.ipynb
+	$(PY) -m tools.sync pull "$(NB)"
+	$(PY) -m tools.sync build
+
+run: $(READY) ## make run RECIPE=... DATA=folder MODEL=folder OUT=folder CFG='key=value ...'
+	$(PY) -m tools.offline $(PY) -m tools.run run $(RECIPE) --data "$(DATA)" $(if $(MODEL),--model "$(MODEL)") --out "$(OUT)" --cfg "$(CFG)"
+
+lint: $(READY) ## the linter and formatter, repairing what they can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove what runs left behind; the environment stays
+	rm -rf build .pytest_cache .ruff_cache

@@ -1,0 +1,286 @@
+# %% [markdown]
+# # Fine-tune DeBERTa-v3 on chatbot preferences
+#
+# Predict which of two chatbot answers a person prefers (a, b or tie), prove that the model learned, and write
+# `submission.csv`.
+#
+# | | |
+# | --- | --- |
+# | Accelerator | one GPU with 15 GB, such as a T4 (of two, one is used so far) |
+# | Internet | off |
+# | Inputs to attach | the competition's data; a DeBERTa-v3 folder (Add Input › Models) |
+# | Runtime | on a T4: not measured yet |
+# | Score | on the leaderboard: not measured yet |
+
+# %% [markdown]
+# ## What you get
+#
+# - `submission.csv`, checked before it is written;
+# - `oof.csv`: predictions for the validation rows, for blending;
+# - `fold_*/`: the trained model. Attach this notebook's output as an input and it only predicts: that is what
+#   the scoring run should do.
+#
+# Watch one line: the **constant predictor**, which always answers with the training labels' class shares. A
+# model that stays on it has learned nothing, whatever its accuracy says.
+
+# %%
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from src_py.config import check_folds, configure, pick
+from src_py.data import class_names, load_pairs
+from src_py.env import choose_precision, describe_hardware, find_data, find_model, find_trained
+from src_py.files import write_csv
+from src_py.metrics import apply_temperature, class_shares, constant_log_loss, fit_temperature, score
+from src_py.model import adapt, build_model, load_trained, save_trained
+from src_py.predict import predict_pairs
+from src_py.report import class_table, history_table, plot_learning, plot_predictions
+from src_py.session import free_memory, start_session
+from src_py.split import assign_folds
+from src_py.submission import write_submission
+from src_py.text import encode_pairs, truncation_report
+from src_py.tokenizer import load_tokenizer
+from src_py.train import make_trainer
+
+# %% [markdown]
+# ## Configuration
+#
+# The only cell to edit. The defaults are for **deberta-v3-base** and all 57k rows; "What to change next" at the
+# end says what to set for the small and the large model.
+
+
+# %%
+@dataclass
+class CFG:
+    # Paths
+    input_dir: str = "/kaggle/input"
+    model_dir: str = "base"  # a folder, or a part of the path that picks among attached ones
+    output_dir: str = "."
+    # Reading a pair
+    style: str = "pairwise"  # read P+A and P+B and compare; or "joint": P, A and B in one sequence
+    max_length: int = 512  # tokens in a sequence
+    prompt_share: float = 0.3  # of the budget; what the prompt leaves goes to the answer
+    head_share: float = 0.6  # of a text that is too long; the rest is kept from its end
+    # Model
+    pooling: str = "mean"  # or "cls"
+    dropout: float = 0.1  # in the head
+    freeze_embeddings: bool = True  # half of the parameters, with no gradients or Adam state
+    freeze_layers: int = 0  # lowest ones
+    reinit_layers: int = 0  # top ones; 1 or 2 can steady small runs
+    side_bias: bool = False  # lets a pairwise model learn that people favour one side
+    # Training
+    epochs: float = 2.0
+    lr: float = 0.0  # 0: by the encoder's size
+    head_lr: float = 0.0  # 0: ten times lr, the head starts from nothing
+    layer_decay: float = 0.9  # learning rate of a layer against the one above it
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    batch_size: int = 16  # pairs in an optimizer step
+    micro_batch: int = 4  # pairs in a forward pass: what has to fit the GPU
+    warmup: float = 0.1  # share of the steps
+    max_grad_norm: float = 1.0
+    evals_per_epoch: int = 4
+    precision: str = "fp16"  # or "bf16" where it is native, or "fp32"
+    # Validation
+    n_folds: int = 5
+    folds: tuple[int, ...] = (0,)  # (0, 1, 2, 3, 4) trains five models and averages them
+    temperature: bool = True  # calibrate the submission on the validation rows
+    seed: int = 0
+
+
+cfg = configure(CFG(), os.environ.get("RECIPE_CFG", ""))
+precision = choose_precision(cfg.precision)
+output = Path(cfg.output_dir)
+start_session(cfg.seed)
+print(describe_hardware(precision))
+
+# %% [markdown]
+# ## Data
+#
+# Files are searched below the input folder, since Kaggle has moved its mounts before. Text cells are JSON lists of
+# turns with `null`s and broken emoji in them; every repair is counted, and no row is dropped.
+
+# %%
+files = find_data(cfg.input_dir)
+classes = class_names(files.train)
+train, cleaning = load_pairs(files.train)
+test, test_cleaning = load_pairs(files.test, labelled=False)
+print(files.train, files.test, sep="\n")
+display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+
+# %% [markdown]
+# ## Validation split
+#
+# By prompt, so that the same question never sits on both sides, and stratified by label. The constant predictor's
+# log loss on the validation rows is the number to beat.
+
+# %%
+trained = find_trained(cfg.input_dir)
+labels = train["label"].to_numpy()
+fold_of = assign_folds(train, cfg.n_folds, cfg.seed)
+check_folds(cfg.folds, cfg.n_folds)
+folds = () if trained else cfg.folds
+is_valid = np.isin(fold_of, cfg.folds[:1])
+display(class_table(labels[~is_valid], labels[is_valid], classes))
+print(f"{len(trained)} trained folders are attached: {'predicting only' if trained else f'training folds {folds}'}")
+
+# %% [markdown]
+# ## Model
+#
+# Prompt and answers are cut **separately**, head and tail, so that both answers always survive; cutting the joined
+# text from the right would remove answer B first. Line breaks become one token of their own. The table shows how
+# much is cut.
+
+# %%
+reading = pick(cfg, "style", "max_length", "prompt_share", "head_share")
+if folds:
+    model_dir = find_model(cfg.input_dir, cfg.model_dir)
+    tokenizer = load_tokenizer(model_dir)
+    encoded = encode_pairs(train, tokenizer, **reading, cache_dir=output / "cache")
+    print(f"{model_dir}: {len(tokenizer):,} tokens")
+    display(truncation_report(encoded))
+
+# %% [markdown]
+# The encoder keeps **fp32 master weights** (the public checkpoints are stored in fp16 and cannot be trained as they
+# are), and its head starts at the constant predictor. The pairwise head scores both answers with the same weights
+# and compares the scores: Bradley–Terry with ties. Swapping A and B swaps its probabilities, exactly.
+
+
+# %%
+def new_model(fold: int):
+    """A pretrained encoder with a fresh head; every fold has its own seed."""
+    start_session(cfg.seed + fold)
+    shares = class_shares(labels[fold_of != fold], len(classes))
+    options = pick(cfg, "style", "pooling", "dropout", "side_bias", "label_smoothing")
+    model = build_model(model_dir, tokenizer, class_shares=shares, **options)
+    adapt(model, cfg.freeze_embeddings, cfg.freeze_layers, cfg.reinit_layers)
+    return model
+
+
+# %% [markdown]
+# ## Check before training
+#
+# Text that falls apart into single letters, weights in half precision, a head that starts far from the constant
+# predictor: each looks like "it does not learn" after a lost night, and shows now.
+
+# %%
+if folds:
+    model = new_model(folds[0])
+    characters = sum(len(turn) for turns in train["response_a"] for turn in turns)
+    tokens_per_character = sum(encoded["response_a_tokens"]) / characters
+    some = np.flatnonzero(is_valid)[:64]
+    start = score(labels[some], predict_pairs(model, tokenizer, train.iloc[some], **reading, batch_size=8))
+    print(f"tokens per character {tokens_per_character:.2f}   (0.2 to 0.5; near 1 the text is shattered)")
+    print(f"weights in {model.encoder.dtype}   (float32: autocast does the half precision)")
+    print(f"log loss at the start {start['log_loss']:.3f}   (near {np.log(len(classes)):.3f})")
+
+# %% [markdown]
+# ## Train
+#
+# Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
+# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
+
+
+# %%
+def train_fold(fold: int):
+    """The model with the best validation log loss, and its history."""
+    model = new_model(fold)
+    trainer = make_trainer(
+        model,
+        train=encoded.select(np.flatnonzero(fold_of != fold)),
+        valid=encoded.select(np.flatnonzero(fold_of == fold)),
+        pad_token_id=tokenizer.pad_token_id,
+        output_dir=output / "checkpoints",
+        precision=precision,
+        seed=cfg.seed + fold,
+        **pick(cfg, "epochs", "lr", "head_lr", "layer_decay", "weight_decay", "warmup", "max_grad_norm"),
+        **pick(cfg, "batch_size", "micro_batch", "evals_per_epoch"),
+    )
+    trainer.train()
+    shutil.rmtree(output / "checkpoints")  # the best weights are in the model; the disk is 20 GB
+    return model, history_table(trainer.state.log_history)
+
+
+# %% [markdown]
+# Each fold's predictions for its validation rows are kept out of fold, and a temperature is fitted to them: a
+# fine-tuned model is usually too certain, and log loss charges for that.
+
+# %%
+histories, raw, calibrated = (
+    {},
+    np.full((len(train), len(classes)), np.nan),
+    np.full((len(train), len(classes)), np.nan),
+)
+for fold in folds:
+    print(f"fold {fold}")
+    model, histories[fold] = train_fold(fold)
+    rows = fold_of == fold
+    raw[rows] = predict_pairs(model, tokenizer, train[rows], **reading, batch_size=32, precision=precision)
+    temperature = fit_temperature(raw[rows], labels[rows]) if cfg.temperature else 1.0
+    calibrated[rows] = apply_temperature(raw[rows], temperature)
+    settings = reading | pick(cfg, "pooling", "side_bias") | {"n_classes": len(classes), "temperature": temperature}
+    save_trained(model, tokenizer, output / f"fold_{fold}", settings)
+    print(f"fold {fold}: log loss {score(labels[rows], raw[rows])['log_loss']:.4f}, temperature {temperature:.2f}")
+    del model
+    free_memory()
+
+# %% [markdown]
+# ## Evaluate
+#
+# The curve against the constant predictor's line is the answer to "does it learn?": training loss that falls while
+# validation stays on the line is memorising, both on the line is not learning.
+
+# %%
+for fold, history in histories.items():
+    rest, rows = labels[fold_of != fold], labels[fold_of == fold]
+    display(history.round(4), plot_learning(history, constant_log_loss(rest, rows, len(classes))))
+
+# %%
+oof_path = (trained[0].parent if trained else output) / "oof.csv"
+if folds:
+    known = np.isin(fold_of, folds)
+    oof = pd.DataFrame({"id": train["id"], "fold": fold_of, "label": labels})
+    write_csv(oof_path, pd.concat([oof, pd.DataFrame(calibrated, columns=list(classes))], axis=1)[known])
+    print(f"before calibration: log loss {score(labels[known], raw[known])['log_loss']:.4f}")
+if oof_path.is_file():
+    oof = pd.read_csv(oof_path, dtype={"id": str})
+    truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
+    result = score(truth, probabilities)
+    print(
+        f"model:              log loss {result['log_loss']:.4f}, accuracy {result['accuracy']:.3f}, {len(oof):,} rows"
+    )
+    print(f"constant predictor: log loss {constant_log_loss(labels, truth, len(classes)):.4f}")
+    display(plot_predictions(truth, probabilities, classes))
+
+# %% [markdown]
+# ## Submission
+#
+# The test rows are predicted by the saved folders, whether trained just now or attached, so that this run rehearses
+# the scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
+
+# %%
+folders = trained or [output / f"fold_{fold}" for fold in folds]
+total = np.zeros((len(test), len(classes)))
+for folder in folders:
+    model, settings = load_trained(folder)
+    options = {key: settings[key] for key in reading}
+    predicted = predict_pairs(model, load_tokenizer(folder), test, **options, batch_size=32, precision=precision)
+    total += apply_temperature(predicted, settings["temperature"])
+submission = write_submission(output / "submission.csv", test["id"], total / len(folders))
+display(submission.head())
+
+# %% [markdown]
+# ## What to change next
+#
+# - **Small model** (deberta-v3-small, xsmall): `micro_batch=8`; the learning rate follows the size by itself.
+# - **Large model**: `micro_batch=1`, `freeze_layers=6`, `epochs=1`; if a run stays on the constant line, try another
+#   `seed` or `reinit_layers=1` before anything else: large encoders fail now and then.
+# - **More out of the same data**: `folds=(0, 1, 2, 3, 4)` averages five models and completes `oof.csv` for blending.
+# - **Longer texts**: `max_length=1024` if the truncation report shows many rows mostly cut; halve `micro_batch`.
+# - **Scoring run**: attach this notebook's output as an input; training is then skipped.

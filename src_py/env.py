@@ -1,0 +1,127 @@
+"""Find what is attached, and say what machine this is."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from src_py.errors import InputError
+
+DATA_SUFFIXES = (".csv", ".parquet")
+TRAINED_MARKER = "preference.json"
+
+
+class DataFiles(NamedTuple):
+    """Paths of one contest's files."""
+
+    train: Path
+    test: Path
+
+
+def find_data(root: str | Path) -> DataFiles:
+    """Find the folder below `root` that holds train and test (csv or parquet), wherever Kaggle mounts it.
+
+    Raises:
+        InputError: when `root` is missing, or no folder or more than one holds both files.
+    """
+    found = []
+    for folder, _, names in _walk(root):
+        files = [_first(folder, stem, names) for stem in ("train", "test")]
+        if all(files):
+            found.append(DataFiles(*files))
+    if not found:
+        raise InputError(
+            f"No folder below {root} holds both train and test as {' or '.join(DATA_SUFFIXES)}; "
+            "attach the competition data (Add Input) or set CFG.input_dir."
+        )
+    if len(found) > 1:
+        folders = ", ".join(str(files.train.parent) for files in found)
+        raise InputError(f"Several folders hold train and test ({folders}); set CFG.input_dir to one of them.")
+    return found[0]
+
+
+def find_model(root: str | Path, wanted: str = "") -> Path:
+    """Find the encoder to fine-tune.
+
+    Args:
+        root: where inputs are attached.
+        wanted: a folder with a `config.json`, which is taken as it is; or a part of the path, such as
+            "base", that picks among several DeBERTa folders below `root`.
+
+    Raises:
+        InputError: when none is found, or several remain.
+    """
+    if wanted and (Path(wanted) / "config.json").is_file():
+        return Path(wanted)
+    if os.sep in wanted:
+        raise InputError(f"CFG.model_dir is {wanted}, but there is no config.json in it.")
+    folders = [
+        folder
+        for folder, _, names in _walk(root)
+        if "config.json" in names and TRAINED_MARKER not in names and _model_type(folder) == "deberta-v2"
+    ]
+    chosen = [folder for folder in folders if wanted in str(folder.relative_to(root))] or folders
+    if not chosen:
+        raise InputError(
+            f"No folder below {root} holds a DeBERTa-v2/v3 model (config.json with model_type deberta-v2); "
+            "attach one (Add Input > Models, for example deberta-v3-base) or set CFG.model_dir."
+        )
+    if len(chosen) > 1:
+        raise InputError(
+            f"Several DeBERTa folders are attached ({', '.join(map(str, chosen))}); "
+            "set CFG.model_dir to one of them, or to a part of its path."
+        )
+    return chosen[0]
+
+
+def find_trained(root: str | Path) -> list[Path]:
+    """Folders below `root` that this recipe saved after training, one a fold, in order of their path."""
+    return sorted(folder for folder, _, names in _walk(root) if TRAINED_MARKER in names)
+
+
+def describe_hardware(precision: str) -> str:
+    """One line: device, memory, and the precision that will be used."""
+    if not torch.cuda.is_available():
+        return f"CPU with {os.cpu_count()} cores, torch {torch.__version__}, {precision}"
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    names = ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.1f} GB)" for gpu in gpus)
+    return f"{names}; training on the first; torch {torch.__version__}, {precision} autocast"
+
+
+def choose_precision(wanted: str) -> str:
+    """Return "fp16", "bf16" or "fp32": what training will really run in.
+
+    A CPU always trains in fp32 (half precision is slower there). bf16 is refused where it is only
+    emulated, as on a T4, where it takes twice the time of fp16.
+
+    Raises:
+        InputError: for an unknown name, or bf16 without native support.
+    """
+    if wanted not in ("fp16", "bf16", "fp32"):
+        raise InputError(f"CFG.precision is {wanted!r}; use 'fp16', 'bf16' or 'fp32'.")
+    if not torch.cuda.is_available():
+        return "fp32"
+    if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError("CFG.precision is 'bf16', which this GPU only emulates at half the speed; use 'fp16'.")
+    return wanted
+
+
+def _walk(root: str | Path):
+    if not Path(root).is_dir():
+        raise InputError(f"The input folder {root} does not exist; set CFG.input_dir.")
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders.sort()
+        yield Path(folder), subfolders, set(names)
+
+
+def _first(folder: Path, stem: str, names: set[str]) -> Path | None:
+    return next((folder / f"{stem}{suffix}" for suffix in DATA_SUFFIXES if f"{stem}{suffix}" in names), None)
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -1,0 +1,203 @@
+"""An encoder with a preference head: build it, adapt it, save it, load it."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from src_py.config import check_choice
+from src_py.env import TRAINED_MARKER
+from src_py.errors import InputError
+from src_py.heads import DavidsonHead, JointHead
+from src_py.text import STYLES
+from src_py.tokenizer import newline_id, single_token_id
+
+POOLINGS = ("cls", "mean")
+
+
+class PreferenceModel(nn.Module):
+    """Encoder, pooling and head.
+
+    forward takes `input_ids` and `attention_mask` of shape (batch, sequences, tokens), where sequences is 2 for
+    pairwise and 1 for joint, and optionally `labels` (batch,); it returns `loss` (a mean over rows) and
+    `logits` (batch, classes).
+    """
+
+    # transformers >= 5 otherwise takes DeBERTa's forward(**kwargs) to mean that the model divides the loss
+    # itself: the logged loss grows with accumulation steps and doubles under DataParallel (#47688).
+    accepts_loss_kwargs = False
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, pooling: str, label_smoothing: float = 0.0):
+        super().__init__()
+        check_choice("pooling", pooling, POOLINGS)
+        self.encoder, self.head, self.pooling, self.label_smoothing = encoder, head, pooling, label_smoothing
+
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """One float32 vector a sequence: (batch, sequences, hidden)."""
+        batch, sequences, tokens = input_ids.shape
+        mask = attention_mask.view(batch * sequences, tokens)
+        hidden = self.encoder(input_ids=input_ids.view(batch * sequences, tokens), attention_mask=mask)[0].float()
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return pooled.view(batch, sequences, -1)
+
+    def forward(self, input_ids, attention_mask, labels=None) -> dict[str, torch.Tensor]:
+        logits = self.head(self.encode(input_ids, attention_mask)).float()
+        if labels is None:
+            return {"logits": logits}
+        smoothing = self.label_smoothing if self.training else 0.0
+        return {"loss": nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing), "logits": logits}
+
+
+def build_model(
+    folder: str | Path,
+    tokenizer,
+    style: str,
+    class_shares: list[float],
+    pooling: str = "mean",
+    dropout: float = 0.1,
+    side_bias: bool = False,
+    label_smoothing: float = 0.0,
+) -> PreferenceModel:
+    """A pretrained encoder with a fresh head that starts at the constant predictor.
+
+    Args:
+        folder: Hugging Face model folder (safetensors, or a `.bin` read with weights_only).
+        class_shares: share of each class among the training labels; their number is the number of classes.
+
+    Raises:
+        InputError: unreadable weights, or an architecture that is no bidirectional encoder.
+    """
+    check_choice("style", style, STYLES)
+    encoder = load_encoder(folder)
+    fit_embeddings(encoder, tokenizer)
+    head = _head(style, encoder.config.hidden_size, len(class_shares), dropout, side_bias)
+    head.set_prior(list(class_shares))
+    return PreferenceModel(encoder, head, pooling, label_smoothing)
+
+
+def load_encoder(folder: str | Path) -> nn.Module:
+    """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such."""
+    folder = Path(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{folder}/config.json cannot be read ({error}); attach a Hugging Face model folder."
+        ) from error
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise InputError(
+            f"{folder} holds a {config.model_type} model, which is no bidirectional encoder; "
+            "attach DeBERTa-v3 (or BERT, RoBERTa, ELECTRA) instead."
+        )
+    # BERT's own pooler would be a randomly used extra; a config without one takes it silently.
+    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
+    try:
+        return AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, local_files_only=True, weights_only=True, **extra
+        )
+    except Exception as error:  # safetensors, torch and transformers each raise their own
+        raise InputError(
+            f"The weights in {folder} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:150]}); "
+            "the file may be cut short: attach the model folder again."
+        ) from error
+
+
+def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
+    """Give the tokenizer's line-break token a sensible vector; never shrink the matrix.
+
+    DeBERTa-v3 has more rows (128,100) than its tokenizer has tokens, so `resize_token_embeddings(len(tokenizer))`
+    would cut it. A new row starts as a copy of the pretrained "|", a separator the model knows; a random or
+    mean-initialised row would stay so while the embeddings are frozen.
+    """
+    embeddings = encoder.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        embeddings = encoder.get_input_embeddings()
+    with torch.no_grad():
+        source = single_token_id(tokenizer, ("|", ";", "."))
+        embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
+
+
+def encoder_layers(encoder: nn.Module) -> nn.ModuleList:
+    """The transformer blocks, lowest first."""
+    wanted = encoder.config.num_hidden_layers
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+            return module
+    raise InputError(f"No list of {wanted} layers found in {type(encoder).__name__}; use a DeBERTa or BERT model.")
+
+
+def adapt(model: PreferenceModel, freeze_embeddings: bool, freeze_layers: int, reinit_layers: int) -> None:
+    """Freeze what shall not be trained and start the top layers afresh (Zhang et al., arXiv 2006.05987).
+
+    Frozen embeddings keep no gradients and no Adam state: in deberta-v3-base they are 53 % of all parameters.
+    """
+    layers = encoder_layers(model.encoder)
+    if freeze_layers + reinit_layers > len(layers) or min(freeze_layers, reinit_layers) < 0:
+        raise InputError(
+            f"CFG.freeze_layers ({freeze_layers}) and CFG.reinit_layers ({reinit_layers}) need "
+            f"more than the model's {len(layers)} layers."
+        )
+    if freeze_embeddings:
+        model.encoder.embeddings.requires_grad_(False)
+    for layer in layers[:freeze_layers]:
+        layer.requires_grad_(False)
+    for layer in layers[len(layers) - reinit_layers :]:
+        for module in layer.modules():
+            _reset(module, getattr(model.encoder.config, "initializer_range", 0.02))
+
+
+def save_trained(model: PreferenceModel, tokenizer, folder: str | Path, settings: dict) -> None:
+    """Write encoder, tokenizer, head and settings as one folder, all weights as safetensors.
+
+    The encoder alone can be read back with `AutoModel.from_pretrained(folder)`. The marker file comes last, so
+    that a half-written folder is never taken for a trained one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+    (folder / TRAINED_MARKER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def load_trained(folder: str | Path) -> tuple[PreferenceModel, dict]:
+    """Read a folder written by `save_trained`: the model in float32, eval mode, and its settings."""
+    folder = Path(folder)
+    try:
+        settings = json.loads((folder / TRAINED_MARKER).read_text(encoding="utf-8"))
+        encoder = load_encoder(folder)
+        head = _head(settings["style"], encoder.config.hidden_size, settings["n_classes"], 0.0, settings["side_bias"])
+        head.load_state_dict(load_file(folder / "head.safetensors"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"The trained folder {folder} cannot be read ({type(error).__name__}: {error}); "
+            "attach the complete output of a finished run."
+        ) from error
+    return PreferenceModel(encoder, head, settings["pooling"]).eval(), settings
+
+
+def _head(style: str, hidden_size: int, n_classes: int, dropout: float, side_bias: bool) -> nn.Module:
+    if style == "pairwise":
+        return DavidsonHead(hidden_size, n_classes, dropout, side_bias)
+    return JointHead(hidden_size, n_classes, dropout)
+
+
+def _reset(module: nn.Module, std: float) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,84 @@
+"""Collate batches and predict, each row once and in order."""
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from src_py.data import swap_sides
+from src_py.text import encode_pairs
+
+
+class PairCollator:
+    """Pads the sequences of a batch to its longest: input_ids and attention_mask (rows, sequences, tokens)."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        longest = max(len(ids) for row in rows for ids in row["sequences"])
+        shape = (len(rows), len(rows[0]["sequences"]), longest)
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        for i, row in enumerate(rows):
+            for j, ids in enumerate(row["sequences"]):
+                input_ids[i, j, : len(ids)] = ids
+                attention_mask[i, j, : len(ids)] = 1
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        return batch
+
+
+def predict_logits(model, encoded, pad_token_id: int, batch_size: int, precision: str = "fp32") -> np.ndarray:
+    """Logits of every row in the dataset's order, float64 of shape (rows, classes).
+
+    Rows are batched by length, longest first: little padding, and a lack of memory shows at once.
+
+    Raises:
+        ValueError: when a logit is not finite.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval()
+    order = np.argsort(-np.asarray(encoded["length"]), kind="stable")
+    loader = DataLoader(
+        encoded.select_columns(["sequences"]).select(order), batch_size, collate_fn=PairCollator(pad_token_id)
+    )
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    parts = []
+    with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+        for batch in tqdm(loader, desc=f"Predicting {len(order):,} pairs", mininterval=5):
+            parts.append(model(**{name: tensor.to(device) for name, tensor in batch.items()})["logits"].cpu())
+    logits = np.empty((len(order), parts[0].shape[1]), dtype=np.float64)
+    logits[order] = torch.cat(parts).double().numpy()
+    if not np.isfinite(logits).all():
+        raise ValueError("Predictions are not finite: set CFG.precision to 'fp32', or train again.")
+    return logits
+
+
+def predict_pairs(
+    model,
+    tokenizer,
+    table,
+    style: str,
+    max_length: int,
+    prompt_share: float,
+    head_share: float,
+    batch_size: int = 32,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
+
+    `joint` reads each pair in both orders and averages, which takes out what the model thinks of a side;
+    `pairwise` is symmetric already.
+    """
+
+    def probabilities(pairs) -> np.ndarray:
+        encoded = encode_pairs(pairs, tokenizer, style, max_length, prompt_share, head_share)
+        return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, batch_size, precision), axis=1)
+
+    straight = probabilities(table)
+    if style == "pairwise":
+        return straight
+    return (straight + probabilities(swap_sides(table))[:, [1, 0, *range(2, straight.shape[1])]]) / 2

@@ -1,0 +1,159 @@
+"""Fine-tune with Hugging Face's Trainer: optimizer groups, arguments, progress."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from src_py.compat import training_arguments
+from src_py.errors import InputError
+from src_py.metrics import evaluation_metrics
+from src_py.model import PreferenceModel, encoder_layers
+from src_py.predict import PairCollator
+
+# Peak learning rates of Microsoft's own fine-tuning recipe (DeBERTa, experiments/glue/mnli.sh), by the number of
+# parameters in the encoder's layers: small, base, large.
+_LEARNING_RATES = ((60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
+HEAD_FACTOR = 10  # the head starts from nothing, the encoder does not
+
+
+def default_lr(model: PreferenceModel) -> float:
+    """Learning rate for the encoder's size."""
+    size = sum(p.numel() for p in encoder_layers(model.encoder).parameters())
+    return next(rate for limit, rate in _LEARNING_RATES if size < limit)
+
+
+def parameter_groups(
+    model: PreferenceModel, lr: float, head_lr: float, layer_decay: float, weight_decay: float
+) -> list[dict]:
+    """AdamW groups: the head at `head_lr`, the encoder from `lr` at the top down by `layer_decay` a layer.
+
+    Biases and LayerNorm weights get no weight decay; frozen parameters are left out.
+    """
+    layers = encoder_layers(model.encoder)
+    depth = {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
+    top = {id(p) for p in model.head.parameters()}
+    inputs = {id(p) for p in model.encoder.embeddings.parameters()}
+    groups: dict[tuple, dict] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        # What is neither head, embedding nor in a layer (DeBERTa's relative positions) serves all layers: top rate.
+        level = 0 if id(parameter) in inputs else depth.get(id(parameter), len(layers))
+        rate = head_lr if id(parameter) in top else lr * layer_decay ** (len(layers) - level)
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(parameter)
+    return list(groups.values())
+
+
+def make_trainer(
+    model: PreferenceModel,
+    train: Dataset,
+    valid: Dataset,
+    pad_token_id: int,
+    output_dir: str | Path,
+    epochs: float,
+    lr: float,
+    head_lr: float,
+    batch_size: int,
+    micro_batch: int,
+    warmup: float,
+    evals_per_epoch: int,
+    precision: str,
+    seed: int,
+    layer_decay: float = 1.0,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+) -> Trainer:
+    """A Trainer for `PreferenceModel`.
+
+    Args:
+        lr: peak learning rate of the encoder's top layer; 0 takes `default_lr`.
+        head_lr: peak learning rate of the head; 0 takes ten times `lr`.
+        batch_size: pairs in one optimizer step (reached by accumulation).
+        micro_batch: pairs in one forward pass: what has to fit the memory.
+        warmup: share of all optimizer steps over which the learning rate rises.
+        precision: "fp16", "bf16" or "fp32", from `choose_precision`.
+
+    Raises:
+        InputError: for a batch that is no multiple of the micro-batch.
+    """
+    if batch_size % micro_batch:
+        raise InputError(f"CFG.batch_size ({batch_size}) must be a multiple of CFG.micro_batch ({micro_batch}).")
+    lr = lr or default_lr(model)
+    head_lr = head_lr or HEAD_FACTOR * lr
+    steps_per_epoch = math.ceil(math.ceil(len(train) / micro_batch) / (batch_size // micro_batch))
+    total_steps = max(1, math.ceil(steps_per_epoch * epochs))
+    eval_steps = max(1, min(steps_per_epoch // evals_per_epoch, total_steps))
+    arguments = training_arguments(
+        output_dir=str(output_dir),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=batch_size // micro_batch,
+        per_device_eval_batch_size=2 * micro_batch,
+        # A float below 1 is a share of all steps; `warmup_ratio` is gone in transformers 5.15.
+        warmup_steps=float(warmup),
+        lr_scheduler_type="linear",
+        max_grad_norm=max_grad_norm,
+        fp16=precision == "fp16",
+        bf16=precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        logging_steps=eval_steps,
+        logging_nan_inf_filter=False,
+        # Two checkpoints at most, weights only: the last and the best by log loss.
+        save_strategy="steps",
+        save_steps=eval_steps,
+        save_total_limit=1,
+        save_only_model=True,
+        load_best_model_at_end=True,
+        metric_for_best_model="log_loss",
+        greater_is_better=False,
+        seed=seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Trainer would wrap the model in nn.DataParallel over all GPUs it sees: twice the batch, half the steps.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    groups = parameter_groups(model, lr, head_lr, layer_decay, weight_decay)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=valid,
+        data_collator=PairCollator(pad_token_id),
+        compute_metrics=evaluation_metrics,
+        optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6), None),
+        callbacks=[ProgressLines(total_steps)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class ProgressLines(TrainerCallback):
+    """One line at every evaluation, with the time still to go."""
+
+    def __init__(self, total_steps: int):
+        self.total_steps = total_steps
+        self.started = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **_):
+        self.started = time.monotonic()
+
+    def on_evaluate(self, args, state, control, metrics, **_):
+        left = (time.monotonic() - self.started) * (self.total_steps / max(1, state.global_step) - 1)
+        shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("eval_predicted_"))
+        print(
+            f"step {state.global_step:>5}/{self.total_steps}  log loss {metrics['eval_log_loss']:.4f}  "
+            f"accuracy {metrics['eval_accuracy']:.3f}  predicted shares {shares}  about {left / 60:.1f} min left",
+            flush=True,
+        )

@@ -1,0 +1,153 @@
+"""Generated contest data from known probabilities, and a tiny random DeBERTa to try the recipes on."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import sentencepiece
+import torch
+from transformers import DebertaV2Config, DebertaV2Model
+
+from src_py.data import LABEL_COLUMNS
+
+# Tie weight of Davidson's model and the scale of the quality gap: they give the real contest's class
+# shares (.349/.342/.309) and a gap between constant predictor and Bayes that a tiny model can close.
+TIE_WEIGHT, SIDE_BIAS, QUALITY_SCALE = 1.46, 0.03, 0.8
+_SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "li", "mo", "nu", "pe", "ra", "si", "to", "vu", "we", "zo")
+
+
+def words(rng: np.random.Generator, count: int) -> list[str]:
+    """Distinct pseudo-words of two to four syllables."""
+    made: dict[str, None] = {}
+    while len(made) < count:
+        made["".join(rng.choice(_SYLLABLES, size=rng.integers(2, 5)))] = None
+    return list(made)
+
+
+def make_pairs(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Pairs in the contest's own format, warts included, and the true probabilities.
+
+    An answer is good when it has many of the "good" words and few of the "bad" ones; who wins is drawn from
+    Davidson's model of the quality gap. Warts: nulls inside JSON lists, lone surrogates, empty answers,
+    repeated prompts, several turns, line breaks, emoji.
+
+    Returns:
+        A frame with the columns of train.csv, and an array (rows, 3): probability of a, b and tie.
+    """
+    vocabulary = words(np.random.default_rng(0), 360)
+    good, bad, neutral = vocabulary[:30], vocabulary[30:60], vocabulary[60:]
+    rng = np.random.default_rng(seed)
+    prompts, answers, quality = [], {"a": [], "b": []}, {"a": [], "b": []}
+    for row in range(rows):
+        turns = 1 if rng.random() < 0.87 else int(rng.integers(2, 4))
+        repeat = row > 10 and rng.random() < 0.1
+        prompts.append(prompts[rng.integers(row)] if repeat else [_sentence(rng, neutral, 4, 10) for _ in range(turns)])
+        for side in "ab":
+            texts, total = zip(*(_answer(rng, good, bad, neutral) for _ in prompts[-1]))
+            answers[side].append(list(texts))
+            quality[side].append(sum(total) / len(total))
+    gap = QUALITY_SCALE * (np.array(quality["a"]) - np.array(quality["b"])) / 2 + SIDE_BIAS / 2
+    weights = np.stack([np.exp(gap), np.exp(-gap), np.full(rows, TIE_WEIGHT)], axis=1)
+    truth = weights / weights.sum(1, keepdims=True)
+    labels = (truth.cumsum(1) < rng.random((rows, 1))).sum(1)
+    _add_warts(rng, answers)
+    frame = pd.DataFrame({"id": rng.choice(10**9, size=rows, replace=False)})
+    frame["model_a"], frame["model_b"] = "model-x", "model-y"
+    for name, column in (("prompt", prompts), ("response_a", answers["a"]), ("response_b", answers["b"])):
+        frame[name] = [json.dumps(turns) for turns in column]
+    for k, name in enumerate(LABEL_COLUMNS):
+        frame[name] = (labels == k).astype(int)
+    return frame, truth
+
+
+def write_contest(folder: str | Path, train_rows: int, test_rows: int, seed: int = 0) -> pd.DataFrame:
+    """Write train.csv, test.csv and sample_submission.csv; returns the true probabilities with their ids."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame, truth = make_pairs(train_rows + test_rows, seed)
+    test = frame[train_rows:]
+    frame[:train_rows].to_csv(folder / "train.csv", index=False)
+    test[["id", "prompt", "response_a", "response_b"]].to_csv(folder / "test.csv", index=False)
+    sample = pd.DataFrame({"id": test["id"]} | dict.fromkeys(LABEL_COLUMNS, 1 / 3))
+    sample.to_csv(folder / "sample_submission.csv", index=False)
+    return pd.DataFrame(truth, columns=["a", "b", "tie"]).assign(id=frame["id"].astype(str))
+
+
+def bayes_log_loss(truth: np.ndarray) -> float:
+    """Expected log loss of a predictor that knows the true probabilities (rows, 3)."""
+    return float(-(truth * np.log(truth)).sum(1).mean())
+
+
+def write_tiny_deberta(folder: str | Path, seed: int = 0, hidden_size: int = 64, layers: int = 2) -> Path:
+    """A DebertaV2 with random weights and a SentencePiece vocabulary, in the layout of deberta-v3's folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame, _ = make_pairs(1500, seed=99)
+    texts = [turn for cell in frame["response_a"] for turn in json.loads(cell) if turn]
+    model_file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(" ".join(text.split()).encode("utf-8", "replace").decode() for text in texts),
+        model_writer=model_file,
+        vocab_size=600,
+        hard_vocab_limit=False,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+        minloglevel=2,
+    )
+    (folder / "spm.model").write_bytes(model_file.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    torch.manual_seed(seed)
+    config = DebertaV2Config(
+        # Like the real checkpoints, the matrix has more rows than the tokenizer has tokens.
+        vocab_size=704,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=4 * hidden_size,
+        type_vocab_size=0,
+        relative_attention=True,
+        position_buckets=256,
+        max_relative_positions=-1,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        layer_norm_eps=1e-7,
+        initializer_range=0.05,
+    )
+    DebertaV2Model(config).save_pretrained(folder)
+    return folder
+
+
+def _sentence(rng, vocabulary: list[str], least: int, most: int) -> str:
+    return " ".join(rng.choice(vocabulary, size=rng.integers(least, most + 1)))
+
+
+def _answer(rng, good: list[str], bad: list[str], neutral: list[str]) -> tuple[str, int]:
+    pluses, minuses = rng.poisson(3, size=2)
+    tokens = [*rng.choice(good, pluses), *rng.choice(bad, minuses), *rng.choice(neutral, rng.integers(6, 18))]
+    rng.shuffle(tokens)
+    breaks = rng.random(len(tokens)) < 0.08
+    return "".join(token + ("\n" if end else " ") for token, end in zip(tokens, breaks)).strip(), pluses - minuses
+
+
+def _add_warts(rng, answers: dict[str, list]) -> None:
+    for side in answers:
+        for turns in answers[side]:
+            draw = rng.random()
+            if draw < 0.004:
+                turns[-1] = None
+            elif draw < 0.014:
+                turns[-1] += " \ud83d"  # half of an emoji
+            elif draw < 0.018:
+                turns[-1] = ""
+            elif draw < 0.05:
+                turns[-1] += " 😀"

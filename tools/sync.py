@@ -1,0 +1,209 @@
+"""Build the notebooks from their sources, check them, and bring edits made on Kaggle back.
+
+python -m tools.sync build            NAME.py + src_py/ -> NAME.ipynb, for every recipe
+python -m tools.sync check            fail, with a diff, when a notebook is stale
+python -m tools.sync pull FILE.ipynb  an edited notebook back into NAME.py and src_py/
+"""
+
+import argparse
+import ast
+import difflib
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+WRITEFILE = "%%writefile "
+SETUP = "# Helper modules (generated; hidden on Kaggle). Edit one in place, then run all cells again."
+PERCENT = {"extension": ".py", "format_name": "percent"}
+_SETUP_CODE = """
+import sys
+from pathlib import Path
+
+Path("src_py").mkdir(exist_ok=True)
+for name in [name for name in sys.modules if name.partition(".")[0] == "src_py"]:
+    del sys.modules[name]  # an edited helper shall really be read again
+"""
+_STAMP = re.compile(r"^# built from (\S+) ([0-9a-f]{12})$", re.MULTILINE)
+
+
+class SyncError(Exception):
+    """A notebook cannot be built or pulled; the message says why."""
+
+
+def recipes(root: Path) -> list[Path]:
+    """The recipes' sources."""
+    return sorted((root / "notebooks").glob("*.py"))
+
+
+def needed_modules(source: str, root: Path) -> list[str]:
+    """Files below src_py that `source` imports, transitively, each after the ones it imports itself."""
+    ordered: list[str] = []
+
+    def visit(text: str, chain: tuple[str, ...]) -> None:
+        for node in ast.walk(ast.parse(text)):
+            modules = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("src_py."):
+                modules = [node.module]
+            elif isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names if alias.name.startswith("src_py.")]
+            for module in modules:
+                name = module.replace(".", "/") + ".py"
+                if name in chain:
+                    raise SyncError(f"Import cycle: {' -> '.join((*chain, name))}")
+                if name not in ordered:
+                    visit((root / name).read_text(encoding="utf-8"), (*chain, name))
+                    ordered.append(name)
+
+    visit(source, ())
+    return ["src_py/__init__.py", *ordered] if ordered else []
+
+
+def build(recipe: Path, root: Path) -> str:
+    """The notebook of one recipe as text: the recipe's first cell, the helper cells, the other cells."""
+    source = recipe.read_text(encoding="utf-8")
+    cells = jupytext.reads(source, fmt=PERCENT).cells
+    for i, cell in enumerate(cells):
+        cell.metadata, cell["id"] = {}, f"cell-{i:02d}"
+    notebook = nbformat.v4.new_notebook(
+        cells=[cells[0], *_helper_cells(recipe, source, root), *cells[1:]],
+        metadata={
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+    )
+    notebook.nbformat_minor = 5
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, indent=1) + "\n"
+
+
+def pull(path: Path, root: Path) -> list[str]:
+    """Write an edited notebook back to its sources; returns the files that changed.
+
+    Cells are recognised by their first source line, since metadata may be lost on the way.
+
+    Raises:
+        SyncError: when the git tree is dirty, or a source changed since the notebook was built.
+    """
+    if _git(root, "status", "--porcelain"):
+        raise SyncError("The git tree has uncommitted changes; commit or stash them first.")
+    cells = nbformat.read(path, as_version=4).cells
+    setup = next((cell for cell in cells if cell.source.startswith(SETUP)), None)
+    if setup is None:
+        raise SyncError(f"{path} has no cell that begins with {SETUP!r}; it was not built by `make sync`.")
+    stamps = dict(_STAMP.findall(setup.source))
+    texts, own = {}, []
+    for cell in cells:
+        if cell.cell_type == "code" and cell.source.startswith(WRITEFILE):
+            first, _, body = cell.source.partition("\n")
+            texts[first.removeprefix(WRITEFILE).strip()] = body.rstrip("\n") + "\n" if body.strip() else ""
+        elif cell is not setup:
+            own.append(cell)
+    recipe = next(name for name in stamps if name.startswith("notebooks/"))
+    texts[recipe] = _percent(own, root)
+    unknown = [name for name in texts if not re.fullmatch(r"(src_py|notebooks)/\w+\.py", name)]
+    if unknown:
+        raise SyncError(f"{path} would write {unknown[0]}; only files in src_py/ and notebooks/ are pulled.")
+
+    changed = [name for name, text in texts.items() if not _same(root / name, text)]
+    moved = [name for name in changed if name in stamps and stamps[name] != _digest(root / name)]
+    if moved:
+        raise SyncError(f"{', '.join(moved)} changed since {path.name} was built; pull into the version it came from.")
+    for name in changed:
+        (root / name).write_text(texts[name], encoding="utf-8")
+    return changed
+
+
+def _helper_cells(recipe: Path, source: str, root: Path) -> list:
+    modules = needed_modules(source, root)
+    stamps = [f"# built from {name} {_digest(root / name)}" for name in [f"notebooks/{recipe.name}", *modules]]
+    bodies = [("src-setup", SETUP + _SETUP_CODE + "\n".join(["", *stamps]))]
+    for name in modules:
+        text = (root / name).read_text(encoding="utf-8").rstrip("\n")
+        bodies.append((f"src-{Path(name).stem.strip('_')}", f"{WRITEFILE}{name}\n{text}"))
+    cells = [nbformat.v4.new_code_cell(body, id=name) for name, body in bodies]
+    for cell in cells:
+        cell.metadata = nbformat.from_dict({"_kg_hide-input": True, "jupyter": {"source_hidden": True}})
+    return cells
+
+
+def _percent(cells: list, root: Path) -> str:
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    for cell in notebook.cells:
+        cell.metadata = {}
+    notebook.metadata["jupytext"] = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "-all"}
+    text = jupytext.writes(notebook, fmt=PERCENT)
+    # jupytext and ruff put the blank lines around a cell marker differently: ruff has the last word.
+    text = re.sub(r"\n{2,}# %%", "\n\n# %%", text)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--stdin-filename", "notebooks/recipe.py", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    if done.returncode:
+        raise SyncError(f"The notebook's cells are no valid Python: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "0" * 12
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SyncError(f"git {words[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _check(root: Path) -> int:
+    stale = 0
+    for recipe in recipes(root):
+        target = recipe.with_suffix(".ipynb")
+        old = target.read_text(encoding="utf-8") if target.is_file() else ""
+        new = build(recipe, root)
+        if old != new:
+            stale += 1
+            diff = difflib.unified_diff(
+                old.splitlines(), new.splitlines(), str(target.relative_to(root)), "rebuilt", n=1, lineterm=""
+            )
+            print("\n".join(list(diff)[:80]))
+    print(f"{stale} notebooks are stale: run `make sync`." if stale else "Notebooks are in step with their sources.")
+    return 1 if stale else 0
+
+
+def main(words: list[str], root: Path) -> int:
+    parser = argparse.ArgumentParser(prog="tools.sync", description="Notebooks and their sources.")
+    parser.add_argument("action", choices=["build", "check", "pull"])
+    parser.add_argument("notebook", nargs="?", help="for pull: the edited notebook")
+    chosen = parser.parse_args(words)
+    try:
+        if chosen.action == "check":
+            return _check(root)
+        if chosen.action == "pull":
+            if not chosen.notebook:
+                raise SyncError("Name the edited notebook: make pull NB=file.ipynb")
+            changed = pull(Path(chosen.notebook), root)
+            print("\n".join(f"pulled {name}" for name in changed) or "Nothing changed.")
+            return 0
+        for recipe in recipes(root):
+            recipe.with_suffix(".ipynb").write_text(build(recipe, root), encoding="utf-8")
+            print(f"built notebooks/{recipe.stem}.ipynb")
+    except SyncError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent.parent))
