@@ -212,11 +212,8 @@ def train_fold(fold: int):
 # fine-tuned model is usually too certain, and log loss charges for that.
 
 # %%
-histories, raw, calibrated = (
-    {},
-    np.full((len(train), len(classes)), np.nan),
-    np.full((len(train), len(classes)), np.nan),
-)
+histories, raw = {}, np.full((len(train), len(classes)), np.nan)
+calibrated = raw.copy()
 for fold in folds:
     print(f"fold {fold}")
     model, histories[fold] = train_fold(fold)
@@ -247,15 +244,14 @@ if folds:
     known = np.isin(fold_of, folds)
     oof = pd.DataFrame({"id": train["id"], "fold": fold_of, "label": labels})
     write_csv(oof_path, pd.concat([oof, pd.DataFrame(calibrated, columns=list(classes))], axis=1)[known])
-    print(f"before calibration: log loss {score(labels[known], raw[known])['log_loss']:.4f}")
+    print(f"log loss before calibration {score(labels[known], raw[known])['log_loss']:.4f}")
 if oof_path.is_file():
     oof = pd.read_csv(oof_path, dtype={"id": str})
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
-    result = score(truth, probabilities)
-    print(
-        f"model:              log loss {result['log_loss']:.4f}, accuracy {result['accuracy']:.3f}, {len(oof):,} rows"
+    constant = np.tile(class_shares(labels, len(classes)), (len(oof), 1))
+    display(
+        pd.DataFrame({"model": score(truth, probabilities), "constant predictor": score(truth, constant)}).T.round(4)
     )
-    print(f"constant predictor: log loss {constant_log_loss(labels, truth, len(classes)):.4f}")
     display(plot_predictions(truth, probabilities, classes))
 
 # %% [markdown]

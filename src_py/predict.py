@@ -1,5 +1,7 @@
 """Collate batches and predict, each row once and in order."""
 
+import sys
+
 import numpy as np
 import torch
 from scipy.special import softmax
@@ -48,7 +50,7 @@ def predict_logits(model, encoded, pad_token_id: int, batch_size: int, precision
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     parts = []
     with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-        for batch in tqdm(loader, desc=f"Predicting {len(order):,} pairs", mininterval=5):
+        for batch in tqdm(loader, desc=f"Predicting {len(order):,} pairs", mininterval=10, file=sys.stdout):
             parts.append(model(**{name: tensor.to(device) for name, tensor in batch.items()})["logits"].cpu())
     logits = np.empty((len(order), parts[0].shape[1]), dtype=np.float64)
     logits[order] = torch.cat(parts).double().numpy()

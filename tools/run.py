@@ -5,6 +5,7 @@ python -m tools.run demo [RECIPE]
 """
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -15,9 +16,13 @@ from pathlib import Path
 
 import nbconvert
 import nbformat
+import pandas as pd
 import papermill
 
-from tools.sync import WRITEFILE, build
+from src_py.data import load_pairs
+from src_py.metrics import constant_log_loss, score
+from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
+from tools.sync import SETUP, WRITEFILE, build
 
 ROOT = Path(__file__).resolve().parent.parent
 # The recipe's own defaults, scaled down for a random model of two layers.
@@ -52,19 +57,13 @@ def run_notebook(recipe: str, out: Path, overrides: dict[str, str], cfg: str = "
 def report(executed: Path, target: Path) -> None:
     """The executed notebook as one HTML page, without the helper modules' source."""
     notebook = nbformat.read(executed, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(WRITEFILE)]
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith((WRITEFILE, SETUP))]
     page, _ = nbconvert.HTMLExporter(template_name="lab").from_notebook_node(notebook)
     target.write_text(page, encoding="utf-8")
 
 
 def demo(recipe: str) -> None:
     """The recipe's main job on generated data and a tiny random DeBERTa, in mounts like Kaggle's."""
-    import pandas as pd
-
-    from src_py.data import load_pairs
-    from src_py.metrics import constant_log_loss
-    from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
-
     out = ROOT / "build" / "demo" / recipe
     shutil.rmtree(out, ignore_errors=True)
     mounts = out / "kaggle" / "input"
@@ -79,15 +78,14 @@ def demo(recipe: str) -> None:
     bayes = bayes_log_loss(known)
     labels = load_pairs(contest / "train.csv")[0]["label"]
     constant = constant_log_loss(labels, oof["label"], 3)
-    from src_py.metrics import score
-
     model = score(oof["label"], oof[["a", "b", "tie"]].to_numpy())["log_loss"]
     closed = (constant - model) / (constant - bayes)
     print(f"\nGenerated data, tiny random DeBERTa (no statement about leaderboard scores), {len(oof)} validation rows:")
     print(f"  constant predictor {constant:.4f}\n  model              {model:.4f}\n  Bayes-optimal      {bayes:.4f}")
     print(f"  {closed:.0%} of the distance closed in {time.monotonic() - started:.0f} s")
     print(f"Open {(out / 'report.html').relative_to(ROOT)}")
-    (out / "demo.txt").write_text(f"{constant:.6f} {model:.6f} {bayes:.6f}\n")
+    figures = {"constant": constant, "model": model, "bayes": bayes}
+    (out / "demo.json").write_text(json.dumps(figures), encoding="utf-8")
 
 
 def main(words: list[str]) -> int:

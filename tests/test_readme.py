@@ -1,0 +1,101 @@
+"""Every command in the README exists and runs; the built notebook does its job in an empty folder."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tools.demo_data import write_contest
+
+ROOT = Path(__file__).resolve().parent.parent
+FENCED = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in FENCED for line in block.splitlines() if line.strip()]
+EXECUTED = {"make demo", "make sync", "make check", "make test"}
+
+
+def make(*words, **options):
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def test_the_readme_names_only_commands_that_are_run_by_a_test():
+    assert {c for c in COMMANDS if not c.startswith("make run ")} == EXECUTED
+    assert sum(c.startswith("make run ") for c in COMMANDS) == 1
+
+
+def test_help_lists_every_command_of_the_readme():
+    text = make("help").stdout
+    inline = re.findall(r"`make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    for target in {command.split()[1] for command in COMMANDS} | set(inline) - {"help"}:
+        assert re.search(rf"^{target}\s", text, re.MULTILINE), target
+
+
+def test_check_passes_and_building_again_changes_nothing():
+    assert make("check").returncode == 0
+    before = {path: path.read_bytes() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert make("sync").returncode == 0
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def check_submission(folder, test_file):
+    submission = pd.read_csv(folder / "submission.csv")
+    assert submission["id"].tolist() == pd.read_csv(test_file)["id"].tolist()
+    values = submission.drop(columns="id").to_numpy()
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(values.sum(1), 1, atol=1e-6)
+    assert values.std(0).min() > 0.01
+    return submission
+
+
+@pytest.mark.slow
+def test_the_demo_learns():
+    """`make demo`: at least 40 % of the way from the constant predictor to Bayes, with a submission and a report."""
+    done = make("demo")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    out = ROOT / "build/demo/finetune_deberta"
+    figures = json.loads((out / "demo.json").read_text())
+    closed = (figures["constant"] - figures["model"]) / (figures["constant"] - figures["bayes"])
+    assert closed >= 0.4
+    check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 2
+
+
+@pytest.mark.slow
+def test_make_run_trains_predicts_again_from_its_own_output_and_repeats_itself(tmp_path, tiny):
+    """The README's `make run` on a folder of data: all folds, joint style, twice with the same seed; then the
+    trained folders are attached and it only predicts."""
+    data = tmp_path / "in"
+    write_contest(data, train_rows=200, test_rows=20)
+    cfg = "epochs=1 max_length=64 n_folds=2 folds=0,1 style=joint lr=0.01 evals_per_epoch=1"
+    command = next(c for c in COMMANDS if c.startswith("make run "))
+    assert all(f"{word}=" in command for word in ("RECIPE", "DATA", "MODEL", "OUT", "CFG"))
+
+    def run(out, source, cfg):
+        words = ["run", "RECIPE=finetune_deberta", f"DATA={source}", f"MODEL={tiny}", f"OUT={out}", f"CFG={cfg}"]
+        done = make(*words)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return check_submission(out, data / "test.csv")
+
+    first = run(tmp_path / "one", data, cfg)
+    assert len(pd.read_csv(tmp_path / "one/oof.csv")) == 200
+    again = run(tmp_path / "two", data, cfg)
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+
+    attached = tmp_path / "attached"
+    attached.mkdir()
+    for name, source in (("data", data), ("notebook-output", tmp_path / "one")):
+        (attached / name).symlink_to(source)
+    only_predicted = run(tmp_path / "three", attached, "")
+    assert not list((tmp_path / "three").glob("fold_*"))
+    pd.testing.assert_frame_equal(first, only_predicted, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_unknown_setting_stops_the_notebook_with_one_sentence(tmp_path, tiny):
+    write_contest(tmp_path / "in", train_rows=20, test_rows=3)
+    done = make("run", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={tmp_path / 'out'}", "CFG=epoch=1")
+    assert done.returncode != 0
+    assert "CFG has no field 'epoch'; did you mean 'epochs'?" in done.stdout + done.stderr
