@@ -34,10 +34,11 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.config import check_folds, configure, pick
-from src_py.data import class_names, load_pairs
+from src_py.data import class_names, load_pairs, prompt_key
+from src_py.doctor import check_before_training
 from src_py.env import choose_precision, describe_hardware, find_data, find_model, find_trained
 from src_py.files import write_csv
-from src_py.metrics import apply_temperature, class_shares, constant_log_loss, fit_temperature, score
+from src_py.metrics import apply_temperature, class_shares, fit_temperature, score
 from src_py.model import adapt, build_model, load_trained, save_trained
 from src_py.predict import predict_pairs
 from src_py.report import class_table, history_table, plot_learning, plot_predictions
@@ -47,6 +48,8 @@ from src_py.submission import write_submission
 from src_py.text import encode_pairs, truncation_report
 from src_py.tokenizer import load_tokenizer
 from src_py.train import make_trainer
+from src_py.verdict import judge_training
+from src_py.watch import watch
 
 # %% [markdown]
 # ## Configuration
@@ -87,6 +90,7 @@ class CFG:
     max_grad_norm: float = 1.0
     evals_per_epoch: int = 4
     precision: str = "fp16"  # or "bf16" where it is native, or "fp32"
+    stop_on_failure: bool = True  # of a check before training, or of the watcher during it
     # Validation
     n_folds: int = 5
     folds: tuple[int, ...] = (0,)  # (0, 1, 2, 3, 4) trains five models and averages them
@@ -166,33 +170,16 @@ def new_model(fold: int):
 # %% [markdown]
 # ## Check before training
 #
-# Text that falls apart into single letters, weights in half precision, a head that starts far from the constant
-# predictor: each looks like "it does not learn" after a lost night, and shows now.
-
-# %%
-if folds:
-    model = new_model(folds[0])
-    characters = sum(len(turn) for turns in train["response_a"] for turn in turns)
-    tokens_per_character = sum(encoded["response_a_tokens"]) / characters
-    some = np.flatnonzero(is_valid)[:64]
-    start = score(labels[some], predict_pairs(model, tokenizer, train.iloc[some], **reading, batch_size=8))
-    print(f"tokens per character {tokens_per_character:.2f}   (0.2 to 0.5; near 1 the text is shattered)")
-    print(f"weights in {model.encoder.dtype}   (float32: autocast does the half precision)")
-    print(f"log loss at the start {start['log_loss']:.3f}   (near {np.log(len(classes)):.3f})")
-
-# %% [markdown]
-# ## Train
-#
-# Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
-# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
+# The doctor measures, on the real rows and in the precision of the training, every known reason why a model does not
+# learn: shattered text, a cut answer, weights in half precision, a warmup that never arrives, and more. It changes
+# nothing. A FAIL stops here, before the night is lost.
 
 
 # %%
-def train_fold(fold: int):
-    """The model with the best validation log loss, and its history."""
-    model = new_model(fold)
-    trainer = make_trainer(
-        model,
+def new_trainer(fold: int):
+    """A fresh model and the Trainer that will train it on all other folds."""
+    return make_trainer(
+        new_model(fold),
         train=encoded.select(np.flatnonzero(fold_of != fold)),
         valid=encoded.select(np.flatnonzero(fold_of == fold)),
         pad_token_id=tokenizer.pad_token_id,
@@ -202,9 +189,33 @@ def train_fold(fold: int):
         **pick(cfg, "epochs", "lr", "head_lr", "layer_decay", "weight_decay", "warmup", "max_grad_norm"),
         **pick(cfg, "batch_size", "micro_batch", "evals_per_epoch"),
     )
+
+
+# %%
+for fold in folds[:1]:
+    checked = check_before_training(new_trainer(fold), tokenizer, train[fold_of != fold], train[fold_of == fold])
+    display(checked)
+    checked.stop_on_failure(cfg.stop_on_failure)
+    free_memory()
+
+# %% [markdown]
+# ## Train
+#
+# Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
+# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
+
+# The watcher ends a run that cannot get better.
+
+
+# %%
+def train_fold(fold: int):
+    """The model with the best validation log loss, and its history."""
+    start_session(cfg.seed + fold)
+    trainer = new_trainer(fold)
+    watch(trainer, stop=cfg.stop_on_failure)
     trainer.train()
-    shutil.rmtree(output / "checkpoints")  # the best weights are in the model; the disk is 20 GB
-    return model, history_table(trainer.state.log_history)
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # the best weights are in the model
+    return trainer.model, history_table(trainer.state.log_history)
 
 
 # %% [markdown]
@@ -231,12 +242,16 @@ for fold in folds:
 # ## Evaluate
 #
 # The curve against the constant predictor's line is the answer to "does it learn?": training loss that falls while
-# validation stays on the line is memorising, both on the line is not learning.
+# validation stays on the line is memorising, both on the line is not learning. The verdict compares with the
+# constant predictor and with a regression that sees nothing but lengths.
 
 # %%
 for fold, history in histories.items():
-    rest, rows = labels[fold_of != fold], labels[fold_of == fold]
-    display(history.round(4), plot_learning(history, constant_log_loss(rest, rows, len(classes))))
+    rest, rows = train[fold_of != fold], train[fold_of == fold]
+    verdict = judge_training(rest, rows, calibrated[fold_of == fold], prompt_key(rows), history)
+    print(f"fold {fold}: {verdict}")
+    lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
+    display(verdict.table, history.round(4), plot_learning(history, lines))
 
 # %%
 oof_path = (trained[0].parent if trained else output) / "oof.csv"

@@ -27,12 +27,14 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     return table.dropna(subset=["log loss"]) if "log loss" in table else table
 
 
-def plot_learning(history: pd.DataFrame, constant: float) -> Figure:
-    """Log loss and predicted-class shares over steps, with the constant predictor's log loss as a line."""
+def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
+    """Log loss and predicted-class shares over steps; `lines` are log losses to compare with, such as the constant
+    predictor's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     left.plot(history.index, history["training loss"], "o-", color="0.6", label="training")
     left.plot(history.index, history["log loss"], "o-", color="C0", label="validation")
-    left.axhline(constant, color="C3", linestyle="--", label=f"constant predictor {constant:.4f}")
+    for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
+        left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
     left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
     left.legend()
     shares = history.filter(like="predicted ")

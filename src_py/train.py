@@ -1,12 +1,11 @@
 """Fine-tune with Hugging Face's Trainer: optimizer groups, arguments, progress."""
 
 import math
-import time
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from src_py.compat import training_arguments
@@ -16,14 +15,14 @@ from src_py.model import PreferenceModel, encoder_layers
 from src_py.predict import PairCollator
 
 # Peak learning rates of Microsoft's own fine-tuning recipe (DeBERTa, experiments/glue/mnli.sh), by the number of
-# parameters in the encoder's layers: small, base, large.
-_LEARNING_RATES = ((60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
+# parameters in the encoder's layers: small, base, large. The first is for random models of a few layers (demo).
+_LEARNING_RATES = ((2e6, 1e-3), (60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
 HEAD_FACTOR = 10  # the head starts from nothing, the encoder does not
 
 
-def default_lr(model: PreferenceModel) -> float:
-    """Learning rate for the encoder's size."""
-    size = sum(p.numel() for p in encoder_layers(model.encoder).parameters())
+def reference_lr(model: torch.nn.Module) -> float:
+    """Peak learning rate for a model of this size, embeddings not counted."""
+    size = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
     return next(rate for limit, rate in _LEARNING_RATES if size < limit)
 
 
@@ -72,7 +71,7 @@ def make_trainer(
     """A Trainer for `PreferenceModel`.
 
     Args:
-        lr: peak learning rate of the encoder's top layer; 0 takes `default_lr`.
+        lr: peak learning rate of the encoder's top layer; 0 takes `reference_lr`.
         head_lr: peak learning rate of the head; 0 takes ten times `lr`.
         batch_size: pairs in one optimizer step (reached by accumulation).
         micro_batch: pairs in one forward pass: what has to fit the memory.
@@ -84,7 +83,7 @@ def make_trainer(
     """
     if batch_size % micro_batch:
         raise InputError(f"CFG.batch_size ({batch_size}) must be a multiple of CFG.micro_batch ({micro_batch}).")
-    lr = lr or default_lr(model)
+    lr = lr or reference_lr(model)
     head_lr = head_lr or HEAD_FACTOR * lr
     steps_per_epoch = math.ceil(math.ceil(len(train) / micro_batch) / (batch_size // micro_batch))
     total_steps = max(1, math.ceil(steps_per_epoch * epochs))
@@ -133,27 +132,6 @@ def make_trainer(
         data_collator=PairCollator(pad_token_id),
         compute_metrics=evaluation_metrics,
         optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6), None),
-        callbacks=[ProgressLines(total_steps)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-class ProgressLines(TrainerCallback):
-    """One line at every evaluation, with the time still to go."""
-
-    def __init__(self, total_steps: int):
-        self.total_steps = total_steps
-        self.started = time.monotonic()
-
-    def on_train_begin(self, args, state, control, **_):
-        self.started = time.monotonic()
-
-    def on_evaluate(self, args, state, control, metrics, **_):
-        left = (time.monotonic() - self.started) * (self.total_steps / max(1, state.global_step) - 1)
-        shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("eval_predicted_"))
-        print(
-            f"step {state.global_step:>5}/{self.total_steps}  log loss {metrics['eval_log_loss']:.4f}  "
-            f"accuracy {metrics['eval_accuracy']:.3f}  predicted shares {shares}  about {left / 60:.1f} min left",
-            flush=True,
-        )

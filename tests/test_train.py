@@ -11,7 +11,7 @@ from src_py.predict import PairCollator, predict_logits
 from src_py.report import history_table, plot_learning
 from src_py.session import start_session
 from src_py.text import encode_pairs
-from src_py.train import default_lr, make_trainer, parameter_groups
+from src_py.train import make_trainer, parameter_groups, reference_lr
 
 OPTIONS = {"epochs": 1, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 16, "warmup": 0.25}
 OPTIONS |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
@@ -77,7 +77,7 @@ def test_the_best_checkpoint_by_log_loss_comes_back_and_the_disk_stays_small(new
     assert len(list(tmp_path.glob("checkpoint-*"))) <= 2
     assert not list(tmp_path.glob("checkpoint-*/optimizer.pt"))
     assert {"predicted a", "predicted b", "predicted tie", "accuracy", "spread"} <= set(history)
-    assert len(plot_learning(history, 1.09).axes) == 2
+    assert len(plot_learning(history, {"constant predictor": 1.09}).axes) == 2
 
 
 def test_the_same_seed_gives_the_same_weights(new_trainer):
@@ -102,7 +102,7 @@ def test_learning_rates_fall_by_layer_and_frozen_parameters_are_left_out(tiny, t
     assert rate[id(model.head.score.weight)] == 1e-4
     assert decay[id(low.output.dense.bias)] == decay[id(low.output.LayerNorm.weight)] == 0
     assert len(rate) == sum(p.requires_grad for p in model.parameters())
-    assert default_lr(model) == 4.5e-5
+    assert reference_lr(model) == 1e-3
 
 
 def test_a_batch_that_cannot_be_accumulated_is_refused(new_trainer):
