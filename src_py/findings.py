@@ -67,6 +67,12 @@ class Setup:
         name = next((n for n in ("labels", "label") if n in dataset.column_names), None)
         return np.array([]) if name is None else np.asarray(dataset[name])
 
+    @property
+    def n_classes(self) -> int:
+        """Outputs of the model's head."""
+        known = getattr(getattr(self.model, "head", None), "n_classes", None)
+        return known or getattr(getattr(self.model, "config", None), "num_labels", None) or int(self.labels().max()) + 1
+
     def batch(self, rows: list[dict]) -> dict:
         """Rows collated and moved as the Trainer will do it, without the columns that the model does not take."""
         collate = self.trainer.data_collator

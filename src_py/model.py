@@ -121,9 +121,10 @@ def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
     if len(tokenizer) > embeddings.num_embeddings:
         encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embeddings = encoder.get_input_embeddings()
-    with torch.no_grad():
-        source = single_token_id(tokenizer, ("|", ";", "."))
-        embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
+    source = single_token_id(tokenizer, ("|", ";", "."))
+    if source is not None:
+        with torch.no_grad():
+            embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
 
 
 def encoder_layers(encoder: nn.Module) -> nn.ModuleList:

@@ -44,16 +44,20 @@ def posted_tokenizer(folder: str | Path, config: PostedConfig):
 
 def encode_posted(table: pd.DataFrame, tokenizer, max_length: int) -> Dataset:
     """One concatenated text a row, cut from the right: columns input_ids, attention_mask, labels, and how many
-    tokens of each part there were and are left."""
-    joined = [
-        "".join(marker + "\n".join(turns) for marker, turns in zip(MARKERS, row))
-        for row in zip(*(table[column] for column in TEXT_COLUMNS))
-    ]
+    tokens of each part there were and are left.
+
+    Characters beyond ASCII are left out: with the posted tokens, tokenizers 0.23.3 crashes on them ("AddedVocabulary
+    bad split").
+    """
+    parts = {
+        column: [marker + "\n".join(turns).encode("ascii", "ignore").decode() for turns in table[column]]
+        for marker, column in zip(MARKERS, TEXT_COLUMNS)
+    }
+    joined = ["".join(row) for row in zip(*parts.values())]
     columns = dict(tokenizer(joined, truncation=True, max_length=max_length, return_token_type_ids=False))
     columns["labels"] = table["label"].tolist()
     room = [max_length - 2] * len(table)
-    for marker, column in zip(MARKERS, TEXT_COLUMNS):
-        texts = [marker + "\n".join(turns) for turns in table[column]]
+    for column, texts in parts.items():
         tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
         columns[f"{column}_tokens"] = tokens
         columns[f"{column}_kept"] = [max(0, min(t, r)) for t, r in zip(tokens, room)]

@@ -108,7 +108,8 @@ class _Cutter:
         self.tokenizer, self.style, self.budget, self.head_share = tokenizer, style, budget, head_share
         answers = 2 if style == "joint" else 1
         self.shares = [prompt_share] + [(1 - prompt_share) / answers] * answers
-        self.newline, self.gap = newline_id(tokenizer), single_token_id(tokenizer, ("…", "...", "."))
+        self.newline = newline_id(tokenizer)
+        self.gap = single_token_id(tokenizer, ("…", "...", ".")) or self.newline
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
 
     def __call__(self, batch: dict) -> dict:

@@ -42,13 +42,13 @@ def newline_id(tokenizer) -> int:
     return tokenizer.convert_tokens_to_ids(NEWLINE)
 
 
-def single_token_id(tokenizer, candidates: tuple[str, ...]) -> int:
-    """Id of the first candidate text that the vocabulary holds as one token; the unknown token's otherwise."""
+def single_token_id(tokenizer, candidates: tuple[str, ...]) -> int | None:
+    """Id of the first candidate text that the vocabulary holds as one token; None when it holds none."""
     for text in candidates:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             return ids[0]
-    return tokenizer.unk_token_id
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -38,7 +38,10 @@ class Watcher(TrainerCallback):
 
     def __init__(self, trainer, stop: bool):
         labels = [_labels(data) for data in (trainer.train_dataset, trainer.eval_dataset)]
-        self.constant = constant_log_loss(*labels, n_classes=int(max(map(max, labels))) + 1)
+        classes = int(max(map(max, labels))) + 1
+        self.constant = constant_log_loss(*labels, n_classes=classes)
+        # The least that one answer for all rows can reach, with hindsight: on few rows below `constant`.
+        self.best_constant = constant_log_loss(labels[1], labels[1], n_classes=classes)
         self.stop, self.events = stop, []
         self.trainer, self.evaluations, self.training_loss = trainer, [], math.nan
         self.skipped, self.losses = deque(maxlen=SKIPPED_WINDOW), []
@@ -79,7 +82,8 @@ class Watcher(TrainerCallback):
             f"predicted shares {shares}  spread {row['spread']:.3f}  about {left / 60:.1f} min left",
             flush=True,
         )
-        problem = diagnose(self.evaluations, self.constant, args.get_warmup_steps(state.max_steps), state.max_steps)
+        warmup = args.get_warmup_steps(state.max_steps)
+        problem = diagnose(self.evaluations, self.constant, self.best_constant, warmup, state.max_steps)
         if problem:
             self._event(control, f"step {state.global_step}: {problem}")
 
@@ -95,19 +99,22 @@ class Watcher(TrainerCallback):
         control.should_training_stop = control.should_training_stop or self.stop
 
 
-def diagnose(evaluations: list[dict], constant: float, warmup_steps: int, max_steps: int) -> str | None:
+def diagnose(
+    evaluations: list[dict], constant: float, best_constant: float, warmup_steps: int, max_steps: int
+) -> str | None:
     """What is wrong after the latest evaluation, in one sentence; None while the run may still learn.
 
     Args:
         evaluations: dicts with step, log_loss, spread and training_loss, in order.
         constant: log loss of the constant predictor on the same rows.
+        best_constant: entropy of the class shares of these rows.
     """
     now = evaluations[-1]
     earlier = evaluations[:-1]
     if not math.isfinite(now["log_loss"]):
         return "the predictions are NaN or infinite; lower CFG.lr, or set CFG.precision='fp32'."
     best = min(e["log_loss"] for e in evaluations)
-    flat = now["log_loss"] > constant - 0.003
+    flat = now["log_loss"] > best_constant - 0.003
     if flat and now["step"] > warmup_steps and now["spread"] < NO_SPREAD:
         return "every row gets the same prediction (collapse); lower CFG.lr, or try another CFG.seed."
     if flat and earlier and earlier[-1]["step"] > warmup_steps / 2 and now["step"] > warmup_steps:

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from src_py.data import load_pairs
 from src_py.session import start_session
 from src_py.tokenizer import load_tokenizer
 from tools.demo_data import write_contest, write_tiny_deberta
+
+# The models are tiny: more threads only wait for each other, and on a busy machine for a long time.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
