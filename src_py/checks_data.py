@@ -9,7 +9,7 @@ from src_py.data import TEXT_COLUMNS, prompt_key
 from src_py.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge, sequences
 from src_py.metrics import class_shares
 
-PROBE_ROWS = 3000
+PROBE_LEAST, PROBE_ROWS = 400, 3000  # fewer rows would cry wolf
 
 
 def check_tokens_per_character(setup: Setup) -> Finding:
@@ -106,8 +106,8 @@ def check_signal_in_labels(setup: Setup) -> Finding:
     """Does anything simple predict the labels? When word counts and lengths cannot, they may be shuffled."""
     name, limit = "signal in labels", "better than constant"
     labels = setup.labels()[:PROBE_ROWS]
-    if len(labels) < 200 or len(np.unique(labels)) < 2:
-        return Finding(name, SKIP, f"{len(labels)} rows", "200 rows, 2 classes")
+    if len(labels) < PROBE_LEAST or len(np.unique(labels)) < 2:
+        return Finding(name, SKIP, f"{len(labels)} rows", f"{PROBE_LEAST} rows, 2 classes")
     features = _probe_features(setup, len(labels))
     gains = np.empty(len(labels))
     for fit, score in StratifiedKFold(4, shuffle=True, random_state=0).split(features, labels):

@@ -25,6 +25,18 @@ def check_weights_dtype(setup: Setup) -> Finding:
     return Finding("weights", FAIL if wrong else PASS, ", ".join(kinds), "float32", advice if wrong else "")
 
 
+def check_sequence_length(setup: Setup) -> Finding:
+    """BERT and RoBERTa have a fixed number of positions; DeBERTa-v3's relative ones have no limit."""
+    name = "sequence length"
+    config = _encoder(setup.model).config
+    longest = max(len(s) for row in setup.sample for s in sequences(row))
+    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+        return Finding(name, PASS, f"{longest} tokens", "no limit")
+    limit = config.max_position_embeddings
+    advice = f"This model reads {limit} tokens at most: set CFG.max_length to {limit} or less."
+    return judge(name, longest, longest > limit, longest > limit, f"{limit}", advice, "{:.0f} tokens")
+
+
 def check_embedding_rows(setup: Setup) -> Finding:
     """Tokens without a row crash or read another token's row; resizing to the tokenizer's length shrinks DeBERTa-v3."""
     name, limit = "embedding rows", "at least the tokenizer's tokens"
@@ -269,12 +281,12 @@ def _original_rows(encoder) -> int | None:
 
 
 def _one_of_each(setup: Setup, labels: np.ndarray) -> list[dict]:
-    """A few short rows, classes in turn, from the start of the training set."""
+    """Eight rows of less than usual length, so that this stays quick, with all classes among them."""
     pool = np.arange(min(len(labels), 400))
     by_class = [pool[labels[pool] == k][: MEMORISE_ROWS * 4] for k in np.unique(labels)]
     data, chosen = setup.trainer.train_dataset, []
     for rows in by_class:
         lengths = [max(map(len, sequences(data[int(i)]))) for i in rows]
-        chosen += [int(rows[i]) for i in np.argsort(lengths, kind="stable")[-len(rows) // 2 :]]
+        chosen += [int(rows[i]) for i in np.argsort(lengths, kind="stable")[len(rows) // 4 : len(rows) // 2 + 1]]
     order = np.random.default_rng(setup.seed).permutation(len(chosen))[:MEMORISE_ROWS]
     return [data[chosen[i]] for i in order]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from src_py.checks_data import DATA_CHECKS
-from src_py.checks_model import MODEL_CHECKS, check_weights_dtype
+from src_py.checks_model import MODEL_CHECKS, check_sequence_length, check_weights_dtype
 from src_py.checks_training import TRAINING_CHECKS
 from src_py.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup
 
@@ -30,14 +30,15 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     """
     setup = Setup(trainer, tokenizer, train, valid, card_bytes=card_bytes)
     started, findings = time.monotonic(), []
-    weights = check_weights_dtype(setup)
-    # Half-precision weights make every other figure of the model meaningless (and, on a CPU, very slow to get).
-    model_checks = MODEL_CHECKS if weights.status == PASS else ()
-    for check in (*DATA_CHECKS, lambda _: weights, *model_checks, *TRAINING_CHECKS):
+    # Half-precision weights make every other figure of the model meaningless (and, on a CPU, very slow to get);
+    # sequences that are too long make it crash.
+    first = [check_weights_dtype(setup), check_sequence_length(setup)]
+    model_checks = () if any(f.status == FAIL for f in first) else MODEL_CHECKS
+    for check in (*DATA_CHECKS, lambda _: first, *model_checks, *TRAINING_CHECKS):
         with untouched(trainer):
             findings.extend(_run(check, setup))
     if not model_checks:
-        findings.append(Finding("loss, gradients, memory", SKIP, "mend the weights first"))
+        findings.append(Finding("loss, gradients, memory", SKIP, "mend what FAILs first"))
     # Checks stand in the order of their effect in the posted notebook; sorting is stable.
     findings.sort(key=lambda f: [FAIL, WARN, PASS, SKIP].index(f.status))
     return Report(findings, time.monotonic() - started)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, Trainer
 
 from src_py.checks_training import check_bf16, check_gpu_architecture
 from src_py.data import load_pairs
@@ -253,6 +253,18 @@ def test_a_shrunk_embedding_matrix_is_warned_of(setup):
     finding = setup.check()["embedding rows"]
     assert finding.status == "WARN"
     assert "cut 314 pretrained rows" in finding.advice
+
+
+def test_sequences_longer_than_the_model_reads(setup, tmp_path):
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config.max_position_embeddings = 32
+    setup.tiny = tmp_path / "bert"
+    BertModel(config).save_pretrained(setup.tiny)
+    report = setup.check()
+    assert report.failed() == ["sequence length"]
+    assert "CFG.max_length to 32" in report["sequence length"].advice
 
 
 def plain_trainer(tiny, tables, folder, accepts: bool):

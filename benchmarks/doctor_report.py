@@ -1,0 +1,85 @@
+"""The doctor on real pairs: the posted notebook's set-up beside the recipe's.
+
+    python -m benchmarks.doctor_report DATA_FOLDER MODEL_FOLDER
+
+DATA_FOLDER holds train.csv or train.parquet; nothing is trained.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+
+import pandas as pd
+from transformers import AutoConfig
+
+from src_py.data import load_pairs
+from src_py.doctor import check_before_training
+from src_py.env import find_data
+from src_py.metrics import class_shares
+from src_py.model import adapt, build_model
+from src_py.posted import posted_config, posted_trainer
+from src_py.session import start_session
+from src_py.split import assign_folds
+from src_py.text import encode_pairs
+from src_py.tokenizer import load_tokenizer
+from src_py.train import make_trainer
+
+T4_BYTES = int(15.6e9)
+
+
+def main(data: str, model: str) -> None:
+    start_session(0)
+    table, _ = load_pairs(find_data(data).train)
+    folds = assign_folds(table, 5, seed=0)
+    train, valid = table[folds != 0], table[folds == 0]
+    columns = {"posted": posted(model, train, valid), "recipe": recipe(model, train, valid)}
+    names = list(dict.fromkeys(f.check for report in columns.values() for f in report.findings))
+    rows = {name: {who: _cell(report, name) for who, report in columns.items()} for name in names}
+    print(pd.DataFrame(rows).T.to_string())
+    for who, report in columns.items():
+        print(f"\n{who}: {len(report.findings)} checks in {report.seconds:.1f} s, FAIL: {report.failed() or 'none'}")
+        for finding in report.findings:
+            if finding.advice:
+                print(f"  {finding.status} {finding.check}: {finding.advice}")
+
+
+def posted(model, train, valid):
+    limit = AutoConfig.from_pretrained(model).max_position_embeddings
+    # BERT cannot read the posted 2,048 tokens.
+    config = replace(posted_config(), max_length=min(posted_config().max_length, limit))
+    few = train.sample(frac=config.train_share, random_state=0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, tokenizer = posted_trainer(model, few, valid, folder, config)
+        return check_before_training(trainer, tokenizer, few, valid, T4_BYTES)
+
+
+def recipe(model, train, valid):
+    tokenizer = load_tokenizer(model)
+    fresh = build_model(model, tokenizer, "pairwise", list(class_shares(train["label"], 3)))
+    adapt(fresh, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            fresh,
+            *(encode_pairs(table, tokenizer, max_length=512) for table in (train, valid)),
+            pad_token_id=tokenizer.pad_token_id,
+            output_dir=folder,
+            epochs=2,
+            lr=0.0,
+            head_lr=0.0,
+            batch_size=16,
+            micro_batch=4,
+            warmup=0.1,
+            evals_per_epoch=4,
+            precision="fp32",
+            seed=0,
+        )
+        return check_before_training(trainer, tokenizer, train, valid, T4_BYTES)
+
+
+def _cell(report, name: str) -> str:
+    found = next((f for f in report.findings if f.check == name), None)
+    return "" if found is None else f"{found.status}  {found.measured}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
