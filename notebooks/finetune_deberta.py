@@ -203,7 +203,6 @@ for fold in folds[:1]:
 #
 # Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
 # rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
-
 # The watcher ends a run that cannot get better.
 
 

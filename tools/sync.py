@@ -76,6 +76,10 @@ def build(recipe: Path, root: Path) -> str:
             "language_info": {"name": "python"},
         },
     )
+    if _percent(cells, root) != source:
+        raise SyncError(
+            f"{recipe.name} would not come back from its notebook as it is: is a markdown line without '#'?"
+        )
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
     return nbformat.writes(notebook, indent=1) + "\n"
