@@ -79,7 +79,7 @@ class Watcher(TrainerCallback):
         print(
             f"step {state.global_step:>5}/{state.max_steps}  log loss {row['log_loss']:.4f} "
             f"({row['log_loss'] - self.constant:+.4f} to constant)  accuracy {row['accuracy']:.3f}  "
-            f"predicted shares {shares}  spread {row['spread']:.3f}  about {left / 60:.1f} min left",
+            f"shares {shares}  spread {row['spread']:.3f}  {left / 60:.1f} min left",
             flush=True,
         )
         warmup = args.get_warmup_steps(state.max_steps)

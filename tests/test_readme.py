@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools.demo_data import write_contest
+from tools.demo_data import make_pairs, write_contest
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCED = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -91,6 +91,28 @@ def test_make_run_trains_predicts_again_from_its_own_output_and_repeats_itself(t
     only_predicted = run(tmp_path / "three", attached, "")
     assert not list((tmp_path / "three").glob("fold_*"))
     pd.testing.assert_frame_equal(first, only_predicted, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_two_class_parquet_contest_runs_too(tmp_path, tiny):
+    """WSDM's format: plain texts, a column `winner`, ids that are texts; the submission names the winner."""
+    frame, _ = make_pairs(220, seed=3)
+
+    def plain(cell):
+        return " ".join(turn or "" for turn in json.loads(cell)).encode("utf-8", "replace").decode()
+
+    texts = {column: frame[column].map(plain) for column in ("prompt", "response_a", "response_b")}
+    table = pd.DataFrame({"id": [f"x{i}" for i in frame["id"]]} | texts)
+    (tmp_path / "in").mkdir()
+    winners = np.where(frame["winner_model_a"] == 1, "model_a", "model_b")
+    table[:200].assign(winner=winners[:200]).to_parquet(tmp_path / "in/train.parquet")
+    table[200:].to_parquet(tmp_path / "in/test.parquet")
+    cfg = "epochs=1 max_length=64 lr=0.001 evals_per_epoch=1 stop_on_failure=false"
+    done = make("run", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={tmp_path / 'out'}", f"CFG={cfg}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    submission = pd.read_csv(tmp_path / "out/submission.csv")
+    assert submission["id"].tolist() == table["id"][200:].tolist()
+    assert set(submission["winner"]) <= {"model_a", "model_b"}
 
 
 @pytest.mark.slow
