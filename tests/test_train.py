@@ -39,11 +39,7 @@ def new_trainer(tiny, tokenizer, encoded, tmp_path):
 def test_warmup_reaches_the_scheduler(new_trainer):
     trainer = new_trainer()
     rates = []
-    step = trainer.optimizer.step
-    trainer.optimizer.step = lambda *args, **kwargs: (
-        rates.append(trainer.optimizer.param_groups[0]["lr"]),
-        step(*args, **kwargs),
-    )
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.train()
     assert len(rates) == 4
     assert rates[0] == 0
