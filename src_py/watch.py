@@ -127,7 +127,7 @@ def diagnose(
                 f"predictions hardly vary between rows (spread {now['spread']:.4f}) and do not begin to: collapse; "
                 "lower CFG.lr, lengthen CFG.warmup, or try another CFG.seed."
             )
-    if best < constant - 0.01 and now["log_loss"] > constant + 0.05:
+    if best < best_constant - 0.01 and now["log_loss"] > constant + 0.05:
         return f"diverged: log loss {now['log_loss']:.3f} after {best:.3f}; lower CFG.lr. The best weights are kept."
     recent = evaluations[-3:]
     memorising = now["training_loss"] < constant - 0.15 and all(e["log_loss"] >= constant for e in recent)

@@ -26,7 +26,7 @@ def words(rng: np.random.Generator, count: int) -> list[str]:
     return list(made)
 
 
-def make_pairs(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+def make_pairs(rows: int, seed: int, quality_scale: float = QUALITY_SCALE) -> tuple[pd.DataFrame, np.ndarray]:
     """Pairs in the contest's own format, warts included, and the true probabilities.
 
     An answer is good when it has many of the "good" words and few of the "bad" ones; who wins is drawn from
@@ -48,7 +48,7 @@ def make_pairs(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
             texts, total = zip(*(_answer(rng, good, bad, neutral) for _ in prompts[-1]))
             answers[side].append(list(texts))
             quality[side].append(sum(total) / len(total))
-    gap = QUALITY_SCALE * (np.array(quality["a"]) - np.array(quality["b"])) / 2 + SIDE_BIAS / 2
+    gap = quality_scale * (np.array(quality["a"]) - np.array(quality["b"])) / 2 + SIDE_BIAS / 2
     weights = np.stack([np.exp(gap), np.exp(-gap), np.full(rows, TIE_WEIGHT)], axis=1)
     truth = weights / weights.sum(1, keepdims=True)
     labels = (truth.cumsum(1) < rng.random((rows, 1))).sum(1)
