@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
@@ -161,13 +162,20 @@ def save_trained(model: PreferenceModel, tokenizer, folder: str | Path, settings
 
     The encoder alone can be read back with `AutoModel.from_pretrained(folder)`. The marker file comes last, so
     that a half-written folder is never taken for a trained one.
+
+    Raises:
+        InputError: when the folder cannot be written or the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
-    (folder / TRAINED_MARKER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TRAINED_MARKER).unlink(missing_ok=True)
+        model.encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+        (folder / TRAINED_MARKER).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder} cannot be written ({error}); free some space or set CFG.output_dir.") from error
 
 
 def load_trained(folder: str | Path) -> tuple[PreferenceModel, dict]:

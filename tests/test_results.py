@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from src_py import metrics
+from src_py.env import find_trained
 from src_py.errors import InputError
 from src_py.files import write_csv
+from src_py.model import build_model, save_trained
 from src_py.report import calibration, plot_predictions
 from src_py.submission import submission_table, write_submission
 
@@ -104,18 +106,28 @@ def test_a_wrong_submission_is_not_written(ids, probabilities, words):
         submission_table(pd.Series(ids), np.array(probabilities))
 
 
-def test_a_full_disk_leaves_the_earlier_file(tmp_path):
+@pytest.fixture
+def full_disk():
     """A limit on the file size fails like a full disk does: in the write, half-way."""
-    path = tmp_path / "submission.csv"
-    path.write_text("earlier")
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match="cannot be written"):
-            write_csv(path, pd.DataFrame({"x": np.arange(100_000)}))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk):
+    path = tmp_path / "submission.csv"
+    path.write_text("earlier")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_csv(path, pd.DataFrame({"x": np.arange(100_000)}))
     assert path.read_text() == "earlier"
     assert [p.name for p in tmp_path.iterdir()] == ["submission.csv"]
+
+
+def test_a_full_disk_leaves_no_folder_that_looks_trained(tmp_path, tiny, tokenizer, full_disk):
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
+    with pytest.raises(InputError, match="cannot be written"):
+        save_trained(model, tokenizer, tmp_path / "fold_0", {})
+    assert find_trained(tmp_path) == []
