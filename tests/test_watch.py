@@ -124,11 +124,12 @@ def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
     trainer = new_trainer(
         load_pairs(tmp_path / "train.csv")[0], held_out=200, seed=seed, epochs=4, lr=4e-3, head_lr=4e-3
     )
-    watcher = watch(trainer)
+    # Without stopping, so that whether it learns does not depend on the watcher.
+    watcher = watch(trainer, stop=False)
     trainer.train()
+    if history_table(trainer.state.log_history)["log loss"].min() > watcher.best_constant - 0.01:
+        pytest.skip("this seed does not learn: it says nothing about false alarms")
     assert watcher.events == []
-    assert trainer.state.global_step == trainer.state.max_steps
-    assert history_table(trainer.state.log_history)["log loss"].min() < watcher.best_constant - 0.01
 
 
 @pytest.fixture
