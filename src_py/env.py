@@ -81,6 +81,26 @@ def find_trained(root: str | Path) -> list[Path]:
     return sorted(folder for folder, _, names in _walk(root) if TRAINED_MARKER in names)
 
 
+def find_extra(root: str | Path, name: str) -> Path:
+    """A further training file below `root`, by its name; or a path, which is taken as it is.
+
+    Raises:
+        InputError: when there is none, or more than one.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    found = [folder / name for folder, _, names in _walk(root) if name in names]
+    if len(found) != 1:
+        where = f"several files are ({', '.join(map(str, found))})" if found else "no file is"
+        raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give its whole path, or attach it.")
+    return found[0]
+
+
+def visible_gpus() -> tuple[int, ...]:
+    """Numbers of the GPUs this process may use."""
+    return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+
+
 def describe_hardware(precision: str) -> str:
     """One line: device, memory, and the precision that will be used."""
     if not torch.cuda.is_available():

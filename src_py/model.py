@@ -66,19 +66,21 @@ def build_model(
     dropout: float = 0.1,
     side_bias: bool = False,
     label_smoothing: float = 0.0,
+    fit=None,
 ) -> PreferenceModel:
     """A pretrained encoder with a fresh head that starts at the constant predictor.
 
     Args:
         folder: Hugging Face model folder (safetensors, or a `.bin` read with weights_only).
         class_shares: share of each class among the training labels; their number is the number of classes.
+        fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless told otherwise.
 
     Raises:
         InputError: unreadable weights, or an architecture that is no bidirectional encoder.
     """
     check_choice("style", style, STYLES)
     encoder = load_encoder(folder)
-    fit_embeddings(encoder, tokenizer)
+    (fit or fit_embeddings)(encoder, tokenizer)
     head = _head(style, encoder.config.hidden_size, len(class_shares), dropout, side_bias)
     head.set_prior(list(class_shares))
     return PreferenceModel(encoder, head, pooling, label_smoothing)

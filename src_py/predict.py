@@ -33,10 +33,13 @@ class PairCollator:
         return batch
 
 
-def predict_logits(model, encoded, pad_token_id: int, batch_size: int, precision: str = "fp32") -> np.ndarray:
+def predict_logits(
+    model, encoded, pad_token_id: int, batch_size: int, precision: str = "fp32", progress: bool = True
+) -> np.ndarray:
     """Logits of every row in the dataset's order, float64 of shape (rows, classes).
 
-    Rows are batched by length, longest first: little padding, and a lack of memory shows at once.
+    Rows are batched by length, longest first: little padding, and a lack of memory shows at once. `progress` shows a
+    bar.
 
     Raises:
         ValueError: when a logit is not finite.
@@ -50,7 +53,8 @@ def predict_logits(model, encoded, pad_token_id: int, batch_size: int, precision
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     parts = []
     with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-        for batch in tqdm(loader, desc=f"Predicting {len(order):,} pairs", mininterval=10, file=sys.stdout):
+        title = f"Predicting {len(order):,} pairs"
+        for batch in tqdm(loader, desc=title, mininterval=10, file=sys.stdout, disable=not progress):
             parts.append(model(**{name: tensor.to(device) for name, tensor in batch.items()})["logits"].cpu())
     logits = np.empty((len(order), parts[0].shape[1]), dtype=np.float64)
     logits[order] = torch.cat(parts).double().numpy()

@@ -14,6 +14,7 @@ from src_py.errors import InputError
 from src_py.tokenizer import newline_id, single_token_id
 
 STYLES = ("pairwise", "joint")
+CUTS = ("parts", "right")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
@@ -25,6 +26,7 @@ def encode_pairs(
     prompt_share: float = 0.3,
     head_share: float = 0.6,
     cache_dir: str | Path | None = None,
+    cut: str = "parts",
 ) -> Dataset:
     """Tokenise every pair, cutting prompt, A and B separately.
 
@@ -38,20 +40,22 @@ def encode_pairs(
         prompt_share: share of the budget that is the prompt's; the answers have the rest.
         head_share: share of a cut turn that is taken from its beginning.
         cache_dir: where finished encodings are kept, keyed by text, tokenizer and settings.
+        cut: "parts", or "right" for what the posted notebook did: the end of the sequence goes, and answer B with it.
 
     Returns:
         A `datasets.Dataset` in the table's order: `sequences` (1 or 2 lists of token ids), `length` (tokens of
         the longest), `labels` (if the table has them), and `<part>_tokens`, `<part>_kept` for each part.
     """
     check_choice("style", style, STYLES)
+    check_choice("cut", cut, CUTS)
     if max_length < 16 or not 0 < prompt_share < 1 or not 0 <= head_share <= 1:
         raise InputError("CFG.max_length must be at least 16, prompt_share in (0, 1) and head_share in [0, 1].")
     budget = max_length - (4 if style == "joint" else 3)
-    cutter = _Cutter(tokenizer, style, budget, prompt_share, head_share)
+    cutter = _Cutter(tokenizer, style, budget, prompt_share, head_share, cut)
     columns = {column: table[column].tolist() for column in TEXT_COLUMNS}
     if "label" in table:
         columns["labels"] = table["label"].tolist()
-    key = _key(columns, tokenizer, [style, max_length, prompt_share, head_share])
+    key = _key(columns, tokenizer, [style, max_length, prompt_share, head_share, cut])
     if cache_dir is not None:
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
     return Dataset.from_dict(columns).map(
@@ -101,11 +105,21 @@ def share_budget(needs: list[int], budget: int, shares: list[float]) -> list[int
     return granted
 
 
+def cut_right(parts: list[list[int]], budget: int) -> list[list[int]]:
+    """What is left of each part when their concatenation is cut after `budget` tokens."""
+    kept = []
+    for ids in parts:
+        kept.append(ids[: max(0, budget)])
+        budget -= len(ids)
+    return kept
+
+
 class _Cutter:
     """Tokenises a batch of rows and cuts them to the budget."""
 
-    def __init__(self, tokenizer, style, budget, prompt_share, head_share):
+    def __init__(self, tokenizer, style, budget, prompt_share, head_share, cut):
         self.tokenizer, self.style, self.budget, self.head_share = tokenizer, style, budget, head_share
+        self.cut = cut
         answers = 2 if style == "joint" else 1
         self.shares = [prompt_share] + [(1 - prompt_share) / answers] * answers
         self.newline = newline_id(tokenizer)
@@ -137,6 +151,8 @@ class _Cutter:
         return sequences, [min(len(pa), len(pb)), len(a), len(b)]
 
     def _fit(self, parts: list[list[list[int]]]) -> list[list[int]]:
+        if self.cut == "right":
+            return cut_right([self._cut(turns, _joined_length(turns)) for turns in parts], self.budget)
         budgets = share_budget([_joined_length(turns) for turns in parts], self.budget, self.shares)
         return [self._cut(turns, budget) for turns, budget in zip(parts, budgets)]
 

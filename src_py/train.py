@@ -76,6 +76,8 @@ def make_trainer(
         batch_size: pairs in one optimizer step (reached by accumulation).
         micro_batch: pairs in one forward pass: what has to fit the memory.
         warmup: share of all optimizer steps over which the learning rate rises.
+        evals_per_epoch: evaluations, each with a checkpoint, of which the best by log loss is loaded at the end;
+            with 0 there are none, and the last weights stay.
         precision: "fp16", "bf16" or "fp32", from `choose_precision`.
 
     Raises:
@@ -87,7 +89,8 @@ def make_trainer(
     head_lr = head_lr or HEAD_FACTOR * lr
     steps_per_epoch = math.ceil(math.ceil(len(train) / micro_batch) / (batch_size // micro_batch))
     total_steps = max(1, math.ceil(steps_per_epoch * epochs))
-    eval_steps = max(1, min(steps_per_epoch // evals_per_epoch, total_steps))
+    eval_steps = max(1, min(steps_per_epoch // (evals_per_epoch or 1), total_steps))
+    rhythm = "steps" if evals_per_epoch else "no"
     arguments = training_arguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
@@ -105,16 +108,16 @@ def make_trainer(
         length_column_name="length",
         remove_unused_columns=False,
         label_names=["labels"],
-        eval_strategy="steps",
+        eval_strategy=rhythm,
         eval_steps=eval_steps,
         logging_steps=eval_steps,
         logging_nan_inf_filter=False,
         # Two checkpoints at most, weights only: the last and the best by log loss.
-        save_strategy="steps",
+        save_strategy=rhythm,
         save_steps=eval_steps,
         save_total_limit=1,
         save_only_model=True,
-        load_best_model_at_end=True,
+        load_best_model_at_end=evals_per_epoch > 0,
         metric_for_best_model="log_loss",
         greater_is_better=False,
         seed=seed,

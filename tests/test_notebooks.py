@@ -20,7 +20,18 @@ SECTIONS = {
         "Evaluate",
         "Submission",
         "What to change next",
-    ]
+    ],
+    "ablate_subset_vs_full": [
+        "What you get",
+        "Configuration",
+        "Data",
+        "Validation split",
+        "Model",
+        "Check before training",
+        "Grid",
+        "Submission",
+        "What to change next",
+    ],
 }
 RECIPES = sorted((ROOT / "notebooks").glob("*.py"))
 

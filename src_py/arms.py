@@ -1,0 +1,50 @@
+"""The configurations an ablation compares: the posted settings, the recipe's, and what lies between them."""
+
+from dataclasses import dataclass
+
+from src_py.errors import InputError
+
+REPAIRS = {
+    "pairwise": "P+A and P+B are read and compared, not P, A and B in one sequence",
+    "line_break": "the line break is a token matched before normalization; no marker tokens, no shrunk matrix",
+    "cut": "prompt and answers are cut separately, not the end of the sequence",
+    "batch": "the recipe's batch, not 2 pairs a step",
+    "rates": "learning rates by size, head and layer, not 2e-5 for all",
+    "warmup": "the learning rate rises over the first steps",
+    "head": "starts at the constant predictor and pools the mean, not random on [CLS]",
+    "frozen": "word embeddings are frozen",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`name` as the competitor writes it; `repairs` are those of `REPAIRS` it applies to the posted settings."""
+
+    name: str
+    repairs: frozenset[str]
+
+    def __contains__(self, repair: str) -> bool:
+        return repair in self.repairs
+
+
+def parse_arm(name: str) -> Arm:
+    """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`.
+
+    Raises:
+        InputError: for any other form, or a repair that does not exist.
+    """
+    for base, sign in (("posted", "+"), ("recipe", "-")):
+        first, *changes = name.split(sign)
+        if first == base and set(changes) <= set(REPAIRS):
+            repairs = set(changes) if base == "posted" else set(REPAIRS) - set(changes)
+            return Arm(name, frozenset(repairs))
+    raise InputError(
+        f"CFG.arms: {name!r} is no configuration; write posted, recipe, posted+REPAIR or recipe-REPAIR "
+        f"with a repair of {', '.join(REPAIRS)}."
+    )
+
+
+def single_repairs(repairs: tuple[str, ...]) -> list[str]:
+    """For each repair: the posted settings with it, and the recipe without it."""
+    names = [name for repair in repairs for name in (f"posted+{repair}", f"recipe-{repair}")]
+    return [parse_arm(name).name for name in names]
