@@ -83,19 +83,20 @@ def _data_or_code(problem: Problem, cells, curve: pd.DataFrame, old: str, new: s
         return f"Data or code? Cannot tell: {old} and {new} have no size in common."
     small, large = both[0], both[-1]
     code = compare(problem, cells, (old, large, 0), (new, large, 0))
-    said = [f"at the same {large:,} rows {new} is {_gain(code)}"]
-    surely_code, surely_data = code[1] > 0, False
+    said, data = [f"at the same {large:,} rows {new} is {_gain(code)}"], None
     if small < large:
         data = compare(problem, cells, (old, small, 0), (old, large, 0))
         if data:
             said.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
-            surely_data = data[1] > 0
+    helps = f"whether more rows help {old} was not measured"
+    if data:
+        helps = f"more rows alone were not seen to help {old}"
     verdict = {
         (True, True): "Both: the code, and the data",
-        (True, False): f"The code: more rows alone were not seen to help {old}",
+        (True, False): f"The code: {helps}",
         (False, True): f"The data: at {large:,} rows the code's settings make no sure difference",
         (False, False): "Cannot tell",
-    }[surely_code, surely_data]
+    }[code[1] > 0, data is not None and data[1] > 0]
     return f"Data or code? {verdict}; {', '.join(said)}."
 
 

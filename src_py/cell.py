@@ -95,11 +95,12 @@ class Problem:
 @dataclass
 class Outcome:
     """`probabilities` (evaluations, validation rows, classes), NaN where the model diverged; `at` the optimizer steps
-    of the evaluations; seconds of training and of predicting."""
+    of the evaluations; seconds of training, of a usual optimizer step, and of predicting."""
 
     probabilities: np.ndarray
     at: list[int]
     train_seconds: float
+    step_seconds: float
     predict_seconds: float
 
 
@@ -152,7 +153,7 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
         save_trained(model, tokenizer, problem.save_dir / f"{cell.arm}_{cell.rows:08d}", told)
     del model, trainer
     free_memory()
-    return Outcome(np.stack(measure.probabilities), measure.at, taken, measure.seconds)
+    return Outcome(np.stack(measure.probabilities), measure.at, taken, measure.step_seconds(), measure.seconds)
 
 
 class _Measure(TrainerCallback):
@@ -161,9 +162,17 @@ class _Measure(TrainerCallback):
     def __init__(self, valid, pad_token_id: int, settings: Settings, n_classes: int, steps: int):
         self.valid, self.pad_token_id, self.settings, self.n_classes = valid, pad_token_id, settings, n_classes
         self.marks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-        self.probabilities, self.at, self.seconds = [], [], 0.0
+        self.probabilities, self.at, self.seconds, self.step_times = [], [], 0.0, []
+
+    def step_seconds(self) -> float:
+        """Median over the steps but the first, which also sets things up."""
+        return float(np.median(self.step_times[1:] or self.step_times))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step_begun = time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.step_times.append(time.perf_counter() - self.step_begun)
         if state.global_step in self.marks or state.global_step == state.max_steps:
             begun = time.perf_counter()
             try:

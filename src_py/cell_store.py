@@ -39,7 +39,8 @@ class CellStore:
         """Raises InputError when the disk is full."""
         path = self.path(cell)
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        told = {"at": outcome.at, "train_seconds": outcome.train_seconds, "predict_seconds": outcome.predict_seconds}
+        told = {"at": outcome.at, "train_seconds": outcome.train_seconds}
+        told |= {"step_seconds": outcome.step_seconds, "predict_seconds": outcome.predict_seconds}
         try:
             with open(temporary, "wb") as file:
                 np.savez(file, probabilities=outcome.probabilities, told=json.dumps(told))

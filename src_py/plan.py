@@ -10,7 +10,7 @@ from src_py.cell import Cell, Problem, run_cell, steps_of
 from src_py.errors import InputError
 
 LARGEST_SHARE = 0.25  # of the budget that one cell may take
-TIMED_ROWS = 32
+TIMED_ROWS, TIMED_STEPS = 32, 3
 
 
 def list_cells(
@@ -48,9 +48,10 @@ def list_cells(
 
 def time_cells(problem: Problem, cells: list[Cell]) -> dict[Cell, float]:
     """Predicted minutes of every cell, from a short training of each way to read and batch."""
+    rows = max(TIMED_ROWS, TIMED_STEPS * problem.settings.batch_size)
     small = replace(
         problem,
-        train=problem.train.iloc[:: max(1, len(problem.train) // TIMED_ROWS)][:TIMED_ROWS].reset_index(drop=True),
+        train=problem.train.iloc[:: max(1, len(problem.train) // rows)][:rows].reset_index(drop=True),
         valid=problem.valid.iloc[:: max(1, len(problem.valid) // TIMED_ROWS)][:TIMED_ROWS],
         settings=replace(problem.settings, epochs=1.0, evaluations=1),
         blocks=(),
@@ -62,19 +63,14 @@ def time_cells(problem: Problem, cells: list[Cell]) -> dict[Cell, float]:
         shape = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
         if shape not in speeds:
             if not speeds:  # the first training in a process also loads libraries
-                run_cell(small, Cell(cell.arm, len(small.train), seed=0))
+                run_cell(small, Cell(cell.arm, TIMED_ROWS, seed=0))
             begun = time.perf_counter()
-            outcome = run_cell(small, Cell(cell.arm, len(small.train), seed=0))
-            overhead = time.perf_counter() - begun - outcome.train_seconds - outcome.predict_seconds
-            speeds[shape] = (
-                overhead,
-                outcome.train_seconds / outcome.at[-1],
-                outcome.predict_seconds / len(small.valid),
-            )
-        overhead, per_step, per_row = speeds[shape]
-        steps = steps_of(cell, problem.settings)
-        predicted = problem.settings.evaluations * len(problem.valid) * per_row
-        minutes[cell] = (overhead + steps * per_step + predicted) / 60
+            timed = run_cell(small, Cell(cell.arm, rows if "batch" in arm else TIMED_ROWS, seed=0))
+            overhead = time.perf_counter() - begun - timed.at[-1] * timed.step_seconds - timed.predict_seconds
+            speeds[shape] = (overhead, timed.step_seconds, timed.predict_seconds / len(small.valid))
+        overhead, a_step, a_row = speeds[shape]
+        predicted = problem.settings.evaluations * len(problem.valid) * a_row
+        minutes[cell] = (overhead + steps_of(cell, problem.settings) * a_step + predicted) / 60
     return minutes
 
 

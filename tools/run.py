@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The recipe's own defaults, scaled down for a random model of two layers.
 DEMO_CFG = {
     "finetune_deberta": "max_length=128 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32",
-    "ablate_subset_vs_full": "max_length=96 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 "
-    "sizes=125,250,500,1000,2000 seeds=3 evaluations=2 repairs=pairwise,rates,batch budget_minutes=3.5",
+    "ablate_subset_vs_full": "max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 "
+    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=3.5",
 }
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300
 
