@@ -28,18 +28,13 @@ class PowerLaw:
 
     def change(self, start: float, stop: float) -> tuple[float, float, float]:
         """Change of the log loss from `start` to `stop` rows: best estimate, and its interval."""
-        weights = np.array([0.0, 1.0])
-        best = float(self(stop) - self(start))
-        low, high = np.inf, -np.inf
-        limit, fits = _profile(self._sizes, self._losses, self.level)
-        for exponent, rss, coefficients, covariance in fits:
-            if rss > limit:
-                continue
-            contrast = weights * (stop**-exponent - start**-exponent)
-            centre = contrast @ coefficients
-            reach = np.sqrt((limit - rss) * (contrast @ covariance @ contrast))
-            low, high = min(low, centre - reach), max(high, centre + reach)
-        return best, float(low), float(high)
+        profile = _Profile(self._sizes, self._losses)
+        slack = profile.limit(self.level) - profile.rss
+        inside = slack >= 0
+        factor = stop**-EXPONENTS - start**-EXPONENTS
+        reach = np.abs(factor) * np.sqrt(slack.clip(0) / profile.spread)
+        low, high = factor * profile.scale - reach, factor * profile.scale + reach
+        return float(self(stop) - self(start)), float(low[inside].min()), float(high[inside].max())
 
 
 def fit_power_law(sizes: np.ndarray, losses: np.ndarray, level: float = 0.9) -> PowerLaw | None:
@@ -57,22 +52,28 @@ def fit_power_law(sizes: np.ndarray, losses: np.ndarray, level: float = 0.9) -> 
     sizes, losses = sizes[known], losses[known]
     if len(np.unique(sizes)) < 3 or len(sizes) < 4:
         return None
-    limit, fits = _profile(sizes, losses, level)
-    exponent, _, (floor, scale), _ = min(fits, key=lambda fit: fit[1])
-    inside = [fit[0] for fit in fits if fit[1] <= limit]
-    return PowerLaw(float(floor), float(scale), float(exponent), (min(inside), max(inside)), level, sizes, losses)
+    profile = _Profile(sizes, losses)
+    best = int(profile.rss.argmin())
+    inside = EXPONENTS[profile.rss <= profile.limit(level)]
+    interval = (float(inside.min()), float(inside.max()))
+    floor, scale = float(profile.floor[best]), float(profile.scale[best])
+    return PowerLaw(floor, scale, float(EXPONENTS[best]), interval, level, sizes, losses)
 
 
-def _profile(sizes: np.ndarray, losses: np.ndarray, level: float):
-    """For every exponent: residual sum of squares, (floor, scale) and their covariance before scaling by the noise;
-    and the largest residual sum of squares that `level` allows."""
-    fits = []
-    for exponent in EXPONENTS:
-        design = np.stack([np.ones_like(sizes), sizes**-exponent], axis=1)
-        covariance = np.linalg.pinv(design.T @ design)
-        coefficients = covariance @ design.T @ losses
-        fits.append((exponent, float(((losses - design @ coefficients) ** 2).sum()), coefficients, covariance))
-    freedom = len(sizes) - 3
-    smallest = min(fit[1] for fit in fits)
-    limit = smallest * (1 + f_distribution.ppf(level, 1, freedom) / freedom) + 1e-18
-    return limit, fits
+class _Profile:
+    """Straight-line fits of the losses on n ** -exponent, for every exponent: `floor`, `scale`, residual sum of squares
+    `rss`, and `spread`, the sum of squares of the abscissa about its mean."""
+
+    def __init__(self, sizes: np.ndarray, losses: np.ndarray):
+        x = sizes ** -EXPONENTS[:, None]
+        centred, y = x - x.mean(1, keepdims=True), losses - losses.mean()
+        self.spread = (centred**2).sum(1)
+        self.scale = centred @ y / self.spread
+        self.floor = losses.mean() - self.scale * x.mean(1)
+        self.rss = ((y - self.scale[:, None] * centred) ** 2).sum(1)
+        self.freedom = len(sizes) - 3
+
+    def limit(self, level: float) -> float:
+        """The largest residual sum of squares that the F test allows."""
+        smallest = float(self.rss.min())
+        return smallest * (1 + f_distribution.ppf(level, 1, self.freedom) / self.freedom) + 1e-18

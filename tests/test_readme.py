@@ -64,6 +64,51 @@ def test_the_demo_learns():
 
 
 @pytest.mark.slow
+def test_the_ablation_demo_tells_code_from_data():
+    """Within its budget the posted settings stay at the constant predictor at the smallest size, the recipe beats it,
+    and its curve falls."""
+    done = make("demo", "RECIPE=ablate_subset_vs_full")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    out = ROOT / "build/demo/ablate_subset_vs_full"
+    told = (out / "answer.md").read_text(encoding="utf-8")
+    assert re.search(r"posted: at 125\b.* stays? at the constant predictor: it learns nothing there", told), told
+    assert re.search(r"recipe: .*from [\d,]+ rows on it beats the constant predictor", told), told
+    assert "Data or code? The code" in told
+    results = pd.read_csv(out / "ablation.csv").query("as_rows == 0 and arm == 'recipe'")
+    losses = results.groupby("rows")["log_loss"].mean()
+    assert len(losses) >= 2
+    assert losses.iloc[-1] < losses.iloc[0]
+    check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 1
+
+
+@pytest.mark.slow
+def test_an_ablation_goes_on_from_its_attached_output(tmp_path, tiny):
+    """An extra file adds a size; with the first run's output attached nothing is trained again."""
+    write_contest(tmp_path / "in/contest", train_rows=120, test_rows=10)
+    make_pairs(40, seed=5)[0].to_csv(tmp_path / "in/contest/more.csv", index=False)
+    cfg = (
+        "arms=recipe repairs= sizes=24,48 seeds=1 max_length=32 epochs=1 control=no extra_files=more.csv valid_rows=20"
+    )
+
+    def run(out, cfg):
+        words = ["run", "RECIPE=ablate_subset_vs_full", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={out}"]
+        done = make(*words, f"CFG={cfg}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr, pd.read_csv(out / "ablation.csv")
+
+    told, first = run(tmp_path / "one", cfg)
+    assert "0 of 3 cells are done, 3 will run" in told
+    assert first["rows"].iloc[-1] > 100, "the extra file makes the largest size"
+    check_submission(tmp_path / "one", tmp_path / "in/contest/test.csv")
+    (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
+    told, second = run(tmp_path / "two", cfg)
+    assert "3 of 3 cells are done, 0 will run" in told
+    pd.testing.assert_frame_equal(first, second)
+    check_submission(tmp_path / "two", tmp_path / "in/contest/test.csv")
+
+
+@pytest.mark.slow
 def test_make_run_trains_predicts_again_from_its_own_output_and_repeats_itself(tmp_path, tiny):
     """The README's `make run` on a folder of data: all folds, joint style, twice with the same seed; then the
     trained folders are attached and it only predicts."""
