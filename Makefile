@@ -6,7 +6,7 @@ RECIPE ?= finetune_deberta
 OUT ?= build/run/$(RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all sync check pull run lint format clean
+.PHONY: help demo test test-slow test-long test-all sync check pull run lint format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,12 +21,15 @@ demo: $(READY) ## main job of RECIPE on generated data and a tiny DeBERTa, offli
 	$(PY) -m tools.offline $(PY) -m tools.run demo $(RECIPE)
 
 test: $(READY) ## all tests but the slow ones
-	$(PY) -m tools.offline $(PY) -m pytest -m "not slow"
+	$(PY) -m tools.offline $(PY) -m pytest -m "not slow and not long"
 
 test-slow: $(READY) ## the tests that run whole notebooks
 	$(PY) -m tools.offline $(PY) -m pytest -m slow
 
-test-all: test test-slow ## all tests
+test-long: $(READY) ## the same over many seeds; not part of the gate
+	$(PY) -m tools.offline $(PY) -m pytest -m long
+
+test-all: test test-slow test-long ## all tests
 
 sync: $(READY) ## build the notebooks from notebooks/*.py and src_py/
 	$(PY) -m tools.sync build

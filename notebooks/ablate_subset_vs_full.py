@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from src_py.ablation_plots import plot_curves, plot_repairs
 from src_py.answer import answer
@@ -204,7 +204,7 @@ if len(curve):
     figure.savefig(output / "learning_curve.png", dpi=120)
     display(figure, curve.round(4))
     (output / "answer.md").write_text(f"{answered}\n", encoding="utf-8")
-    print(answered)
+    display(Markdown(str(answered)))
 else:
     print("Cannot tell: no cell was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
 

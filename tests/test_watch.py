@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import seeds
 
 from src_py.data import load_pairs
 from src_py.model import adapt, build_model
@@ -116,8 +117,7 @@ def test_skipped_fp16_steps_are_counted(new_trainer, capsys):
     assert "skipped" in watcher.events[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", seeds(20))
 def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
     # Answers that differ plainly in quality, so that a few hundred rows are enough to learn from.
     make_pairs(1000, seed, quality_scale=8.0)[0].to_csv(tmp_path / "train.csv", index=False)
