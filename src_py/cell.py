@@ -16,6 +16,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from src_py.arms import Arm, parse_arm
 from src_py.data import TEXT_COLUMNS
+from src_py.files import WEIGHTS, folder_digest
 from src_py.metrics import class_shares
 from src_py.model import adapt, build_model, save_trained
 from src_py.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
@@ -85,10 +86,7 @@ class Problem:
         for table in (self.train, self.valid):
             for column in (*TEXT_COLUMNS, "label"):
                 digest.update(json.dumps(table[column].tolist()).encode())
-        for path in sorted(Path(self.model_dir).iterdir()):
-            if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt"):
-                with open(path, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(folder_digest(self.model_dir, (*WEIGHTS, ".model", ".txt")).encode())
         return digest.hexdigest()[:12]
 
 

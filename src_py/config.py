@@ -42,6 +42,12 @@ def check_choice(key: str, value: str, choices) -> None:
         raise InputError(f"CFG.{key} is {value!r}; use one of {', '.join(map(repr, choices))}.")
 
 
+def check_choices(key: str, values: tuple[str, ...], choices) -> None:
+    """Raise `InputError` unless `values` are some of `choices`, each once."""
+    if not values or len(set(values)) < len(values) or not set(values) <= set(choices):
+        raise InputError(f"CFG.{key} is {values}; name some of {', '.join(map(repr, choices))}, each once.")
+
+
 def check_folds(folds: tuple[int, ...], n_folds: int) -> None:
     """Raise `InputError` unless `folds` names at least one fold, each once and below `n_folds`."""
     if not folds or len(set(folds)) < len(folds) or not set(folds) <= set(range(n_folds)):

@@ -81,6 +81,11 @@ def find_trained(root: str | Path) -> list[Path]:
     return sorted(folder for folder, _, names in _walk(root) if TRAINED_MARKER in names)
 
 
+def find_named(root: str | Path, name: str) -> list[Path]:
+    """All files called `name` below `root`, in order of their path."""
+    return sorted(folder / name for folder, _, names in _walk(root) if name in names)
+
+
 def find_extra(root: str | Path, name: str) -> Path:
     """A further training file below `root`, by its name; or a path, which is taken as it is.
 
@@ -89,7 +94,7 @@ def find_extra(root: str | Path, name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    found = [folder / name for folder, _, names in _walk(root) if name in names]
+    found = find_named(root, name)
     if len(found) != 1:
         where = f"several files are ({', '.join(map(str, found))})" if found else "no file is"
         raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give its whole path, or attach it.")

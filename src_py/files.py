@@ -1,11 +1,24 @@
-"""Write result files so that a reader sees the old one or the new one, never half of one."""
+"""Write result files so that a reader sees the old one or the new one, never half of one; and digests of folders."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import pandas as pd
 
 from src_py.errors import InputError
+
+WEIGHTS = (".json", ".safetensors", ".bin")
+
+
+def folder_digest(folder: str | Path, suffixes: tuple[str, ...]) -> str:
+    """SHA-256 (first 24 hex digits) of the files in `folder` with these suffixes, names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in suffixes and path.is_file():
+            with open(path, "rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:24]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> Path:

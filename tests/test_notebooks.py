@@ -32,6 +32,18 @@ SECTIONS = {
         "Submission",
         "What to change next",
     ],
+    "embed_deberta_lightgbm": [
+        "What you get",
+        "Configuration",
+        "Data",
+        "Validation split",
+        "Features",
+        "Check before training",
+        "Boost",
+        "Evaluate",
+        "Submission",
+        "What to change next",
+    ],
 }
 RECIPES = sorted((ROOT / "notebooks").glob("*.py"))
 

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_CFG = {
     "finetune_deberta": "max_length=128 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32",
     "ablate_subset_vs_full": "max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 "
-    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=3.5",
+    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=3",
+    "embed_deberta_lightgbm": "max_length=96 search_minutes=0.1",
 }
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300
 
@@ -77,12 +78,14 @@ def demo(recipe: str) -> None:
     started = time.monotonic()
     run_notebook(recipe, out, {"input_dir": str(mounts)}, DEMO_CFG[recipe])
 
-    {"finetune_deberta": _show_score, "ablate_subset_vs_full": _show_answer}[recipe](out, contest, truth)
+    {"finetune_deberta": _show_score, "ablate_subset_vs_full": _show_answer, "embed_deberta_lightgbm": _show_heads}[
+        recipe
+    ](out, contest, truth)
     print(f"{time.monotonic() - started:.0f} s. Open {(out / 'report.html').relative_to(ROOT)}")
 
 
-def _show_score(out: Path, contest: Path, truth: pd.DataFrame) -> None:
-    oof = pd.read_csv(out / "oof.csv", dtype={"id": str})
+def _show_score(out: Path, contest: Path, truth: pd.DataFrame, file: str = "oof.csv") -> None:
+    oof = pd.read_csv(out / file, dtype={"id": str})
     known = truth.set_index("id").loc[oof["id"], ["a", "b", "tie"]].to_numpy()
     bayes = bayes_log_loss(known)
     labels = load_pairs(contest / "train.csv")[0]["label"]
@@ -99,6 +102,12 @@ def _show_score(out: Path, contest: Path, truth: pd.DataFrame) -> None:
 def _show_answer(out: Path, contest: Path, truth: pd.DataFrame) -> None:
     print("\nGenerated data, tiny random DeBERTa (no statement about real data):")
     print((out / "answer.md").read_text(encoding="utf-8"))
+
+
+def _show_heads(out: Path, contest: Path, truth: pd.DataFrame) -> None:
+    print("\nGenerated data, tiny random DeBERTa (no statement about real data): out-of-fold log loss")
+    print(pd.read_csv(out / "heads.csv").round(4).to_string(index=False))
+    _show_score(out, contest, truth, "oof_lightgbm.csv")
 
 
 def main(words: list[str]) -> int:

@@ -1,0 +1,56 @@
+"""Features of a pair, kept so that swapping A and B is exact."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sides:
+    """`a` and `b` (rows, k) hold the same k figures of each answer, `shared` (rows, m) what does not change when the
+    answers change places; `names` and `shared_names` say which."""
+
+    a: np.ndarray
+    b: np.ndarray
+    shared: np.ndarray
+    names: tuple[str, ...]
+    shared_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def swapped(self) -> "Sides":
+        """The same pairs with A and B exchanged."""
+        return Sides(self.b, self.a, self.shared, self.names, self.shared_names)
+
+    def take(self, rows) -> "Sides":
+        """Some rows."""
+        return Sides(self.a[rows], self.b[rows], self.shared[rows], self.names, self.shared_names)
+
+    def for_trees(self) -> np.ndarray:
+        """(rows, 3k + m): A, B, A minus B, shared."""
+        return np.hstack([self.a, self.b, self.a - self.b, self.shared])
+
+    def tree_names(self) -> list[str]:
+        """Names of the columns of `for_trees`."""
+        forms = [f"{name} {form}" for form in ("A", "B", "A-B") for name in self.names]
+        return forms + list(self.shared_names)
+
+    def for_linear(self) -> np.ndarray:
+        """(rows, 3k + m): A minus B, its size, the mean of both, shared."""
+        return np.hstack([self.a - self.b, np.abs(self.a - self.b), (self.a + self.b) / 2, self.shared])
+
+
+def join(groups: list[Sides]) -> Sides:
+    """The columns of several groups side by side."""
+    return Sides(
+        *(np.hstack([getattr(group, part) for group in groups]) for part in ("a", "b", "shared")),
+        *(tuple(name for group in groups for name in getattr(group, part)) for part in ("names", "shared_names")),
+    )
+
+
+def stack(parts: list[Sides]) -> Sides:
+    """The rows of several tables one below the other."""
+    first = parts[0]
+    rows = (np.vstack([getattr(part, name) for part in parts]) for name in ("a", "b", "shared"))
+    return Sides(*rows, first.names, first.shared_names)
