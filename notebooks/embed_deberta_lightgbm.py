@@ -220,15 +220,17 @@ if folds:
 
 # %%
 if folds and "lightgbm" in cfg.heads:
-    display(plot_boosting({fold: result.heads["lightgbm"] for fold, result in results.items()}, results[0].sides))
+    boosters = {fold: result.heads["all", "lightgbm"] for fold, result in results.items()}
+    display(plot_boosting(boosters, results[0].sides))
 
 # %% [markdown]
-# The blend's weights are fitted out of fold. Its score is read with weights from the *other* folds, so that fitting
-# them does not flatter. A fine-tuned model takes part where its out-of-fold predictions are known.
+# The blend may use every head on every set of groups. Its weights are fitted out of fold; its score is read with
+# weights from the *other* folds, so that fitting them does not flatter. A fine-tuned model takes part where its
+# out-of-fold predictions are known.
 
 # %%
 if folds:
-    members = {head: oof["all", head] for head in cfg.heads}
+    members = {f"{name}/{head}": p for (name, head), p in oof.items()}
     if fine_tuned:
         members["fine-tuned"] = fine_tuned.oof
     known = np.all([np.isfinite(p).all(1) for p in members.values()], axis=0)
@@ -236,7 +238,7 @@ if folds:
     weights = fit_weights(parts, labels[known])
     blended = cross_fitted(parts, labels[known], fold_of[known])
     temperature = fit_temperature(blended, labels[known]) if cfg.temperature else 1.0
-    scores = {name: score(labels[known], p[known]) for name, p in members.items()}
+    scores = {name: score(labels[known], p[known]) for name, p in members.items() if weights[list(members).index(name)]}
     scores["blend"] = score(labels[known], apply_temperature(blended, temperature))
     display(pd.DataFrame(scores).T.assign(weight=pd.Series(dict(zip(members, weights)))).round(4))
     print(f"constant predictor {constant:.4f}; temperature {temperature:.2f}")
@@ -248,7 +250,8 @@ if folds:
     write_csv(output / "oof_lightgbm.csv", pd.concat([saved, pd.DataFrame(final, columns=list(classes))], axis=1))
     display(plot_predictions(labels[known], final, classes))
     told = {"groups": list(groups), "embedding": embedding, "n_folds": cfg.n_folds, "temperature": temperature}
-    told |= {"weights": dict(zip(members, weights.tolist())), "encoder": encoder if "embeddings" in groups else ""}
+    used = {name: weight for name, weight in zip(members, weights.tolist()) if weight > 0}
+    told |= {"weights": used, "encoder": encoder if "embeddings" in groups else ""}
     save_settings(output / "tabular", told)
 
 # %% [markdown]
@@ -265,9 +268,11 @@ asked = Counted.of(test, groups, embed)
 total = dict.fromkeys(told["weights"], 0.0)
 for fold in range(told["n_folds"]):
     features, heads = load_fold(folder, fold)
-    sides = join(list(features.transform(asked).values()))
-    for head, fitted in heads.items():
-        total[head] = total[head] + fitted.predict(sides) / told["n_folds"]
+    sides = features.transform(asked)
+    for (name, head), fitted in heads.items():
+        if (member := f"{name}/{head}") in total:
+            chosen = join([sides[group] for group in group_sets(groups)[name]])
+            total[member] = total[member] + fitted.predict(chosen) / told["n_folds"]
 
 # %%
 if "fine-tuned" in total:

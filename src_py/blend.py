@@ -1,20 +1,19 @@
 """Weighted means of predictions, with weights fitted out of fold."""
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import softmax
+
+NEGLIGIBLE = 0.01  # a member with less weight is left out: it need not be computed for the test rows
 
 
-def fit_weights(predictions: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+def fit_weights(predictions: list[np.ndarray], labels: np.ndarray, steps: int = 500) -> np.ndarray:
     """Weights (predictions,), none negative, summing to 1, for which the mean of the predictions (rows, classes) has
-    the least log loss."""
-    true = np.stack([p[np.arange(len(labels)), labels] for p in predictions], axis=1)
-
-    def loss(free: np.ndarray) -> float:
-        return -np.log((true @ softmax(free)).clip(1e-12)).mean()
-
-    found = minimize(loss, np.zeros(len(predictions)), method="Nelder-Mead", options={"maxiter": 2000, "xatol": 1e-3})
-    return softmax(found.x)
+    the least log loss: those of a mixture, by expectation maximisation (Dempster, Laird and Rubin 1977)."""
+    true = np.stack([p[np.arange(len(labels)), labels] for p in predictions], axis=1).clip(1e-12)
+    weights = np.full(len(predictions), 1 / len(predictions))
+    for _ in range(steps):
+        weights = weights * (true / (true @ weights)[:, None]).mean(0)
+    weights[weights < NEGLIGIBLE] = 0.0
+    return weights / weights.sum()
 
 
 def mix(predictions: list[np.ndarray], weights: np.ndarray) -> np.ndarray:

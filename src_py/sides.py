@@ -38,7 +38,8 @@ class Sides:
 
     def for_linear(self) -> np.ndarray:
         """(rows, 3k + m): A minus B, its size, the mean of both, shared."""
-        return np.hstack([self.a - self.b, np.abs(self.a - self.b), (self.a + self.b) / 2, self.shared])
+        parts = [self.a - self.b, np.abs(self.a - self.b), (self.a + self.b) / 2, self.shared]
+        return np.hstack(parts).astype(np.float64)
 
 
 def join(groups: list[Sides]) -> Sides:

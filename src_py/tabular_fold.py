@@ -12,11 +12,11 @@ from src_py.tabular_heads import Boosted, Rows, double, fit_head
 
 @dataclass
 class FoldResult:
-    """`predictions` of the held-out rows (rows, classes) by (set of groups, head); `heads` are those on all groups;
-    `sides` the held-out rows' features by group."""
+    """`predictions` of the held-out rows (rows, classes) by (set of groups, head); `heads` the fitted ones by the same
+    key; `sides` the held-out rows' features by group."""
 
     features: FoldFeatures
-    heads: dict[str, object]
+    heads: dict[tuple[str, str], object]
     predictions: dict[tuple[str, str], np.ndarray]
     sides: dict[str, Sides]
 
@@ -56,8 +56,7 @@ def fit_fold(
         for head in heads:
             fitted = fit_head(head, *chosen, n_classes, seed, options)
             predictions[name, head] = fitted.predict(join([sides[group] for group in groups]))
-            if name == "all":
-                kept[head] = fitted
+            kept[name, head] = fitted
     return FoldResult(features, kept, predictions, sides)
 
 

@@ -13,14 +13,15 @@ from src_py.tabular_heads import load_head
 MARKER = "tabular.json"
 
 
-def save_fold(folder: Path, fold: int, features: FoldFeatures, heads: dict[str, object]) -> None:
+def save_fold(folder: Path, fold: int, features: FoldFeatures, heads: dict[tuple[str, str], object]) -> None:
     """Arrays of one fold as fold_<n>.npz.
 
     Raises:
         InputError: when the folder cannot be written or the disk is full.
     """
     arrays = {f"features/{name}": array for name, array in features.arrays().items()}
-    arrays |= {f"heads/{head}/{name}": array for head, one in heads.items() for name, array in one.arrays().items()}
+    for (groups, head), one in heads.items():
+        arrays |= {f"heads/{groups}/{head}/{name}": array for name, array in one.arrays().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).unlink(missing_ok=True)  # written again at the end: never a folder half new
@@ -29,7 +30,7 @@ def save_fold(folder: Path, fold: int, features: FoldFeatures, heads: dict[str, 
         raise InputError(f"{folder} cannot be written ({error.strerror}); free some space.") from error
 
 
-def load_fold(folder: Path, fold: int) -> tuple[FoldFeatures, dict[str, object]]:
+def load_fold(folder: Path, fold: int) -> tuple[FoldFeatures, dict[tuple[str, str], object]]:
     """What `save_fold` wrote."""
     path = folder / f"fold_{fold}.npz"
     try:
@@ -38,12 +39,12 @@ def load_fold(folder: Path, fold: int) -> tuple[FoldFeatures, dict[str, object]]
     except Exception as error:  # zip and numpy raise many kinds
         raise InputError(f"{path} cannot be read ({error}); attach the complete output of a finished run.") from error
     features = {name.split("/", 1)[1]: array for name, array in arrays.items() if name.startswith("features/")}
-    heads: dict[str, dict] = {}
+    heads: dict[tuple[str, str], dict] = {}
     for name, array in arrays.items():
         if name.startswith("heads/"):
-            _, head, rest = name.split("/", 2)
-            heads.setdefault(head, {})[rest] = array
-    return FoldFeatures.from_arrays(features), {name: load_head(name, mine) for name, mine in heads.items()}
+            _, groups, head, rest = name.split("/", 3)
+            heads.setdefault((groups, head), {})[rest] = array
+    return FoldFeatures.from_arrays(features), {key: load_head(key[1], mine) for key, mine in heads.items()}
 
 
 def save_settings(folder: Path, settings: dict) -> None:
