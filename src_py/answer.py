@@ -96,7 +96,7 @@ def _data_or_code(problem: Problem, cells, curve: pd.DataFrame, old: str, new: s
         (True, False): f"The code: {helps}",
         (False, True): f"The data: at {large:,} rows the code's settings make no sure difference",
         (False, False): "Cannot tell",
-    }[code[1] > 0, data is not None and data[1] > 0]
+    }[code[1] > 0, data is not None and data[1] > 0 and _learned(curve, old, large)]
     return f"Data or code? {verdict}; {', '.join(said)}."
 
 
@@ -112,6 +112,8 @@ def _rows_or_steps(problem: Problem, cells, curve: pd.DataFrame, arm: str) -> st
     rows = compare(problem, cells, (arm, small, large), (arm, large, 0))
     if steps is None or rows is None:
         return f"{arm}, rows or steps? Cannot tell: the runs to compare were not finished."
+    if not any(_learned(curve, arm, *run) for run in ((small, large), (large, 0))):
+        return f"{arm}, rows or steps? Cannot tell: neither {small:,} nor {large:,} rows beat the constant predictor."
     surely = {
         (True, True): "Both matter",
         (True, False): "The steps matter; that the rows do cannot be told",
@@ -122,6 +124,12 @@ def _rows_or_steps(problem: Problem, cells, curve: pd.DataFrame, arm: str) -> st
         f"{arm}, rows or steps? {surely}: {small:,} rows trained for as many steps as {large:,} rows get are "
         f"{_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
     )
+
+
+def _learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool:
+    """Whether the runs beat the constant predictor, their interval above zero."""
+    found = curve[(curve["arm"] == arm) & (curve["rows"] == rows) & (curve["as_rows"] == as_rows)]
+    return bool((found["at least"] > 0).any())
 
 
 def _twice(curve: pd.DataFrame, arm: str, law: PowerLaw | None) -> str:

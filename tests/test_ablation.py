@@ -286,6 +286,16 @@ class TestAnswer:
         cells, results, curve = self.grid(problem, {20: 0.0, 200: 0.8}, {20: 0.0, 200: 0.8})
         assert "Data or code? The data" in str(answer(problem, cells, results, curve, ("posted", "recipe")))
 
+    def test_coming_closer_to_the_constant_predictor_is_not_learning(self, problem):
+        """Worse than the constant predictor at the small size, as good at the large one: more data did not help."""
+        cells, results, curve = self.grid(problem, {20: -0.5, 200: 0.0}, {20: 0.0, 200: 0.9})
+        for seed in range(3):
+            cells[Cell("posted", 20, seed, as_rows=200)] = outcome(problem, 0.0, seed)
+        results, curve = results_table(problem, cells), curve_table(problem, cells)
+        told = str(answer(problem, cells, results, curve, ("posted", "recipe")))
+        assert "Data or code? The code" in told
+        assert "posted, rows or steps? Cannot tell: neither" in told
+
     def test_rows_and_steps_are_told_apart(self, problem):
         cells, _, _ = self.grid(problem, {}, {20: 0.1, 200: 0.9})
         for seed in range(3):

@@ -26,12 +26,14 @@ def words(rng: np.random.Generator, count: int) -> list[str]:
     return list(made)
 
 
-def make_pairs(rows: int, seed: int, quality_scale: float = QUALITY_SCALE) -> tuple[pd.DataFrame, np.ndarray]:
+def make_pairs(
+    rows: int, seed: int, quality_scale: float = QUALITY_SCALE, length_scale: float = 0.0
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Pairs in the contest's own format, warts included, and the true probabilities.
 
     An answer is good when it has many of the "good" words and few of the "bad" ones; who wins is drawn from
-    Davidson's model of the quality gap. Warts: nulls inside JSON lists, lone surrogates, empty answers,
-    repeated prompts, several turns, line breaks, emoji.
+    Davidson's model of the quality gap, to which `length_scale` adds a taste for longer answers. Warts: nulls inside
+    JSON lists, lone surrogates, empty answers, repeated prompts, several turns, line breaks, emoji.
 
     Returns:
         A frame with the columns of train.csv, and an array (rows, 3): probability of a, b and tie.
@@ -49,6 +51,9 @@ def make_pairs(rows: int, seed: int, quality_scale: float = QUALITY_SCALE) -> tu
             answers[side].append(list(texts))
             quality[side].append(sum(total) / len(total))
     gap = quality_scale * (np.array(quality["a"]) - np.array(quality["b"])) / 2 + SIDE_BIAS / 2
+    if length_scale:
+        sizes = {side: np.array([sum(len(text.split()) for text in turns) for turns in answers[side]]) for side in "ab"}
+        gap = gap + length_scale * np.log((1 + sizes["a"]) / (1 + sizes["b"])) / 2
     weights = np.stack([np.exp(gap), np.exp(-gap), np.full(rows, TIE_WEIGHT)], axis=1)
     truth = weights / weights.sum(1, keepdims=True)
     labels = (truth.cumsum(1) < rng.random((rows, 1))).sum(1)
@@ -62,11 +67,13 @@ def make_pairs(rows: int, seed: int, quality_scale: float = QUALITY_SCALE) -> tu
     return frame, truth
 
 
-def write_contest(folder: str | Path, train_rows: int, test_rows: int, seed: int = 0) -> pd.DataFrame:
+def write_contest(
+    folder: str | Path, train_rows: int, test_rows: int, seed: int = 0, length_scale: float = 0.0
+) -> pd.DataFrame:
     """Write train.csv, test.csv and sample_submission.csv; returns the true probabilities with their ids."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frame, truth = make_pairs(train_rows + test_rows, seed)
+    frame, truth = make_pairs(train_rows + test_rows, seed, length_scale=length_scale)
     test = frame[train_rows:]
     frame[:train_rows].to_csv(folder / "train.csv", index=False)
     test[["id", "prompt", "response_a", "response_b"]].to_csv(folder / "test.csv", index=False)

@@ -33,6 +33,7 @@ DEMO_CFG = {
     "embed_deberta_lightgbm": "max_length=96 search_minutes=0.1",
 }
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300
+DEMO_LENGTH_SCALE = {"embed_deberta_lightgbm": 5.0}  # so that more than one group of features has something to say
 
 
 def run_notebook(recipe: str, out: Path, overrides: dict[str, str], cfg: str = "") -> Path:
@@ -73,7 +74,7 @@ def demo(recipe: str) -> None:
     shutil.rmtree(out, ignore_errors=True)
     mounts = out / "kaggle" / "input"
     contest = mounts / "competitions" / "llm-classification-finetuning"
-    truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS)
+    truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS, length_scale=DEMO_LENGTH_SCALE.get(recipe, 0.0))
     write_tiny_deberta(mounts / "models/microsoft/deberta-v3/transformers/tiny/1")
     started = time.monotonic()
     run_notebook(recipe, out, {"input_dir": str(mounts)}, DEMO_CFG[recipe])
