@@ -48,7 +48,7 @@ def embed_sequences(
     check_choice("pooling", pooling, POOLINGS)
     encoder = _encoder(model_dir, tokenizer)
     shape = (len(sequences), encoder.config.hidden_size)
-    folder = Path(cache_dir) / _key(sequences, model_dir, [pooling, precision])
+    folder = Path(cache_dir) / _key(sequences, model_dir, [pooling, precision, BLOCK])
     try:
         vectors, done = _open(folder, shape)
     except OSError as error:
@@ -150,10 +150,13 @@ def _open(folder: Path, shape: tuple[int, int]) -> tuple[np.memmap, set[int]]:
     if path.is_file() and finished.is_file():
         try:
             vectors = np.lib.format.open_memmap(path, mode="r+")
-            # A kill in the middle of a line leaves it without its end; that block is done again.
+            # A kill in the middle of a line leaves it without its end: that block is done again, and the piece removed,
+            # lest the next number be written behind it.
             lines = finished.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and line.strip().isdigit()]
             if vectors.shape == shape:
-                return vectors, {int(line) for line in lines if line.endswith("\n") and line.strip().isdigit()}
+                finished.write_text("".join(whole), encoding="utf-8")
+                return vectors, {int(line) for line in whole}
         except ValueError:  # the array was cut short
             pass
     finished.unlink(missing_ok=True)
