@@ -6,7 +6,7 @@ RECIPE ?= finetune_deberta
 OUT ?= build/run/$(RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long test-all sync check pull run lint format clean
+.PHONY: help bench demo test test-slow test-long test-all sync check pull run lint format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ pull: $(READY) ## bring an edited notebook back: make pull NB=file.ipynb
 
 run: $(READY) ## make run RECIPE=... DATA=folder MODEL=folder OUT=folder CFG='key=value ...'
 	$(PY) -m tools.offline $(PY) -m tools.run run $(RECIPE) --data "$(DATA)" $(if $(MODEL),--model "$(MODEL)") --out "$(OUT)" --cfg "$(CFG)"
+
+bench: $(READY) ## speed as ratios: make bench [QUICK=1] [DATA=folder] [MODEL=folder]
+	$(PY) -m tools.offline $(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 
 lint: $(READY) ## the linter and formatter, repairing what they can
 	$(PY) -m ruff check --fix .

@@ -83,6 +83,48 @@ def test_the_ablation_demo_tells_code_from_data():
 
 
 @pytest.mark.slow
+def test_the_lightgbm_demo_beats_every_single_group():
+    """All groups together beat the constant predictor and each group alone by more than the spread over folds."""
+    done = make("demo", "RECIPE=embed_deberta_lightgbm")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    out = ROOT / "build/demo/embed_deberta_lightgbm"
+    oof = pd.read_csv(out / "oof_lightgbm.csv")
+    losses = -np.log(oof[["a", "b", "tie"]].to_numpy()[np.arange(len(oof)), oof["label"]])
+    by_fold = pd.Series(losses).groupby(oof["fold"]).mean()
+    heads = pd.read_csv(out / "heads.csv").set_index("features")
+    assert losses.mean() < heads.drop(index="all").to_numpy().min() - by_fold.std()
+    assert losses.mean() < json.loads((out / "demo.json").read_text())["constant"] - by_fold.std()
+    check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 3
+
+
+@pytest.mark.slow
+def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_its_own_output(tmp_path, tiny):
+    data = tmp_path / "in/contest"
+    write_contest(data, train_rows=200, test_rows=20)
+    words = ["run", "RECIPE=finetune_deberta", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}"]
+    cfg = "CFG=epochs=1 max_length=48 n_folds=2 folds=0,1 evals_per_epoch=1 stop_on_failure=no"
+    done = make(*words, f"OUT={tmp_path / 'tuned'}", cfg)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (tmp_path / "in/tuned").symlink_to(tmp_path / "tuned")
+
+    def run(out, cfg):
+        words = ["run", "RECIPE=embed_deberta_lightgbm", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={out}"]
+        done = make(*words, f"CFG={cfg}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr, check_submission(out, data / "test.csv")
+
+    cfg = "max_length=48 n_folds=3 search_minutes=0"
+    told, first = run(tmp_path / "one", cfg)
+    assert "training with a fine-tuned DeBERTa" in told
+    (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
+    told, again = run(tmp_path / "two", cfg)
+    assert "predicting only with a fine-tuned DeBERTa" in told
+    assert not (tmp_path / "two/tabular").exists()
+    pd.testing.assert_frame_equal(first, again, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_an_ablation_goes_on_from_its_attached_output(tmp_path, tiny):
     """An extra file adds a size; with the first run's output attached nothing is trained again."""
     write_contest(tmp_path / "in/contest", train_rows=120, test_rows=10)

@@ -1,0 +1,187 @@
+"""Speed as ratios against the alternative in the same run.
+
+    python -m benchmarks.bench [--quick] [--data FOLDER] [--model FOLDER]
+
+Without data and model: generated pairs and a tiny random DeBERTa. Writes benchmarks/bench.json and bench.md.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from src_py.data import load_pairs, prompt_key
+from src_py.embed import embed_sequences
+from src_py.env import find_data
+from src_py.model import fit_embeddings, load_encoder
+from src_py.session import start_session
+from src_py.split import assign_folds
+from src_py.tabular_fold import split_for_stopping
+from src_py.tabular_heads import LIGHTGBM, PATIENCE, ROUNDS, Rows, fit_head
+from src_py.text import encode_pairs
+from src_py.tfidf import TfidfFeatures, hash_texts
+from src_py.tokenizer import load_tokenizer
+from tools.demo_data import write_contest, write_tiny_deberta
+
+HERE = Path(__file__).resolve().parent
+RAW_COLUMNS = 20_000
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="at most three minutes on two cores")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE)
+    chosen = parser.parse_args(words)
+    start_session(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        data, model = chosen.data, chosen.model
+        if data is None:
+            write_contest(data := Path(scratch) / "data", 800 if chosen.quick else 2500, 3)
+        if model is None:
+            model = write_tiny_deberta(Path(scratch) / "model")
+        table = load_pairs(find_data(data).train)[0]
+        rows = [
+            bench_sparse(table.iloc[: 800 if chosen.quick else 3000]),
+            bench_embedding(table.iloc[: 100 if chosen.quick else 400], model, 1 if chosen.quick else 3),
+        ]
+    write(rows, chosen.out, "generated pairs" if chosen.data is None else "given pairs", chosen.model)
+
+
+def bench_sparse(table: pd.DataFrame) -> dict:
+    """One fold: 20,000 TF-IDF columns straight into LightGBM, against out-of-fold scores of linear models."""
+    labels, fold_of = table["label"].to_numpy(), assign_folds(table, 5, 0)
+    prompts = pd.factorize(prompt_key(table))[0]
+    rest, held = np.flatnonzero(fold_of != 0), np.flatnonzero(fold_of == 0)
+
+    begun = time.perf_counter()
+    direct = _direct(table, labels, fold_of)
+    direct_seconds = time.perf_counter() - begun
+
+    begun = time.perf_counter()
+    counts = hash_texts(table)
+    take = {
+        name: {kind: {column: m[index] for column, m in columns.items()} for kind, columns in counts.items()}
+        for name, index in (("rest", rest), ("held", held))
+    }
+    features = TfidfFeatures()
+    own = features.fit_transform(take["rest"], labels[rest], prompts[rest])
+    fit, stop = split_for_stopping({"tfidf": own}, labels[rest], fold_of[rest])
+    fit, stop = (Rows(part.sides["tfidf"], part.labels) for part in (fit, stop))
+    stacked = fit_head("lightgbm", fit, stop, 3, 0).predict(features.transform(take["held"]))
+    stacked_seconds = time.perf_counter() - begun
+    losses = [float(-np.log(p[np.arange(len(held)), labels[held]]).mean()) for p in (direct, stacked)]
+    return {
+        "measure": "sparse text into LightGBM, one fold",
+        "alternative": f"{RAW_COLUMNS:,} raw columns: {direct_seconds:.1f} s, log loss {losses[0]:.4f}",
+        "here": f"stacked scores: {stacked_seconds:.1f} s, log loss {losses[1]:.4f}",
+        "ratio": direct_seconds / stacked_seconds,
+        "rows": len(table),
+        "log loss above": losses[1] - losses[0],
+    }
+
+
+def _direct(table: pd.DataFrame, labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    texts = {column: table[column].map("\n".join) for column in ("response_a", "response_b")}
+    rest = fold_of != 0
+    vectorizer = TfidfVectorizer(max_features=RAW_COLUMNS // 2, sublinear_tf=True, dtype=np.float32)
+    vectorizer.fit(pd.concat([texts["response_a"][rest], texts["response_b"][rest]]))
+    a, b = (vectorizer.transform(texts[column]) for column in texts)
+    straight, swapped = (sparse.hstack(pair, format="csr") for pair in ((a, b), (b, a)))
+    fit, stop = rest & (fold_of != fold_of[rest].min()), fold_of == fold_of[rest].min()
+    mirrored = np.choose(labels, (1, 0, 2))
+    train, valid = (
+        (sparse.vstack([straight[rows], swapped[rows]]), np.concatenate([labels[rows], mirrored[rows]]))
+        for rows in (fit, stop)
+    )
+    settings = LIGHTGBM | {"objective": "multiclass", "num_class": 3, "verbosity": -1, "seed": 0}
+    dataset = lightgbm.Dataset(*train)
+    booster = lightgbm.train(
+        settings,
+        dataset,
+        ROUNDS,
+        valid_sets=[lightgbm.Dataset(*valid, reference=dataset)],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    held = fold_of == 0
+    return (booster.predict(straight[held]) + booster.predict(swapped[held])[:, [1, 0, 2]]) / 2
+
+
+def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
+    """Embeddings in dataset order, batches of 8 padded to the maximum length, against batches of equal token count."""
+    tokenizer = load_tokenizer(model)
+    limit = 256
+    sequences = [ids for row in encode_pairs(table, tokenizer, max_length=limit)["sequences"] for ids in row]
+    seconds = {"alternative": [], "here": []}
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        plain = _padded(sequences, model, tokenizer, limit)
+        seconds["alternative"].append(time.perf_counter() - begun)
+        with tempfile.TemporaryDirectory() as cache:
+            begun = time.perf_counter()
+            found = np.array(embed_sequences(sequences, model, tokenizer, cache))
+            seconds["here"].append(time.perf_counter() - begun)
+    speed = {name: len(sequences) / statistics.median(values) for name, values in seconds.items()}
+    return {
+        "measure": "embedding, rows/s",
+        "alternative": f"dataset order, batches of 8 padded to {limit}: {speed['alternative']:.1f} rows/s",
+        "here": f"sorted, equal token count: {speed['here']:.1f} rows/s",
+        "ratio": speed["here"] / speed["alternative"],
+        "rows": len(sequences),
+        "largest difference": float(np.abs(plain - found).max()),
+    }
+
+
+@torch.inference_mode()
+def _padded(sequences, model: Path, tokenizer, limit: int) -> np.ndarray:
+    encoder = load_encoder(model).eval()
+    fit_embeddings(encoder, tokenizer)
+    parts = []
+    for start in range(0, len(sequences), 8):
+        batch = sequences[start : start + 8]
+        ids = torch.full((len(batch), limit), tokenizer.pad_token_id)
+        for i, row in enumerate(batch):
+            ids[i, : len(row)] = torch.tensor(row)
+        mask = torch.arange(limit) < torch.tensor([len(row) for row in batch])[:, None]
+        hidden = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        weights = mask.unsqueeze(-1).float()
+        parts.append(((hidden * weights).sum(1) / weights.sum(1)).numpy())
+    return np.concatenate(parts)
+
+
+def write(rows: list[dict], out: Path, data: str, model: Path | None) -> None:
+    """bench.json and bench.md in `out`."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    told = {
+        "date": date.today().isoformat(),
+        "device": device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "lightgbm": lightgbm.__version__,
+        "data": data,
+        "model": "tiny random DeBERTa" if model is None else model.name,
+    }
+    (out / "bench.json").write_text(json.dumps({"setting": told, "rows": rows}, indent=1), encoding="utf-8")
+    lines = ["# `make bench`", "", ", ".join(f"{name} {value}" for name, value in told.items()) + ".", ""]
+    lines += ["| measure | alternative | here | ratio |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r['measure']} | {r['alternative']} | {r['here']} | {r['ratio']:.1f}× |" for r in rows]
+    (out / "bench.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
