@@ -37,6 +37,7 @@ from src_py.blend import cross_fitted, fit_weights, mix
 from src_py.config import check_choices, configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
 from src_py.env import choose_precision, describe_hardware, find_data, find_model
+from src_py.errors import InputError
 from src_py.feature_groups import GROUPS, Counted, FoldFeatures, embed_pairs
 from src_py.files import WEIGHTS, folder_digest, write_csv
 from src_py.metrics import apply_temperature, constant_log_loss, fit_temperature, score
@@ -263,7 +264,7 @@ if folds:
 # %%
 folder, told = trained or find_tabular(output)
 if told["encoder"] and told["encoder"] != encoder:
-    raise ValueError(f"{folder} was trained with another encoder than {model_dir}; attach the same one.")
+    raise InputError(f"{folder} was trained with another encoder than {model_dir}; attach the same one.")
 asked = Counted.of(test, groups, embed)
 total = dict.fromkeys(told["weights"], 0.0)
 for fold in range(told["n_folds"]):
@@ -277,7 +278,7 @@ for fold in range(told["n_folds"]):
 # %%
 if "fine-tuned" in total:
     if not fine_tuned:
-        raise ValueError("The blend was fitted with a fine-tuned DeBERTa; attach the output of finetune_deberta again.")
+        raise InputError("The blend was fitted with a fine-tuned DeBERTa; attach the output of finetune_deberta again.")
     total["fine-tuned"] = predict_fine_tuned(fine_tuned.folders, test, precision)
 mixed = mix(list(total.values()), np.array([told["weights"][name] for name in total]))
 submission = write_submission(output / "submission.csv", test["id"], apply_temperature(mixed, told["temperature"]))

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from src_py.arms import label
 from src_py.power_law import PowerLaw
 
 
@@ -42,11 +43,11 @@ def plot_curves(
                 color=color,
                 capsize=3,
                 alpha=0.5 if as_rows else 1,
-                label=f"{arm}, for the steps of {as_rows:,} rows" if as_rows else arm,
+                label=f"{label(arm)}, for the steps of {as_rows:,} rows" if as_rows else label(arm),
             )
         if arm in laws:
             grid = np.geomspace(*(curve["rows"].min(), 2 * curve["rows"].max()), 100)
-            axes.plot(grid, laws[arm](grid), ":", color=color, label=f"{arm}, fitted power law")
+            axes.plot(grid, laws[arm](grid), ":", color=color, label=f"{label(arm)}, fitted power law")
     for color, (name, value) in zip(("C3", "C4"), lines.items()):
         axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"{name} {value:.4f}")
     for name, size in (marks or {}).items():

@@ -44,6 +44,15 @@ def parse_arm(name: str) -> Arm:
     )
 
 
+def label(name: str) -> str:
+    """The name in words: `recipe-pairwise` is "recipe without pairwise"."""
+    for base, sign, word in (("posted", "+", "with"), ("recipe", "-", "without")):
+        first, *repairs = name.split(sign)
+        if first == base and repairs:
+            return f"{base} {word} {' and '.join(repairs)}"
+    return name
+
+
 def single_repairs(repairs: tuple[str, ...]) -> list[str]:
     """For each repair: the posted settings with it, and the recipe without it."""
     names = [name for repair in repairs for name in (f"posted+{repair}", f"recipe-{repair}")]

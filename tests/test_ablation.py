@@ -12,7 +12,7 @@ import pytest
 
 from src_py.ablation_plots import plot_curves, plot_repairs
 from src_py.answer import answer, smallest_that_learns
-from src_py.arms import REPAIRS, parse_arm, single_repairs
+from src_py.arms import REPAIRS, label, parse_arm, single_repairs
 from src_py.cell import Cell, Outcome, Problem, Settings, run_cell, steps_of
 from src_py.cell_store import CellStore, find_cells
 from src_py.data import prompt_key
@@ -80,6 +80,8 @@ class TestArms:
         assert parse_arm("recipe").repairs == frozenset(REPAIRS)
         assert parse_arm("posted+batch+rates").repairs == {"batch", "rates"}
         assert parse_arm("recipe-batch").repairs == set(REPAIRS) - {"batch"}
+        assert label("recipe-pairwise-cut") == "recipe without pairwise and cut"
+        assert label("posted") == "posted"
         assert single_repairs(("cut",)) == ["posted+cut", "recipe-cut"]
 
     @pytest.mark.parametrize("name", ["posted-batch", "recipe+batch", "recipe-bath", "", "mine"])

@@ -83,6 +83,16 @@ def test_the_ablation_demo_tells_code_from_data():
 
 
 @pytest.mark.slow
+def test_bench_writes_its_table(tmp_path):
+    done = make("bench", "QUICK=1", f"BENCH_OUT={tmp_path}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert all(row["ratio"] > 0 for row in rows)
+    assert max(row.get("largest difference", 0) for row in rows) < 1e-4
+    assert (tmp_path / "bench.md").read_text().count("\n|") == 2 + len(rows)
+
+
+@pytest.mark.slow
 def test_the_lightgbm_demo_beats_every_single_group():
     """All groups together beat the constant predictor and each group alone by more than the spread over folds."""
     done = make("demo", "RECIPE=embed_deberta_lightgbm")
@@ -114,7 +124,7 @@ def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_i
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr, check_submission(out, data / "test.csv")
 
-    cfg = "max_length=48 n_folds=3 search_minutes=0"
+    cfg = "max_length=48 n_folds=2 search_minutes=0"
     told, first = run(tmp_path / "one", cfg)
     assert "training with a fine-tuned DeBERTa" in told
     (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
