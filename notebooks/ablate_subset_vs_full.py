@@ -237,7 +237,7 @@ if folders:
     predicted = predict_pairs(model, tokenizer, test, **reading, batch_size=32, precision=precision)
     display(write_submission(output / "submission.csv", test["id"], predicted).head())
 else:
-    print("No submission: no cell of the arm `recipe` was finished.")
+    print("No submission: no trained model of the arm `recipe` is here; attach the earlier run's whole output.")
 
 # %% [markdown]
 # ## What to change next
