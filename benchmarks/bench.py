@@ -123,8 +123,10 @@ def _direct(table: pd.DataFrame, labels: np.ndarray, fold_of: np.ndarray) -> np.
 def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
     """Embeddings in dataset order, batches of 8 padded to the maximum length, against batches of equal token count."""
     tokenizer = load_tokenizer(model)
-    limit = 256
-    sequences = [ids for row in encode_pairs(table, tokenizer, max_length=limit)["sequences"] for ids in row]
+    limit = 512
+    sequences = []
+    for with_a, with_b in encode_pairs(table, tokenizer, max_length=limit)["sequences"]:
+        sequences += [with_a[: with_a.index(tokenizer.sep_token_id) + 1], with_a, with_b]
     seconds = {"alternative": [], "here": []}
     for _ in range(repeats):
         begun = time.perf_counter()

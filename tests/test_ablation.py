@@ -98,8 +98,9 @@ class TestArms:
             "".join(m + "\n".join(turns).encode("ascii", "ignore").decode() for m, turns in zip(MARKERS, row))
             for row in columns
         ]
-        whole = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
-        same = [mine[0] == theirs for mine, theirs in zip(encoded["sequences"], whole)]
+        # Without the special tokens, which transformers 5.0.0 does not add for this folder.
+        whole = [ids[:254] for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+        same = [mine[0][1:-1] == theirs for mine, theirs in zip(encoded["sequences"], whole)]
         assert np.mean(same) > 0.95  # white space at the end of a part may count differently
 
     @pytest.mark.parametrize(("reading", "length"), [("posted", 128), ("recipe", 24)])
