@@ -33,7 +33,7 @@ def commit(root):
 
 def edited(repo, tmp_path, change=lambda cells: None):
     """The built notebook as Kaggle gives it back: with outputs, without metadata and ids."""
-    notebook = nbformat.reads(build(recipes(repo)[0], repo), as_version=4)
+    notebook = nbformat.reads(build(repo / "notebooks/finetune_deberta.py", repo), as_version=4)
     for i, cell in enumerate(notebook.cells):
         cell.metadata, cell["id"] = {}, f"other{i}"
         if cell.cell_type == "code":
@@ -131,3 +131,14 @@ def test_pull_refuses_paths_outside_the_project(repo, tmp_path):
 
     with pytest.raises(SyncError, match=r"would write \.\./evil\.py"):
         pull(edited(repo, tmp_path, change), repo)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in recipes(ROOT)])
+def test_every_recipe_comes_back_as_it_was(repo, tmp_path, name):
+    before = tree(repo)
+    notebook = nbformat.reads(build(repo / f"notebooks/{name}.py", repo), as_version=4)
+    for cell in notebook.cells:
+        cell.metadata = {}
+    nbformat.write(notebook, tmp_path / "back.ipynb")
+    assert pull(tmp_path / "back.ipynb", repo) == []
+    assert tree(repo) == before
