@@ -133,11 +133,11 @@ def _learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool
 
 
 def _twice(curve: pd.DataFrame, arm: str, law: PowerLaw | None) -> str:
-    rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)]["rows"]
+    mine = curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)]
+    rows, runs = mine["rows"], int(mine["seeds"].sum())
     if law is None:
-        return (
-            f"Twice the data? Cannot tell: a curve needs three sizes and four runs, {arm} has {rows.nunique()} sizes."
-        )
+        has = f"{arm} has {rows.nunique()} and {runs}"
+        return f"Twice the data? Cannot tell: a curve needs three sizes and four runs, {has}."
     largest = int(rows.max())
     best, low, high = law.change(largest, 2 * largest)
     if high < 0:
