@@ -177,14 +177,14 @@ options: dict = {}
 if folds and "lightgbm" in cfg.heads and cfg.search_minutes > 0:
     rest = np.flatnonzero(fold_of != 0)
     _, own = FoldFeatures.fit(counted.take(rest), labels[rest], prompts[rest], cfg.seed)
-    fit, stop = split_for_stopping({"all": join(list(own.values()))}, labels[rest], fold_of[rest])
+    fit, stop = split_for_stopping({"all": join(list(own.values()))}, labels[rest], prompts[rest], cfg.seed)
     fit, stop = (part._replace(sides=part.sides["all"]) for part in (fit, stop))
     options, trials = search_options(fit, stop, len(classes), cfg.seed, cfg.search_minutes)
     display(pd.DataFrame(trials).sort_values("log loss").head(5).round(4))
 
 # %% [markdown]
 # **Which head makes the most of which features?** Every head on every group alone, and on all of them. LightGBM stops
-# early on one of the training folds, never on the rows it is judged by, and is then fitted on all of them.
+# early on a fifth of the training prompts, never on the rows it is judged by, and is then fitted on all of them.
 
 # %%
 sets = group_sets(groups)

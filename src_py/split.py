@@ -25,8 +25,13 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
             f"CFG.n_folds is {n_folds}, but the training file has {groups.max() + 1} distinct prompts; "
             "use at least 2 folds and at most one a prompt."
         )
-    folds = np.empty(len(table), dtype=np.int64)
+    return grouped_folds(table["label"].to_numpy(), groups, n_folds, seed)
+
+
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold number of every row, int64 of shape (rows,): rows of one group share a fold, class shares are alike."""
+    folds = np.empty(len(labels), dtype=np.int64)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(splitter.split(groups, table["label"], groups)):
+    for fold, (_, rows) in enumerate(splitter.split(groups, labels, groups)):
         folds[rows] = fold
     return folds

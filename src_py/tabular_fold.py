@@ -7,7 +7,10 @@ import numpy as np
 
 from src_py.feature_groups import Counted, FoldFeatures
 from src_py.sides import Sides, join
+from src_py.split import grouped_folds
 from src_py.tabular_heads import Boosted, Rows, double, fit_head
+
+STOPPING_FOLDS = 5
 
 
 @dataclass
@@ -49,7 +52,7 @@ def fit_fold(
     rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
     features, own = FoldFeatures.fit(counted.take(rest), labels[rest], prompts[rest], seed)
     sides = features.transform(counted.take(held))
-    fit, stop = split_for_stopping(own, labels[rest], fold_of[rest])
+    fit, stop = split_for_stopping(own, labels[rest], prompts[rest], seed)
     predictions, kept = {}, {}
     for name, groups in (sets or group_sets(tuple(counted.parts))).items():
         chosen = [Rows(join([part.sides[g] for g in groups]), part.labels) for part in (fit, stop)]
@@ -60,9 +63,11 @@ def fit_fold(
     return FoldResult(features, kept, predictions, sides)
 
 
-def split_for_stopping(sides: dict[str, Sides], labels: np.ndarray, fold_of: np.ndarray) -> tuple[Rows, Rows]:
-    """Rows to fit on, and the rows of the first remaining fold to stop by; `sides` by group."""
-    stop = fold_of == fold_of.min()
+def split_for_stopping(
+    sides: dict[str, Sides], labels: np.ndarray, prompts: np.ndarray, seed: int
+) -> tuple[Rows, Rows]:
+    """Rows to fit on, and a fifth, of other prompts, to stop by; `sides` by group."""
+    stop = grouped_folds(labels, prompts, STOPPING_FOLDS, seed) == 0
     return tuple(
         Rows({group: part.take(rows) for group, part in sides.items()}, labels[rows]) for rows in (~stop, stop)
     )

@@ -34,8 +34,8 @@ def plot_boosting(boosters: dict[int, object], sides: dict[str, Sides]) -> Figur
     left.set(xlabel="rounds", ylabel="log loss", title="When LightGBM stops")
     left.legend(fontsize="small")
     shares = pd.DataFrame({fold: gain_by_group(head, sides) for fold, head in boosters.items()})
-    shares = shares.loc[shares.mean(1).sort_values().index]
-    right.barh(shares.index, shares.mean(1), xerr=shares.std(1).fillna(0), capsize=3)
+    shares = shares.loc[shares.mean(axis=1).sort_values().index]
+    right.barh(shares.index, shares.mean(axis=1), xerr=shares.std(axis=1).fillna(0), capsize=3)
     right.set(xlabel="share of the gain", title="What the trees use")
     plt.close(figure)
     return figure

@@ -10,7 +10,7 @@ from src_py.sides import Sides
 
 _KINDS = {
     "word": {"analyzer": "word", "ngram_range": (1, 2), "n_features": 2**18, "token_pattern": r"(?u)\b\w+\b"},
-    "character": {"analyzer": "char_wb", "ngram_range": (3, 4), "n_features": 2**18},
+    "character": {"analyzer": "char", "ngram_range": (3, 3), "n_features": 2**18},
 }
 CHARACTERS = 4000  # of a text; the head, where style shows, at a bounded price
 

@@ -136,6 +136,12 @@ class TestHeads:
         for head in HEADS:
             np.testing.assert_array_equal(again.predictions["all", head], fold.predictions["all", head])
 
+    def test_two_folds_are_enough(self, data):
+        _, counted, labels, prompts, fold_of, _ = data
+        result = fit_fold(counted, labels, prompts, fold_of % 2, 0, HEADS, 0, sets={"length": ("length",)})
+        for predicted in result.predictions.values():
+            assert np.isfinite(predicted).all()
+
     def test_two_classes_are_enough(self, data):
         _, counted, labels, prompts, fold_of, _ = data
         rows = np.flatnonzero(labels < 2)
@@ -146,8 +152,8 @@ class TestHeads:
             np.testing.assert_allclose(predicted.sum(1), 1, atol=1e-6)
 
     def test_the_search_never_does_worse_than_the_defaults_on_its_own_rows(self, data):
-        _, counted, labels, _, fold_of, _ = data
-        fit, stop = split_for_stopping({"length": counted.parts["length"]}, labels, fold_of)
+        _, counted, labels, prompts, _, _ = data
+        fit, stop = split_for_stopping({"length": counted.parts["length"]}, labels, prompts, 0)
         fit, stop = (Rows(part.sides["length"], part.labels) for part in (fit, stop))
         options, trials = search_options(fit, stop, 3, seed=0, minutes=0.02)
         assert trials[0].keys() == {"log loss", "rounds"}
