@@ -22,6 +22,14 @@ import transformers
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from benchmarks.bench_training import (
+    bench_attention,
+    bench_encoder,
+    bench_memory,
+    bench_padding,
+    bench_steps,
+    v3_config,
+)
 from src_py.data import load_pairs, prompt_key
 from src_py.embed import embed_sequences
 from src_py.env import find_data
@@ -55,10 +63,16 @@ def main(words: list[str] | None = None) -> None:
         if model is None:
             model = write_tiny_deberta(Path(scratch) / "model")
         table = load_pairs(find_data(data).train)[0]
+        repeats, lengths = (1, (512, 1024)) if chosen.quick else (5, (512, 1024, 2048))
         rows = [
             bench_sparse(table.iloc[: 800 if chosen.quick else 10_000], 2 if chosen.quick else 5),
             bench_embedding(table.iloc[: 100 if chosen.quick else 150], model, 1 if chosen.quick else 3),
         ]
+        rows += [bench_attention(length, repeats) for length in lengths]
+        rows += bench_encoder(1024, 1 if chosen.quick else 4, repeats)
+        rows += [bench_memory(1024), bench_padding(table, model, Path(scratch))]
+        shape = v3_config(2, 128, 8000) if chosen.quick else v3_config(6, 768, 128_100)
+        rows += bench_steps(table, Path(scratch), shape, 16, 1)
     write(rows, chosen.out, "generated pairs" if chosen.data is None else "given pairs", chosen.model)
 
 
@@ -138,7 +152,7 @@ def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
     speed = {name: len(sequences) / statistics.median(values) for name, values in seconds.items()}
     return {
         "measure": "embedding, rows/s",
-        "alternative": f"dataset order, batches of 8 padded to {limit}: {speed['alternative']:.1f} rows/s",
+        "alternative": f"dataset order, batches of 8 padded to {limit}, stock attention: {speed['alternative']:.1f} rows/s",
         "here": f"sorted, equal token count: {speed['here']:.1f} rows/s",
         "ratio": speed["here"] / speed["alternative"],
         "rows": len(sequences),
@@ -148,7 +162,7 @@ def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
 
 @torch.inference_mode()
 def _padded(sequences, model: Path, tokenizer, limit: int) -> np.ndarray:
-    encoder = load_encoder(model).eval()
+    encoder = load_encoder(model, fast_attention=False).eval()
     fit_embeddings(encoder, tokenizer)
     parts = []
     for start in range(0, len(sequences), 8):

@@ -73,6 +73,7 @@ class CFG:
     # Model
     pooling: str = "mean"  # or "cls"
     dropout: float = 0.1  # in the head
+    fast_attention: bool = True  # same outputs, less time and memory; False: as in transformers
     freeze_embeddings: bool = True  # half of the parameters, with no gradients or Adam state
     freeze_layers: int = 0  # lowest ones
     reinit_layers: int = 0  # top ones; 1 or 2 can steady small runs
@@ -161,7 +162,7 @@ def new_model(fold: int):
     """A pretrained encoder with a fresh head; every fold has its own seed."""
     start_session(cfg.seed + fold)
     shares = class_shares(labels[fold_of != fold], len(classes))
-    options = pick(cfg, "style", "pooling", "dropout", "side_bias", "label_smoothing")
+    options = pick(cfg, "style", "pooling", "dropout", "side_bias", "label_smoothing", "fast_attention")
     model = build_model(model_dir, tokenizer, class_shares=shares, **options)
     adapt(model, cfg.freeze_embeddings, cfg.freeze_layers, cfg.reinit_layers)
     return model
@@ -278,7 +279,7 @@ if oof_path.is_file():
 folders = trained or [output / f"fold_{fold}" for fold in folds]
 total = np.zeros((len(test), len(classes)))
 for folder in folders:
-    model, settings = load_trained(folder)
+    model, settings = load_trained(folder, cfg.fast_attention)
     options = {key: settings[key] for key in reading}
     predicted = predict_pairs(model, load_tokenizer(folder), test, **options, batch_size=32, precision=precision)
     total += apply_temperature(predicted, settings["temperature"])

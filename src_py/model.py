@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from src_py.config import check_choice
 from src_py.env import TRAINED_MARKER
 from src_py.errors import InputError
+from src_py.fast_attention import use_fast_attention
 from src_py.heads import DavidsonHead, JointHead
 from src_py.text import STYLES
 from src_py.tokenizer import newline_id, single_token_id
@@ -67,6 +68,7 @@ def build_model(
     side_bias: bool = False,
     label_smoothing: float = 0.0,
     fit=None,
+    fast_attention: bool = True,
 ) -> PreferenceModel:
     """A pretrained encoder with a fresh head that starts at the constant predictor.
 
@@ -74,20 +76,25 @@ def build_model(
         folder: Hugging Face model folder (safetensors, or a `.bin` read with weights_only).
         class_shares: share of each class among the training labels; their number is the number of classes.
         fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless told otherwise.
+        fast_attention: as in `load_encoder`.
 
     Raises:
         InputError: unreadable weights, or an architecture that is no bidirectional encoder.
     """
     check_choice("style", style, STYLES)
-    encoder = load_encoder(folder)
+    encoder = load_encoder(folder, fast_attention)
     (fit or fit_embeddings)(encoder, tokenizer)
     head = _head(style, encoder.config.hidden_size, len(class_shares), dropout, side_bias)
     head.set_prior(list(class_shares))
     return PreferenceModel(encoder, head, pooling, label_smoothing)
 
 
-def load_encoder(folder: str | Path) -> nn.Module:
-    """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such."""
+def load_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
+    """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such.
+
+    Args:
+        fast_attention: `use_fast_attention` where the encoder is a DeBERTa.
+    """
     folder = Path(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -103,7 +110,7 @@ def load_encoder(folder: str | Path) -> nn.Module:
     # BERT's own pooler would be a randomly used extra; a config without one takes it silently.
     extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
     try:
-        return AutoModel.from_pretrained(
+        encoder = AutoModel.from_pretrained(
             folder, config=config, dtype=torch.float32, local_files_only=True, weights_only=True, **extra
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
@@ -111,6 +118,9 @@ def load_encoder(folder: str | Path) -> nn.Module:
             f"The weights in {folder} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:150]}); "
             "the file may be cut short: attach the model folder again."
         ) from error
+    if fast_attention:
+        use_fast_attention(encoder)
+    return encoder
 
 
 def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
@@ -180,12 +190,12 @@ def save_trained(model: PreferenceModel, tokenizer, folder: str | Path, settings
         raise InputError(f"{folder} cannot be written ({error}); free some space or set CFG.output_dir.") from error
 
 
-def load_trained(folder: str | Path) -> tuple[PreferenceModel, dict]:
+def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[PreferenceModel, dict]:
     """Read a folder written by `save_trained`: the model in float32, eval mode, and its settings."""
     folder = Path(folder)
     try:
         settings = json.loads((folder / TRAINED_MARKER).read_text(encoding="utf-8"))
-        encoder = load_encoder(folder)
+        encoder = load_encoder(folder, fast_attention)
         head = _head(settings["style"], encoder.config.hidden_size, settings["n_classes"], 0.0, settings["side_bias"])
         head.load_state_dict(load_file(folder / "head.safetensors"))
     except InputError:

@@ -1,0 +1,262 @@
+"""Rows of `make bench` about DeBERTa itself: attention, inference, memory, whole training steps, padding."""
+
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import DebertaV2Config, DebertaV2Model
+from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
+
+from src_py.fast_attention import use_fast_attention, use_stock_attention
+from src_py.model import adapt, build_model
+from src_py.predict import PairCollator
+from src_py.text import encode_pairs
+from src_py.tokenizer import load_tokenizer
+from src_py.train import make_trainer, parameter_groups
+from tools.demo_data import write_tiny_deberta
+
+SHARES = [0.35, 0.34, 0.31]
+
+
+def v3_config(layers: int, hidden: int = 768, vocabulary: int = 1000) -> DebertaV2Config:
+    """The shape of deberta-v3-base, with fewer layers."""
+    return DebertaV2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        intermediate_size=4 * hidden,
+        relative_attention=True,
+        position_buckets=256,
+        max_position_embeddings=512,
+        position_biased_input=False,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        type_vocab_size=0,
+    )
+
+
+def alternate(ways: dict, repeats: int) -> dict[str, float]:
+    """Median seconds of each way, one after the other in every round; the first round does not count."""
+    seconds = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, run in ways.items():
+            begun = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def bench_attention(length: int, repeats: int) -> dict:
+    """Forward and backward pass of one attention module of deberta-v3-base, a tenth of the tokens padding."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    encoder = DebertaV2Encoder(v3_config(1)).to(device).train()
+    hidden = torch.randn(1, length, 768, device=device, requires_grad=True)
+    mask = torch.ones(1, length, dtype=torch.long, device=device)
+    mask[:, length - length // 10 :] = 0
+
+    def run(prepare):
+        def step():
+            prepare(encoder)
+            attention = encoder.layer[0].attention.self
+            positions = encoder.get_rel_pos(hidden)
+            known = (encoder.get_attention_mask(mask), False, None, positions, encoder.get_rel_embedding())
+            attention(hidden, *known)[0].sum().backward()
+
+        return step
+
+    seconds = alternate({"stock": run(use_stock_attention), "fast": run(use_fast_attention)}, repeats)
+    return {
+        "measure": f"attention forward + backward, L = {length:,}",
+        "alternative": f"as in transformers: {1000 * seconds['stock']:.0f} ms",
+        "here": f"{1000 * seconds['fast']:.0f} ms",
+        "ratio": seconds["stock"] / seconds["fast"],
+    }
+
+
+def bench_encoder(length: int, layers: int, repeats: int) -> list[dict]:
+    """Inference of encoder layers of deberta-v3-base, and the share of the matrix-multiply rate reached in training."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    encoder = DebertaV2Model(v3_config(layers)).to(device)
+    ids = torch.randint(1, 1000, (1, length), device=device)
+
+    def run(prepare, train):
+        def step():
+            prepare(encoder)
+            encoder.train(train)
+            with torch.set_grad_enabled(train):
+                hidden = encoder(input_ids=ids)[0]
+            if train:
+                hidden.sum().backward()
+                encoder.zero_grad(set_to_none=True)
+
+        return step
+
+    ways = {"stock": use_stock_attention, "fast": use_fast_attention}
+    infer = alternate({name: run(way, False) for name, way in ways.items()}, repeats)
+    train = alternate({name: run(way, True) for name, way in ways.items()}, repeats)
+    a, b = torch.randn(length, 768, device=device), torch.randn(768, 3072, device=device)
+    rate = 2 * length * 768 * 3072 * 20 / alternate({"": lambda: [a @ b for _ in range(20)]}, repeats)[""]
+    linear = 2 * length * (4 * 768**2 + 2 * 768 * 3072)
+    attention = 4 * length**2 * 768 + 4 * length * min(512, 2 * length) * 768 + 4 * min(512, 2 * length) * 768**2
+    floating = 3 * layers * (linear + attention)
+    shares = {name: floating / seconds / rate for name, seconds in train.items()}
+    return [
+        {
+            "measure": f"inference, {layers} layers of v3-base, L = {length:,}",
+            "alternative": f"as in transformers: {infer['stock']:.2f} s",
+            "here": f"{infer['fast']:.2f} s",
+            "ratio": infer["stock"] / infer["fast"],
+        },
+        {
+            "measure": f"share of the matrix-multiply rate ({rate / 1e9:.0f} GFLOP/s), training, L = {length:,}",
+            "alternative": f"as in transformers: {shares['stock']:.0%}",
+            "here": f"{shares['fast']:.0%}",
+            "ratio": shares["fast"] / shares["stock"],
+        },
+    ]
+
+
+def bench_memory(length: int) -> dict:
+    """Peak memory of a training step above that of the model, each way in a process of its own."""
+    peaks = {}
+    for way in ("stock", "fast"):
+        words = [sys.executable, "-m", "benchmarks.bench_training", way, str(length)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        peaks[way] = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "measure": f"peak memory of a training step above the model's, 4 layers of v3-base, L = {length:,}",
+        "alternative": f"as in transformers: {peaks['stock'] / 2**20:.0f} MiB",
+        "here": f"{peaks['fast'] / 2**20:.0f} MiB",
+        "ratio": peaks["fast"] / peaks["stock"],
+    }
+
+
+def peak_of_a_step(way: str, length: int) -> int:
+    """Bytes that a forward and backward pass need on top of model and gradients."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = DebertaV2Model(v3_config(4)).to(device).train()
+    if way == "fast":
+        use_fast_attention(encoder)
+
+    def step(tokens):
+        encoder(input_ids=torch.ones(1, tokens, dtype=torch.long, device=device))[0].sum().backward()
+
+    step(8)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(length)
+        return torch.cuda.max_memory_allocated() - before
+    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(length)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def bench_steps(table: pd.DataFrame, scratch: Path, shape: DebertaV2Config, pairs: int, repeats: int) -> list[dict]:
+    """Whole training steps: as posted, as the recipe does, and the recipe on the posted reading."""
+    folder = write_tiny_deberta(scratch / "shape")
+    DebertaV2Model(shape).save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    rows = table.sample(min(pairs, len(table)), random_state=0)
+    posted, recipe = {"fast": False, "batch": 2, "accumulation": 1}, {"fast": True, "batch": 4, "accumulation": 4}
+    ways = {
+        "posted": _steps(folder, tokenizer, rows, "joint", 2048, **posted),
+        "recipe": _steps(folder, tokenizer, rows, "pairwise", 512, **recipe),
+        "posted, 1,024 tokens": _steps(folder, tokenizer, rows, "joint", 1024, **posted),
+        "recipe, 1,024 tokens": _steps(folder, tokenizer, rows, "joint", 1024, **recipe),
+    }
+    seconds = alternate(ways, repeats)
+    speed = {name: len(rows) / value for name, value in seconds.items()}
+    layers = f"{shape.num_hidden_layers} layers of {shape.hidden_size}, {shape.vocab_size:,} tokens"
+    found = []
+    for measure, name, other in (
+        ("whole training step: posted against the recipe", "posted", "recipe"),
+        ("the same, both as one sequence of at most 1,024 tokens", "posted, 1,024 tokens", "recipe, 1,024 tokens"),
+    ):
+        found.append(
+            {
+                "measure": f"{measure} ({layers})",
+                "alternative": f"batch of 2, random order, all trained: {speed[name]:.2f} pairs/s",
+                "here": f"by length, frozen embeddings, fast attention: {speed[other]:.2f} pairs/s",
+                "ratio": speed[other] / speed[name],
+                "pairs": len(rows),
+            }
+        )
+    return found
+
+
+def _steps(folder, tokenizer, rows, style, max_length, fast: bool, batch: int, accumulation: int):
+    """One pass over `rows` with optimizer steps."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    model = build_model(folder, tokenizer, style, SHARES, fast_attention=fast).to(device).train()
+    if fast:
+        adapt(model, True, 0, 0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01))
+    encoded = encode_pairs(rows, tokenizer, style, max_length)
+    order = list(range(len(rows)))
+    random.Random(0).shuffle(order)
+    if fast:
+        order = sorted(order, key=lambda i: encoded[i]["length"])
+    collate = PairCollator(tokenizer.pad_token_id)
+    batches = [collate([encoded[i] for i in order[at : at + batch]]) for at in range(0, len(order), batch)]
+    random.Random(0).shuffle(batches)
+
+    def run():
+        for number, inputs in enumerate(batches, 1):
+            with torch.autocast(device, torch.float16, enabled=device == "cuda"):
+                loss = model(**{name: value.to(device) for name, value in inputs.items()})["loss"]
+            (loss / accumulation).backward()
+            if number % accumulation == 0 or number == len(batches):
+                torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return run
+
+
+def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
+    """Share of padding among the tokens of an epoch, in the order in which the recipe's Trainer hands them out."""
+    tokenizer = load_tokenizer(model)
+    encoded = encode_pairs(table, tokenizer, max_length=512)
+    fresh = build_model(model, tokenizer, "pairwise", SHARES)
+    trainer = make_trainer(
+        fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", 1, 0, 0, 16, 4, 0.1, 1, "fp32", 0
+    )
+    mine = _padding(batch["attention_mask"] for batch in trainer.get_train_dataloader())
+    order = np.random.default_rng(0).permutation(len(encoded))
+    collate = PairCollator(tokenizer.pad_token_id)
+    rows = encoded.select_columns(["sequences"])
+    plain = _padding(
+        collate([rows[int(i)] for i in order[at : at + 4]])["attention_mask"] for at in range(0, len(order), 4)
+    )
+    return {
+        "measure": "padding, share of all tokens",
+        "alternative": f"random order, batches of 4: {plain:.1%}",
+        "here": f"by length: {mine:.1%}",
+        "ratio": mine / plain,
+        "rows": len(table),
+    }
+
+
+def _padding(masks) -> float:
+    counts = np.array([(mask.numel(), int(mask.sum())) for mask in masks]).sum(0)
+    return float(1 - counts[1] / counts[0])
+
+
+if __name__ == "__main__":
+    print(peak_of_a_step(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,285 @@
+"""DeBERTa-v2/v3's disentangled attention, exact, in less time and memory than the one in transformers."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd import Function
+from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
+
+from src_py.errors import InputError
+
+# Scores worked on at a time: on a CPU few enough to stay in its cache, on a GPU enough to fill it.
+_CHUNK = {"cpu": 2**20, "cuda": 2**27}
+_KEPT_BYTES = 3  # a score: its probability in fp16, and whether dropout left it
+
+
+def use_fast_attention(encoder: nn.Module, recompute: bool | None = None) -> bool:
+    """Replace the attention of a loaded DeBERTa-v2/v3 in place; weights, outputs and gradients stay what they were.
+
+    Per layer the stock code (modeling_deberta_v2.py) repeats position projections over the batch, gathers and clamps
+    with an index of its own, and makes a new (batch x heads, L, L) array for every step from score to probability. Here
+    these steps happen in place, a few heads at a time, and the backward pass is written out: of all arrays of that size
+    only the probabilities are kept.
+
+    Args:
+        recompute: keep not even these but compute them again in the backward pass: less memory, more time. Unless told,
+            it is done where they would fill half of a GPU's memory.
+
+    Returns:
+        False, and nothing is changed, for another architecture (BERT and its kin have a fused attention already).
+
+    Raises:
+        InputError: a DeBERTa without relative attention.
+    """
+    found = [module for module in encoder.modules() if type(module) in _FAST]
+    for module in found:
+        if not module.relative_attention:
+            raise InputError("This DeBERTa has no relative attention; set CFG.fast_attention to False.")
+    for module in found:
+        module.__class__ = _FAST[type(module)]
+        if isinstance(module, FastEncoder):
+            module.recompute = recompute
+    return bool(found)
+
+
+def use_stock_attention(encoder: nn.Module) -> None:
+    """Undo `use_fast_attention`."""
+    back = {fast: kind for kind, fast in _FAST.items()}
+    for module in encoder.modules():
+        if type(module) in back:
+            module.__class__ = back[type(module)]
+
+
+def distance_table(length: int, buckets: int, max_distance: int, span: int) -> torch.Tensor:
+    """Row of the position embeddings for every distance from -(length - 1) to length - 1: int64 (2 length - 1,)."""
+    distance = torch.arange(1 - length, length)
+    if buckets > 0 and max_distance > 0:
+        distance = stock.make_log_bucket_position(distance, buckets, max_distance).long()
+    return (distance + span).clamp(0, 2 * span - 1)
+
+
+class Distances(NamedTuple):
+    """Which of the position embeddings low:high belongs to query i and key j: `index` (L, L), counted from low.
+
+    `recompute` says whether the backward pass computes the probabilities again."""
+
+    index: torch.Tensor
+    low: int
+    high: int
+    recompute: bool
+
+
+class FastEncoder(stock.DebertaV2Encoder):
+    """Makes one table of distances for all layers, and no mask of shape (batch, 1, L, L)."""
+
+    def get_attention_mask(self, attention_mask):
+        """Where padding is, bool (batch, tokens); None where there is none."""
+        if attention_mask.dim() > 2:
+            raise InputError("The fast attention wants a mask (batch, tokens); set CFG.fast_attention to False.")
+        padding = ~attention_mask.bool()
+        # Looking would make a GPU wait; there a mask too many is cheaper.
+        return padding if padding.is_cuda or padding.any() else None
+
+    def get_rel_pos(self, hidden_states, query_states=None, relative_pos=None):
+        if query_states is not None or relative_pos is not None:
+            raise InputError("The fast attention makes its own positions; set CFG.fast_attention to False.")
+        span = self.position_buckets if self.position_buckets > 0 else self.max_relative_positions
+        batch, length, _ = hidden_states.shape
+        table = distance_table(length, self.position_buckets, self.max_relative_positions, span)
+        low, high = int(table[0]), int(table[-1]) + 1
+        place = torch.arange(length, device=hidden_states.device)
+        table = (table - low).to(hidden_states.device)
+        recompute = self.recompute
+        if recompute is None:
+            kept = len(self.layer) * self.layer[0].attention.self.num_attention_heads * batch * length**2
+            recompute = kept * _KEPT_BYTES > _memory(hidden_states.device) / 2
+        return Distances(table[place[:, None] - place + length - 1], low, high, recompute)
+
+
+class FastSelfAttention(stock.DisentangledSelfAttention):
+    """The same projections as the stock module's, the core by `_Core`."""
+
+    def forward(
+        self,
+        hidden_states,
+        attention_mask,
+        output_attentions=False,
+        query_states=None,
+        relative_pos=None,
+        rel_embeddings=None,
+    ):
+        if output_attentions:
+            raise InputError("The fast attention keeps no probabilities to show; set CFG.fast_attention to False.")
+        kinds = [kind for kind in ("c2p", "p2c") if kind in self.pos_att_type]
+        scale = 1 / math.sqrt(self.attention_head_size * (1 + len(kinds)))
+        # Scaled before the product: a score of fp16 numbers must not pass 65,504 on its way.
+        query = self._heads(self.query_proj(hidden_states)) * scale
+        key, value = self._heads(self.key_proj(hidden_states)), self._heads(self.value_proj(hidden_states))
+        # Only the rows that this length can reach.
+        positions = self.pos_dropout(rel_embeddings[None, relative_pos.low : relative_pos.high])
+        to_key = to_query = None
+        if "c2p" in kinds:
+            to_key = self._heads((self.key_proj if self.share_att_key else self.pos_key_proj)(positions))
+        if "p2c" in kinds:
+            to_query = self._heads((self.query_proj if self.share_att_key else self.pos_query_proj)(positions)) * scale
+        dropout = self.dropout.p if self.training else 0.0
+        core = (
+            query,
+            key,
+            value,
+            to_key,
+            to_query,
+            relative_pos.index,
+            attention_mask,
+            dropout,
+            relative_pos.recompute,
+        )
+        found = _Core.apply(*core)
+        batch, length = hidden_states.shape[:2]
+        return found.view(batch, -1, length, self.attention_head_size).transpose(1, 2).reshape(batch, length, -1), None
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, hidden) to (rows x heads, tokens, head size)."""
+        rows, tokens = x.shape[:2]
+        x = x.view(rows, tokens, self.num_attention_heads, -1).transpose(1, 2)
+        return x.reshape(rows * self.num_attention_heads, tokens, -1)
+
+
+_FAST = {stock.DisentangledSelfAttention: FastSelfAttention, stock.DebertaV2Encoder: FastEncoder}
+
+
+class _Core(Function):
+    """softmax(q k' + bias) v for (n, L, d) queries, keys and values, n = batch x heads.
+
+    bias[i, j] = q[i] to_key[index[i, j]] + k[j] to_query[index[i, j]], both already scaled. A query that is padding
+    itself gets the mean of all values, as in the stock code. Scores have at least 32 bits whatever comes in.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, to_key, to_query, index, padding, dropout, recompute):
+        n, length, _ = query.shape
+        core = _Chunks(query, key, value, to_key, to_query, index, padding, dropout)
+        keep = any(ctx.needs_input_grad) and not recompute
+        probs = query.new_empty(n, length, length) if keep else None
+        masks = query.new_empty(n, length, length, dtype=torch.bool) if keep and dropout else None
+        out = torch.empty_like(query)
+        for rows in core.chunks:
+            p = core.probabilities(rows)
+            if keep:
+                probs[rows] = p
+            if dropout:
+                mask = core.dropout_mask(rows)
+                if keep:
+                    masks[rows] = mask
+                p = p.mul_(mask).mul_(1 / (1 - dropout))
+            torch.bmm(p.to(value.dtype), value[rows], out=out[rows])
+        ctx.save_for_backward(query, key, value, to_key, to_query, index, padding, out, probs, masks)
+        ctx.dropout, ctx.seed = dropout, core.seed
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, to_key, to_query, index, padding, out, probs, masks = ctx.saved_tensors
+        core = _Chunks(query, key, value, to_key, to_query, index, padding, ctx.dropout, ctx.seed)
+        grad = grad.contiguous()
+        d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
+        d_positions = [None if x is None else torch.zeros_like(_wide(x)) for x in (to_key, to_query)]
+        # Row sums of probability times its gradient; dropout leaves them what they are.
+        sums = (_wide(grad) * _wide(out)).sum(-1, keepdim=True)
+        for rows in core.chunks:
+            p = core.probabilities(rows) if probs is None else probs[rows]
+            d_scores = _wide(torch.bmm(grad[rows], value[rows].transpose(1, 2)))
+            if ctx.dropout:
+                mask = core.dropout_mask(rows) if masks is None else masks[rows]
+                dropped = (p * mask).mul_(1 / (1 - ctx.dropout))
+                d_scores.mul_(mask).mul_(1 / (1 - ctx.dropout))
+            else:
+                dropped = p
+            torch.bmm(dropped.to(grad.dtype).transpose(1, 2), grad[rows], out=d_value[rows])
+            d_scores.sub_(sums[rows]).mul_(p)
+            core.clear_padding(d_scores, rows)
+            core.backward(d_scores, rows, d_query, d_key, d_positions)
+        to = [None if d is None else d.to(x.dtype) for d, x in zip(d_positions, (to_key, to_query), strict=True)]
+        return d_query, d_key, d_value, *to, None, None, None, None
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of a GPU; a CPU's memory counts as endless."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """At least 32 bits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _Chunks:
+    """The steps between projections and probabilities, for a slice of n = batch x heads at a time."""
+
+    def __init__(self, query, key, value, to_key, to_query, index, padding, dropout, seed=None):
+        n, length, _ = query.shape
+        self.query, self.key, self.to_key, self.to_query, self.padding = query, key, to_key, to_query, padding
+        self.heads = next((len(x) for x in (to_key, to_query) if x is not None), 1)
+        size = max(1, _CHUNK.get(query.device.type, _CHUNK["cpu"]) // length**2)
+        self.chunks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        self.index, self.dropout, self.seed = index, dropout, seed
+        if dropout and seed is None:
+            self.seed = int(torch.randint(2**62, (1,)))
+
+    def probabilities(self, rows: slice) -> torch.Tensor:
+        query, key = self.query[rows], self.key[rows]
+        scores = _wide(torch.bmm(query, key.transpose(1, 2)))
+        index = self.index.expand_as(scores)
+        if self.to_key is not None:
+            scores += torch.gather(torch.bmm(query, self._of(self.to_key, rows).transpose(1, 2)), 2, index)
+        if self.to_query is not None:
+            scores += torch.gather(torch.bmm(self._of(self.to_query, rows), key.transpose(1, 2)), 1, index)
+        if self.padding is not None:
+            padding, least = self._padding(rows), torch.finfo(scores.dtype).min
+            scores.masked_fill_(padding[:, None, :], least).masked_fill_(padding[:, :, None], least)
+        return torch.softmax(scores, -1, out=scores)
+
+    def backward(self, d_scores, rows: slice, d_query, d_key, d_positions) -> None:
+        """Gradients of queries, keys and position rows from those of the scores."""
+        query, key = self.query[rows], self.key[rows]
+        index, d = self.index.expand_as(d_scores), d_scores.to(query.dtype)
+        torch.bmm(d, key, out=d_query[rows])
+        torch.bmm(d.transpose(1, 2), query, out=d_key[rows])
+        heads = self._head_numbers(rows)
+        if self.to_key is not None:
+            rows_of = self._of(self.to_key, rows)
+            by_position = d_scores.new_zeros(len(d), d.shape[1], rows_of.shape[1]).scatter_add_(2, index, d_scores)
+            by_position = by_position.to(query.dtype)
+            d_query[rows] += torch.bmm(by_position, rows_of)
+            d_positions[0].index_add_(0, heads, _wide(torch.bmm(by_position.transpose(1, 2), query)))
+        if self.to_query is not None:
+            rows_of = self._of(self.to_query, rows)
+            by_position = d_scores.new_zeros(len(d), rows_of.shape[1], d.shape[1]).scatter_add_(1, index, d_scores)
+            by_position = by_position.to(query.dtype)
+            d_key[rows] += torch.bmm(by_position.transpose(1, 2), rows_of)
+            d_positions[1].index_add_(0, heads, _wide(torch.bmm(by_position, key)))
+
+    def dropout_mask(self, rows: slice) -> torch.Tensor:
+        """What stays, the same for the same rows in forward and backward pass."""
+        length = self.query.shape[1]
+        source = torch.Generator(self.query.device).manual_seed(self.seed + rows.start)
+        shape = (rows.stop - rows.start, length, length)
+        return torch.empty(shape, device=self.query.device, dtype=torch.bool).bernoulli_(
+            1 - self.dropout, generator=source
+        )
+
+    def clear_padding(self, d_scores: torch.Tensor, rows: slice) -> None:
+        if self.padding is not None:
+            d_scores.masked_fill_(self._padding(rows)[:, :, None], 0)
+
+    def _head_numbers(self, rows: slice) -> torch.Tensor:
+        return torch.arange(rows.start, rows.stop, device=self.query.device) % self.heads
+
+    def _of(self, positions: torch.Tensor, rows: slice) -> torch.Tensor:
+        return positions[self._head_numbers(rows)]
+
+    def _padding(self, rows: slice) -> torch.Tensor:
+        of_head = len(self.query) // len(self.padding)
+        return self.padding[torch.arange(rows.start, rows.stop, device=self.query.device) // of_head]
