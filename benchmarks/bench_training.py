@@ -237,7 +237,7 @@ def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
     trainer = make_trainer(
         fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", 1, 0, 0, 16, 4, 0.1, 1, "fp32", 0
     )
-    mine = _padding(batch["attention_mask"] for batch in trainer.get_train_dataloader())
+    mine = _padding(part["attention_mask"] for batch in trainer.get_train_dataloader() for part in batch["parts"])
     order = np.random.default_rng(0).permutation(len(encoded))
     collate = PairCollator(tokenizer.pad_token_id)
     rows = encoded.select_columns(["sequences"])

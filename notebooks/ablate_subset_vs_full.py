@@ -89,7 +89,7 @@ class CFG:
     max_length: int = 512  # tokens in a sequence; twice that where one sequence holds both answers
     epochs: float = 2.0
     batch_size: int = 16  # the recipe's pairs in an optimizer step; the posted settings have 2
-    micro_batch: int = 4  # pairs in a forward pass: what has to fit the GPU
+    micro_batch: int = 4  # pairs of full length in a forward pass: what has to fit the GPU
     lr: float = 0.0  # the recipe's; 0: by the encoder's size
     head_lr: float = 0.0  # 0: ten times lr
     freeze_layers: int = 0  # lowest ones, in all arms

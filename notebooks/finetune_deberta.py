@@ -86,7 +86,7 @@ class CFG:
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
     batch_size: int = 16  # pairs in an optimizer step
-    micro_batch: int = 4  # pairs in a forward pass: what has to fit the GPU
+    micro_batch: int = 4  # pairs of full length in a forward pass: what has to fit the GPU
     warmup: float = 0.1  # share of the steps
     max_grad_norm: float = 1.0
     evals_per_epoch: int = 4
@@ -154,7 +154,8 @@ if folds:
 # %% [markdown]
 # The encoder keeps **fp32 master weights** (the public checkpoints are stored in fp16 and cannot be trained as they
 # are), and its head starts at the constant predictor. The pairwise head scores both answers with the same weights
-# and compares the scores: Bradley–Terry with ties. Swapping A and B swaps its probabilities, exactly.
+# and compares the scores: Bradley–Terry with ties. Swapping A and B swaps its probabilities, exactly. DeBERTa's
+# attention is replaced by one with the same outputs and gradients that takes a fraction of the memory.
 
 
 # %%
@@ -203,7 +204,8 @@ for fold in folds[:1]:
 # ## Train
 #
 # Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
-# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
+# rising while the model grows over-certain. Pairs of equal length go through the model together, as many as a fixed
+# number of tokens holds; an optimizer step is always `batch_size` pairs. The predicted shares give away a model that always answers the same.
 # The watcher ends a run that cannot get better.
 
 

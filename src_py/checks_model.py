@@ -196,7 +196,7 @@ def check_memory(setup: Setup) -> Finding:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = setup.loss(setup.batch(rows)).mean()
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
-    activations *= setup.args.per_device_train_batch_size / len(rows)
+    activations *= getattr(setup.trainer, "micro_batch", setup.args.per_device_train_batch_size) / len(rows)
     del loss
     needed = weights + 12 * trainable + activations
     measured = f"{needed / 1e9:.1f} GB, of it activations {activations / 1e9:.1f}"
@@ -242,11 +242,11 @@ class _LargestValue(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
-        if name == "softmax":
+        if name == "softmax":  # before, since it may write its result over them
             self._look(args[0], "attention logit")
-        elif name == "scaled_dot_product_attention":
+        out = function(*args, **kwargs)
+        if name == "scaled_dot_product_attention":
             query, key = args[0], args[1]
             scale = kwargs.get("scale") or query.shape[-1] ** -0.5
             self._look(query.float() @ key.float().transpose(-1, -2) * scale, "attention logit")

@@ -6,9 +6,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
 
-from src_py.compat import training_arguments
 from src_py.config import check_choice
 from src_py.data import TEXT_COLUMNS
 from src_py.text import CUTS, STYLES, cut_right, share_budget
@@ -96,7 +101,7 @@ def posted_trainer(
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, local_files_only=True)
     model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
-    arguments = training_arguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,

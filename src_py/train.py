@@ -3,12 +3,13 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from src_py.compat import training_arguments
+from src_py.batches import BudgetTrainer
 from src_py.errors import InputError
 from src_py.metrics import evaluation_metrics
 from src_py.model import PreferenceModel, encoder_layers
@@ -73,30 +74,31 @@ def make_trainer(
     Args:
         lr: peak learning rate of the encoder's top layer; 0 takes `reference_lr`.
         head_lr: peak learning rate of the head; 0 takes ten times `lr`.
-        batch_size: pairs in one optimizer step (reached by accumulation).
-        micro_batch: pairs in one forward pass: what has to fit the memory.
+        batch_size: pairs in one optimizer step, in as many forward passes as it takes.
+        micro_batch: pairs of the greatest length in one forward pass: what has to fit the memory. Of shorter pairs it
+            holds more, at equally many tokens.
         warmup: share of all optimizer steps over which the learning rate rises.
         evals_per_epoch: evaluations, each with a checkpoint, of which the best by log loss is loaded at the end;
             with 0 there are none, and the last weights stay.
         precision: "fp16", "bf16" or "fp32", from `choose_precision`.
 
     Raises:
-        InputError: for a batch that is no multiple of the micro-batch.
+        InputError: for a batch of no pairs.
     """
-    if batch_size % micro_batch:
-        raise InputError(f"CFG.batch_size ({batch_size}) must be a multiple of CFG.micro_batch ({micro_batch}).")
+    if min(batch_size, micro_batch) < 1:
+        raise InputError(f"CFG.batch_size ({batch_size}) and CFG.micro_batch ({micro_batch}) must be at least 1.")
     lr = lr or reference_lr(model)
     head_lr = head_lr or HEAD_FACTOR * lr
-    steps_per_epoch = math.ceil(math.ceil(len(train) / micro_batch) / (batch_size // micro_batch))
+    steps_per_epoch = math.ceil(len(train) / batch_size)
     total_steps = max(1, math.ceil(steps_per_epoch * epochs))
     eval_steps = max(1, min(steps_per_epoch // (evals_per_epoch or 1), total_steps))
     rhythm = "steps" if evals_per_epoch else "no"
-    arguments = training_arguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=epochs,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=batch_size // micro_batch,
-        per_device_eval_batch_size=2 * micro_batch,
+        # The Trainer's batch is the whole step; `BudgetTrainer` splits it.
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=4 * micro_batch,
         # A float below 1 is a share of all steps; `warmup_ratio` is gone in transformers 5.15.
         warmup_steps=float(warmup),
         lr_scheduler_type="linear",
@@ -104,8 +106,6 @@ def make_trainer(
         fp16=precision == "fp16",
         bf16=precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         remove_unused_columns=False,
         label_names=["labels"],
         eval_strategy=rhythm,
@@ -127,14 +127,15 @@ def make_trainer(
     # Trainer would wrap the model in nn.DataParallel over all GPUs it sees: twice the batch, half the steps.
     arguments._n_gpu = min(1, arguments.n_gpu)
     groups = parameter_groups(model, lr, head_lr, layer_decay, weight_decay)
-    trainer = Trainer(
+    trainer = BudgetTrainer(
+        micro_batch=micro_batch,
         model=model,
         args=arguments,
         train_dataset=train,
-        eval_dataset=valid,
+        eval_dataset=valid.select(np.argsort(valid["length"], kind="stable")),
         data_collator=PairCollator(pad_token_id),
         compute_metrics=evaluation_metrics,
-        optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6), None),
+        optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6, fused=True), None),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
