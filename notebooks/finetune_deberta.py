@@ -204,9 +204,9 @@ for fold in folds[:1]:
 # ## Train
 #
 # Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
-# rising while the model grows over-certain. Pairs of equal length go through the model together, as many as a fixed
-# number of tokens holds; an optimizer step is always `batch_size` pairs. The predicted shares give away a model that always answers the same.
-# The watcher ends a run that cannot get better.
+# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
+# The watcher ends a run that cannot get better. Pairs of equal length go through the model together, as many as a
+# fixed number of tokens holds; an optimizer step is always `batch_size` pairs.
 
 
 # %%
