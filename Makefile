@@ -6,7 +6,7 @@ RECIPE ?= finetune_deberta
 OUT ?= build/run/$(RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-slow test-long test-all sync check pull run lint format clean
+.PHONY: help bench demo test test-slow test-long test-all sync check pull run weights lint format clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ run: $(READY) ## make run RECIPE=... DATA=folder MODEL=folder OUT=folder CFG='ke
 
 bench: $(READY) ## speed as ratios: make bench [QUICK=1] [DATA=folder] [MODEL=folder]
 	$(PY) -m tools.offline $(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
+
+weights: $(READY) ## a folder ready to attach, without a pickle: make weights MODEL=folder OUT=folder [DTYPE=float16]
+	$(PY) -m tools.offline $(PY) -m tools.weights "$(MODEL)" "$(OUT)" $(if $(DTYPE),--dtype $(DTYPE))
 
 lint: $(READY) ## the linter and formatter, repairing what they can
 	$(PY) -m ruff check --fix .

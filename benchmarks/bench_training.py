@@ -2,7 +2,7 @@
 
 import json
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -161,9 +161,14 @@ def peak_of_a_step(way: str, length: int) -> int:
         before = torch.cuda.memory_allocated()
         step(length)
         return torch.cuda.max_memory_allocated() - before
-    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most_resident()
     step(length)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return _most_resident() - before
+
+
+def _most_resident() -> int:
+    """Bytes; not `ru_maxrss`, which a child process inherits from its parent."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def bench_steps(table: pd.DataFrame, scratch: Path, shape: DebertaV2Config, pairs: int, repeats: int) -> list[dict]:

@@ -7,7 +7,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from src_py.errors import InputError
 from src_py.predict import PairCollator
+from src_py.session import free_memory
 
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
 
@@ -75,7 +77,7 @@ class BudgetTrainer(Trainer):
 
     def __init__(self, *args, micro_batch: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.micro_batch = micro_batch
+        self.micro_batch, self.most = micro_batch, self.args.train_batch_size
 
     def get_train_dataloader(self) -> DataLoader:
         data, collate = self.train_dataset, self.data_collator
@@ -86,10 +88,32 @@ class BudgetTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Gradients of the mean loss over all pairs of `inputs`; returns that loss."""
+        """Gradients of the mean loss over all pairs of `inputs`; returns that loss.
+
+        If the GPU's memory is short, the step is repeated in parts of half the size, and so are all later ones.
+
+        Raises:
+            InputError: when the memory does not hold even one pair.
+        """
         model.train()
         inputs = self._prepare_inputs(inputs)
         parts = inputs.get("parts", [inputs])
+        while True:
+            parts = [half for part in parts for half in _at_most(part, self.most)]
+            try:
+                return self._gradients(model, parts)
+            except torch.OutOfMemoryError:
+                model.zero_grad(set_to_none=True)  # what the broken step has added
+            largest = max(len(part["labels"]) for part in parts)
+            if largest == 1:
+                raise InputError(
+                    "The GPU's memory does not hold one pair: lower CFG.max_length or raise freeze_layers."
+                )
+            self.most = largest // 2
+            free_memory()
+            print(f"Out of memory: from here on at most {self.most} pairs in a forward pass; a step stays what it was.")
+
+    def _gradients(self, model, parts: list[dict]) -> torch.Tensor:
         pairs, losses = sum(len(part["labels"]) for part in parts), []
         for part in parts:
             with self.compute_loss_context_manager():
@@ -97,3 +121,8 @@ class BudgetTrainer(Trainer):
             self.accelerator.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+
+def _at_most(part: dict, rows: int) -> list[dict]:
+    size = len(part["labels"])
+    return [{name: value[at : at + rows] for name, value in part.items()} for at in range(0, size, rows)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from src_py.batches import PooledBatches, TokenBudget
+from src_py.errors import InputError
 from src_py.model import adapt, build_model
 from src_py.predict import PairCollator
 from src_py.session import start_session
@@ -55,23 +56,69 @@ def test_a_row_over_the_budget_goes_alone():
     assert [len(part["input_ids"]) for part in budget(rows)["parts"]] == [1, 2]
 
 
-def test_the_size_of_the_parts_changes_nothing(tiny, tokenizer, pairs, tmp_path):
+@pytest.fixture
+def new_trainer(tiny, tokenizer, pairs, tmp_path):
     encoded = encode_pairs(pairs[:60], tokenizer, max_length=48)
-    weights = []
-    for micro_batch in (16, 3, 1):
+
+    def make(micro_batch=16, **changes):
+        """Without dropout, so that runs can be compared."""
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=0.0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=0.0, **changes)
         adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         options = {"epochs": 1, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "warmup": 0.25, "evals_per_epoch": 0}
-        trainer = make_trainer(
+        return make_trainer(
             model, encoded, encoded, tokenizer.pad_token_id, tmp_path, micro_batch=micro_batch, precision="fp32",
             seed=0, **options,
         )  # fmt: skip
-        done = trainer.train()
-        weights.append((done.training_loss, model.head.score.weight.detach().clone()))
-    for loss, weight in weights[1:]:
-        assert loss == pytest.approx(weights[0][0], abs=1e-5)
-        torch.testing.assert_close(weight, weights[0][1], atol=1e-5, rtol=1e-3)
+
+    return make
+
+
+def trained(trainer):
+    return trainer.train().training_loss, trainer.model.head.score.weight.detach().clone()
+
+
+def assert_same(one, other):
+    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    torch.testing.assert_close(one[1], other[1], atol=1e-5, rtol=1e-3)
+
+
+def test_the_size_of_the_parts_changes_nothing(new_trainer):
+    whole = trained(new_trainer(16))
+    for micro_batch in (3, 1):
+        assert_same(trained(new_trainer(micro_batch)), whole)
+
+
+def test_the_fast_attention_learns_what_the_stock_one_does(new_trainer):
+    assert_same(trained(new_trainer(fast_attention=True)), trained(new_trainer(fast_attention=False)))
+
+
+def short_of_memory(trainer, rows):
+    """Half of the gradients are there when the memory runs out."""
+    forward = trainer.model.forward
+
+    def too_much(input_ids, attention_mask, labels=None):
+        found = forward(input_ids, attention_mask, labels)
+        if len(input_ids) > rows and trainer.model.training:
+            found["loss"].backward()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return found
+
+    trainer.model.forward = too_much
+    return trainer
+
+
+def test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing(new_trainer, capsys):
+    whole = trained(new_trainer(16))
+    assert_same(trained(short_of_memory(new_trainer(16), rows=5)), whole)
+    told = capsys.readouterr().out
+    assert told.count("Out of memory") == 2
+    assert "at most 3 pairs" in told
+
+
+def test_memory_for_less_than_a_pair_is_told(new_trainer):
+    with pytest.raises(InputError, match=r"CFG\.max_length"):
+        short_of_memory(new_trainer(16), rows=0).train()

@@ -22,8 +22,9 @@ def make(*words, **options):
 
 
 def test_the_readme_names_only_commands_that_are_run_by_a_test():
-    assert {c for c in COMMANDS if not c.startswith("make run ")} == EXECUTED
-    assert sum(c.startswith("make run ") for c in COMMANDS) == 1
+    with_inputs = ("make run ", "make weights ")
+    assert {c for c in COMMANDS if not c.startswith(with_inputs)} == EXECUTED
+    assert [sum(c.startswith(words) for c in COMMANDS) for words in with_inputs] == [1, 1]
 
 
 def test_help_lists_every_command_of_the_readme():
@@ -80,6 +81,13 @@ def test_the_ablation_demo_tells_code_from_data():
     assert losses.iloc[-1] < losses.iloc[0]
     check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
     assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 1
+
+
+@pytest.mark.slow
+def test_weights_are_made_ready_to_attach(tmp_path, tiny):
+    done = make("weights", f"MODEL={tiny}", f"OUT={tmp_path / 'ready'}", "DTYPE=float16")
+    assert done.returncode == 0, done.stderr
+    assert {"model.safetensors", "SHA256SUMS"} <= {path.name for path in (tmp_path / "ready").iterdir()}
 
 
 @pytest.mark.slow
