@@ -11,6 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -63,17 +64,29 @@ def main(words: list[str] | None = None) -> None:
         if model is None:
             model = write_tiny_deberta(Path(scratch) / "model")
         table = load_pairs(find_data(data).train)[0]
-        repeats, lengths = (1, (512, 1024)) if chosen.quick else (5, (512, 1024, 2048))
-        rows = [
-            bench_sparse(table.iloc[: 800 if chosen.quick else 10_000], 2 if chosen.quick else 5),
-            bench_embedding(table.iloc[: 100 if chosen.quick else 150], model, 1 if chosen.quick else 3),
-        ]
-        rows += [bench_attention(length, repeats) for length in lengths]
-        rows += bench_encoder(1024, 1 if chosen.quick else 4, repeats)
-        rows += [bench_memory(1024), bench_padding(table, model, Path(scratch))]
-        shape = v3_config(2, 128, 8000) if chosen.quick else v3_config(6, 768, 128_100)
-        rows += bench_steps(table, Path(scratch), shape, 16, 1)
-    write(rows, chosen.out, "generated pairs" if chosen.data is None else "given pairs", chosen.model)
+        rows = []
+        for found in measure(chosen.quick, table, model, Path(scratch)):
+            rows += found
+            print(
+                *(f"{row['ratio']:.2f}× {row['measure']}: {row['alternative']}; {row['here']}" for row in found),
+                sep="\n",
+            )
+            write(rows, chosen.out, "generated pairs" if chosen.data is None else "given pairs", chosen.model)
+    print((chosen.out / "bench.md").read_text(encoding="utf-8"))
+
+
+def measure(quick: bool, table: pd.DataFrame, model: Path, scratch: Path) -> Iterator[list[dict]]:
+    """Rows of the table, as they are measured; the dearest come last."""
+    repeats = 1 if quick else 5
+    for length in (512, 1024) if quick else (512, 1024, 2048):
+        yield [bench_attention(length, repeats)]
+    yield bench_encoder(1024, 1 if quick else 4, repeats)
+    yield [bench_memory(1024)]
+    yield [bench_padding(table, model, scratch)]
+    yield [bench_embedding(table.iloc[: 100 if quick else 150], model, 1 if quick else 3)]
+    yield [bench_sparse(table.iloc[: 800 if quick else 10_000], 2 if quick else 5)]
+    shape = v3_config(2, 128, 8000) if quick else v3_config(6, 768, 128_100)
+    yield bench_steps(table, scratch, shape, 16, 1)
 
 
 def bench_sparse(table: pd.DataFrame, folds: int) -> dict:
@@ -196,7 +209,6 @@ def write(rows: list[dict], out: Path, data: str, model: Path | None) -> None:
     lines += ["| measure | alternative | here | ratio |", "| --- | --- | --- | --- |"]
     lines += [f"| {r['measure']} | {r['alternative']} | {r['here']} | {r['ratio']:.1f}× |" for r in rows]
     (out / "bench.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

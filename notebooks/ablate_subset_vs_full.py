@@ -8,7 +8,7 @@
 # | --- | --- |
 # | Accelerator | GPU T4 x2 (cells of the grid run side by side) or any one GPU |
 # | Internet | off |
-# | Inputs to attach | the competition's data; a DeBERTa-v3 folder; to go on, this notebook's earlier output |
+# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or any DeBERTa-v3 folder; to go on, this notebook's earlier output |
 # | Runtime | what you set as `budget_minutes`; on a T4: not measured yet |
 # | Score | measures learning, not a leaderboard place: not measured yet |
 
@@ -39,17 +39,10 @@ from src_py.cell import Problem, Settings
 from src_py.cell_store import CellStore, find_cells
 from src_py.config import configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
-from src_py.env import (
-    choose_precision,
-    describe_hardware,
-    find_data,
-    find_extra,
-    find_model,
-    find_trained,
-    visible_gpus,
-)
+from src_py.env import find_data, find_extra, find_model, find_trained
 from src_py.files import write_csv
 from src_py.grid import run_cells
+from src_py.hardware import choose_precision, describe_hardware, visible_gpus
 from src_py.model import load_trained
 from src_py.plan import list_cells, plan, plan_table, time_cells
 from src_py.predict import predict_pairs

@@ -6,9 +6,9 @@
 #
 # | | |
 # | --- | --- |
-# | Accelerator | one or two GPUs for the embeddings (both are used); the rest runs on the CPU |
+# | Accelerator | GPU T4 x2 (both compute embeddings; the rest runs on the CPU) |
 # | Internet | off |
-# | Inputs to attach | the competition's data; a DeBERTa-v3 folder; optionally the output of `finetune_deberta` |
+# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or any DeBERTa-v3 folder; optionally `finetune_deberta`'s output |
 # | Runtime | on a T4: not measured yet |
 # | Score | on the leaderboard: not measured yet |
 
@@ -36,10 +36,11 @@ from src_py.attached import find_fine_tuned, predict_fine_tuned
 from src_py.blend import cross_fitted, fit_weights, mix
 from src_py.config import check_choices, configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
-from src_py.env import choose_precision, describe_hardware, find_data, find_model
+from src_py.env import find_data, find_model
 from src_py.errors import InputError
 from src_py.feature_groups import GROUPS, Counted, FoldFeatures, embed_pairs
 from src_py.files import WEIGHTS, folder_digest, write_csv
+from src_py.hardware import choose_precision, describe_hardware
 from src_py.metrics import apply_temperature, constant_log_loss, fit_temperature, score
 from src_py.report import class_table, plot_predictions
 from src_py.session import start_session

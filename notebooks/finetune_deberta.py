@@ -6,9 +6,9 @@
 #
 # | | |
 # | --- | --- |
-# | Accelerator | one GPU with 15 GB, such as a T4 (of two, one is used so far) |
+# | Accelerator | GPU T4 x2 (both train); or any one GPU with 15 GB |
 # | Internet | off |
-# | Inputs to attach | the competition's data; a DeBERTa-v3 folder (Add Input › Models) |
+# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or any DeBERTa-v3 folder |
 # | Runtime | on a T4: not measured yet |
 # | Score | on the leaderboard: not measured yet |
 
@@ -18,14 +18,13 @@
 # - `submission.csv`, checked before it is written;
 # - `oof.csv`: predictions for the validation rows, for blending;
 # - `fold_*/`: the trained model. Attach this notebook's output as an input and it only predicts: that is what
-#   the scoring run should do.
+#   the scoring run should do. If the run was broken off, attaching its output goes on from the last checkpoint.
 #
 # Watch one line: the **constant predictor**, which always answers with the training labels' class shares. A
 # model that stays on it has learned nothing, whatever its accuracy says.
 
 # %%
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +32,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from src_py.clock import Clock
 from src_py.config import check_folds, configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
 from src_py.doctor import check_before_training
-from src_py.env import choose_precision, describe_hardware, find_data, find_model, find_trained
+from src_py.env import find_data, find_model
 from src_py.files import write_csv
+from src_py.hardware import choose_precision, describe_hardware
 from src_py.metrics import apply_temperature, class_shares, fit_temperature, score
 from src_py.model import adapt, build_model, load_trained, save_trained
 from src_py.predict import predict_pairs
 from src_py.report import class_table, history_table, plot_learning, plot_predictions
+from src_py.resume import begin_run, end_run, finished_folds, open_folds, run_key
 from src_py.session import free_memory, start_session
 from src_py.split import assign_folds
 from src_py.submission import write_submission
@@ -49,7 +51,7 @@ from src_py.text import encode_pairs, truncation_report
 from src_py.tokenizer import load_tokenizer
 from src_py.train import make_trainer
 from src_py.verdict import judge_training
-from src_py.watch import watch
+from src_py.workers import fit
 
 # %% [markdown]
 # ## Configuration
@@ -92,6 +94,8 @@ class CFG:
     evals_per_epoch: int = 4
     precision: str = "fp16"  # or "bf16" where it is native, or "fp32"
     stop_on_failure: bool = True  # of a check before training, or of the watcher during it
+    hours: float = 8.5  # for everything; Kaggle ends these notebooks after 9
+    processes: int = 0  # 0: one for each GPU
     # Validation
     n_folds: int = 5
     folds: tuple[int, ...] = (0,)  # (0, 1, 2, 3, 4) trains five models and averages them
@@ -102,6 +106,7 @@ class CFG:
 cfg = configure(CFG(), os.environ.get("RECIPE_CFG", ""))
 precision = choose_precision(cfg.precision)
 output = Path(cfg.output_dir)
+clock = Clock(cfg.hours)
 start_session(cfg.seed)
 print(describe_hardware(precision))
 
@@ -118,6 +123,7 @@ train, cleaning = load_pairs(files.train)
 test, test_cleaning = load_pairs(files.test, labelled=False)
 print(files.train, files.test, sep="\n")
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
@@ -126,7 +132,7 @@ display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"
 # log loss on the validation rows is the number to beat.
 
 # %%
-trained = find_trained(cfg.input_dir)
+trained = finished_folds(cfg.input_dir)
 labels = train["label"].to_numpy()
 fold_of = assign_folds(train, cfg.n_folds, cfg.seed)
 check_folds(cfg.folds, cfg.n_folds)
@@ -146,10 +152,14 @@ print(f"{len(trained)} trained folders are attached: {'predicting only' if train
 reading = pick(cfg, "style", "max_length", "prompt_share", "head_share")
 if folds:
     model_dir = find_model(cfg.input_dir, cfg.model_dir)
+    run = run_key(cfg, files.train, model_dir)
+    begin_run(output, cfg.input_dir, run)
     tokenizer = load_tokenizer(model_dir)
     encoded = encode_pairs(train, tokenizer, **reading, cache_dir=output / "cache")
     print(f"{model_dir}: {len(tokenizer):,} tokens")
     display(truncation_report(encoded))
+todo = open_folds(output, folds)
+clock.mark("Encode")
 
 # %% [markdown]
 # The encoder keeps **fp32 master weights** (the public checkpoints are stored in fp16 and cannot be trained as they
@@ -185,7 +195,7 @@ def new_trainer(fold: int):
         train=encoded.select(np.flatnonzero(fold_of != fold)),
         valid=encoded.select(np.flatnonzero(fold_of == fold)),
         pad_token_id=tokenizer.pad_token_id,
-        output_dir=output / "checkpoints",
+        output_dir=output / "checkpoints" / f"fold_{fold}",
         precision=precision,
         seed=cfg.seed + fold,
         **pick(cfg, "epochs", "lr", "head_lr", "layer_decay", "weight_decay", "warmup", "max_grad_norm"),
@@ -194,11 +204,12 @@ def new_trainer(fold: int):
 
 
 # %%
-for fold in folds[:1]:
+for fold in todo[:1]:
     checked = check_before_training(new_trainer(fold), tokenizer, train[fold_of != fold], train[fold_of == fold])
     display(checked)
     checked.stop_on_failure(cfg.stop_on_failure)
     free_memory()
+clock.mark("Check before training")
 
 # %% [markdown]
 # ## Train
@@ -206,39 +217,42 @@ for fold in folds[:1]:
 # Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
 # rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
 # The watcher ends a run that cannot get better. Pairs of equal length go through the model together, as many as a
-# fixed number of tokens holds; an optimizer step is always `batch_size` pairs.
+# fixed number of tokens holds; an optimizer step is always `batch_size` pairs. With two GPUs each computes half of
+# every step. A training that would not end in time is stopped early enough to evaluate and submit.
 
 
 # %%
-def train_fold(fold: int):
+def train_fold(fold: int, until: float):
     """The model with the best validation log loss, and its history."""
     start_session(cfg.seed + fold)
     trainer = new_trainer(fold)
-    watch(trainer, stop=cfg.stop_on_failure)
-    trainer.train()
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # the best weights are in the model
+    rows_after = ((fold_of == fold).sum() + len(test)) * (1 if cfg.style == "pairwise" else 2)
+    fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes)
     return trainer.model, history_table(trainer.state.log_history)
 
 
 # %% [markdown]
 # Each fold's predictions for its validation rows are kept out of fold, and a temperature is fitted to them: a
-# fine-tuned model is usually too certain, and log loss charges for that.
+# fine-tuned model is usually too certain, and log loss charges for that. A fold is stored as it ends.
 
 # %%
-histories, raw = {}, np.full((len(train), len(classes)), np.nan)
-calibrated = raw.copy()
-for fold in folds:
+for number, fold in enumerate(todo):
+    rows, folder = fold_of == fold, output / f"fold_{fold}"
     print(f"fold {fold}")
-    model, histories[fold] = train_fold(fold)
-    rows = fold_of == fold
-    raw[rows] = predict_pairs(model, tokenizer, train[rows], **reading, batch_size=32, precision=precision)
-    temperature = fit_temperature(raw[rows], labels[rows]) if cfg.temperature else 1.0
-    calibrated[rows] = apply_temperature(raw[rows], temperature)
+    model, history = train_fold(fold, until=clock.share(len(todo) - number))
+    raw = predict_pairs(model, tokenizer, train[rows], **reading, batch_size=32, precision=precision)
+    temperature = fit_temperature(raw, labels[rows]) if cfg.temperature else 1.0
+    print(f"log loss {score(labels[rows], raw)['log_loss']:.4f}, temperature {temperature:.2f}")
+    known = pd.DataFrame({"id": train["id"], "fold": fold, "label": labels})[rows].reset_index(drop=True)
+    folder.mkdir(exist_ok=True)
+    calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
+    write_csv(folder / "validation.csv", known.join(calibrated))
+    write_csv(folder / "history.csv", history.reset_index())
     settings = reading | pick(cfg, "pooling", "side_bias") | {"n_classes": len(classes), "temperature": temperature}
-    save_trained(model, tokenizer, output / f"fold_{fold}", settings)
-    print(f"fold {fold}: log loss {score(labels[rows], raw[rows])['log_loss']:.4f}, temperature {temperature:.2f}")
+    save_trained(model, tokenizer, folder, settings)
     del model
     free_memory()
+clock.mark("Train")
 
 # %% [markdown]
 # ## Evaluate
@@ -248,9 +262,11 @@ for fold in folds:
 # constant predictor and with a regression that sees nothing but lengths.
 
 # %%
-for fold, history in histories.items():
+validations = {fold: pd.read_csv(output / f"fold_{fold}/validation.csv", dtype={"id": str}) for fold in folds}
+for fold, validation in validations.items():
+    history = pd.read_csv(output / f"fold_{fold}/history.csv", index_col="step")
     rest, rows = train[fold_of != fold], train[fold_of == fold]
-    verdict = judge_training(rest, rows, calibrated[fold_of == fold], prompt_key(rows), history)
+    verdict = judge_training(rest, rows, validation[list(classes)].to_numpy(), prompt_key(rows), history)
     print(f"fold {fold}: {verdict}")
     lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
     display(verdict.table, history.round(4), plot_learning(history, lines))
@@ -258,10 +274,7 @@ for fold, history in histories.items():
 # %%
 oof_path = (trained[0].parent if trained else output) / "oof.csv"
 if folds:
-    known = np.isin(fold_of, folds)
-    oof = pd.DataFrame({"id": train["id"], "fold": fold_of, "label": labels})
-    write_csv(oof_path, pd.concat([oof, pd.DataFrame(calibrated, columns=list(classes))], axis=1)[known])
-    print(f"log loss before calibration {score(labels[known], raw[known])['log_loss']:.4f}")
+    write_csv(oof_path, pd.concat(validations.values()))
 if oof_path.is_file():
     oof = pd.read_csv(oof_path, dtype={"id": str})
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
@@ -270,6 +283,7 @@ if oof_path.is_file():
         pd.DataFrame({"model": score(truth, probabilities), "constant predictor": score(truth, constant)}).T.round(4)
     )
     display(plot_predictions(truth, probabilities, classes))
+clock.mark("Evaluate")
 
 # %% [markdown]
 # ## Submission
@@ -286,7 +300,10 @@ for folder in folders:
     predicted = predict_pairs(model, load_tokenizer(folder), test, **options, batch_size=32, precision=precision)
     total += apply_temperature(predicted, settings["temperature"])
 submission = write_submission(output / "submission.csv", test["id"], total / len(folders))
-display(submission.head())
+if folds:
+    end_run(output, run)
+clock.mark("Submission")
+display(submission.head(), clock.table())
 
 # %% [markdown]
 # ## What to change next
@@ -297,3 +314,5 @@ display(submission.head())
 # - **More out of the same data**: `folds=(0, 1, 2, 3, 4)` averages five models and completes `oof.csv` for blending.
 # - **Longer texts**: `max_length=1024` if the truncation report shows many rows mostly cut; halve `micro_batch`.
 # - **Scoring run**: attach this notebook's output as an input; training is then skipped.
+# - **Broken off**: run again, or attach the output and keep the configuration: finished folds and the last checkpoint
+#   are used.

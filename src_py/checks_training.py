@@ -6,6 +6,7 @@ import torch
 from transformers import get_scheduler
 
 from src_py.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.hardware import missing_kernels
 from src_py.train import reference_lr
 
 
@@ -80,8 +81,8 @@ def check_gpus(setup: Setup) -> Finding:
     if used > 1:
         advice = "Trainer wraps the model in DataParallel: use one GPU a process (make_trainer does)."
         return Finding(name, FAIL, f"{seen} visible, {used} in one process", limit, advice)
-    if seen > 1 and setup.args.world_size == 1:
-        return Finding(name, WARN, f"{seen} visible, 1 used", limit, "The others idle: run other folds on them.")
+    if seen > 1 and not hasattr(setup.trainer, "micro_batch"):
+        return Finding(name, WARN, f"{seen} visible, 1 used", limit, "The others idle: train with src_py.workers.fit.")
     return Finding(name, PASS if seen else SKIP, f"{seen} visible", limit)
 
 
@@ -102,22 +103,9 @@ def check_gpu_architecture(setup: Setup) -> Finding:
     name = "GPU architecture"
     if not torch.cuda.is_available():
         return Finding(name, SKIP, "no GPU", "in torch's list")
+    remedy = missing_kernels()
     major, minor = torch.cuda.get_device_capability()
-    built = torch.cuda.get_arch_list()
-    # Kernels run on later minor versions of the same major one; PTX (compute_) on anything later.
-    fits = any(
-        (kind == "sm" and int(number[:-1]) == major and int(number[-1]) <= minor)
-        or (kind == "compute" and (int(number[:-1]), int(number[-1])) <= (major, minor))
-        for kind, number in (entry.rstrip("af").split("_") for entry in built)
-    )
-    if fits:
-        return Finding(name, PASS, f"sm_{major}{minor}", "in torch's list")
-    version = torch.__version__.split("+")[0]
-    advice = (
-        f"This torch has no kernels for the card. Choose the T4, or attach the cu126 wheel and run: "
-        f"pip install --no-index --find-links /kaggle/input torch=={version}+cu126"
-    )
-    return Finding(name, FAIL, f"sm_{major}{minor} not in {' '.join(built)}", "in torch's list", advice)
+    return Finding(name, FAIL if remedy else PASS, f"sm_{major}{minor}", "in torch's list", remedy or "")
 
 
 TRAINING_CHECKS = (

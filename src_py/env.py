@@ -1,11 +1,9 @@
-"""Find what is attached, and say what machine this is."""
+"""Find what is attached."""
 
 import json
 import os
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from src_py.errors import InputError
 
@@ -99,38 +97,6 @@ def find_extra(root: str | Path, name: str) -> Path:
         where = f"several files are ({', '.join(map(str, found))})" if found else "no file is"
         raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give its whole path, or attach it.")
     return found[0]
-
-
-def visible_gpus() -> tuple[int, ...]:
-    """Numbers of the GPUs this process may use."""
-    return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
-
-
-def describe_hardware(precision: str) -> str:
-    """One line: device, memory, and the precision that will be used."""
-    if not torch.cuda.is_available():
-        return f"CPU with {os.cpu_count()} cores, torch {torch.__version__}, {precision}"
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    names = ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.1f} GB)" for gpu in gpus)
-    return f"{names}; training on the first; torch {torch.__version__}, {precision} autocast"
-
-
-def choose_precision(wanted: str) -> str:
-    """Return "fp16", "bf16" or "fp32": what training will really run in.
-
-    A CPU always trains in fp32 (half precision is slower there). bf16 is refused where it is only
-    emulated, as on a T4, where it takes twice the time of fp16.
-
-    Raises:
-        InputError: for an unknown name, or bf16 without native support.
-    """
-    if wanted not in ("fp16", "bf16", "fp32"):
-        raise InputError(f"CFG.precision is {wanted!r}; use 'fp16', 'bf16' or 'fp32'.")
-    if not torch.cuda.is_available():
-        return "fp32"
-    if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise InputError("CFG.precision is 'bf16', which this GPU only emulates at half the speed; use 'fp16'.")
-    return wanted
 
 
 def _walk(root: str | Path):

@@ -28,16 +28,32 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> Path:
         InputError: when the folder cannot be written or the disk is full; an earlier file is left as it was.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            frame.to_csv(file, index=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(path, lambda file: frame.to_csv(file, index=False))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"{path} cannot be written ({error.strerror}); free some space or set CFG.output_dir."
         ) from error
     return path
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to a temporary file beside `path`, then rename it.
+
+    Raises:
+        OSError: when the folder cannot be written or the disk is full; an earlier file is left as it was.
+    """
+    _replace(Path(path), lambda file: file.write(text))
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from src_py.config import check_choice
 from src_py.env import TRAINED_MARKER
 from src_py.errors import InputError
-from src_py.fast_attention import use_fast_attention
+from src_py.fast_attention import FastEncoder, use_fast_attention
 from src_py.heads import DavidsonHead, JointHead
 from src_py.text import STYLES
 from src_py.tokenizer import newline_id, single_token_id
@@ -107,11 +107,9 @@ def load_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
             f"{folder} holds a {config.model_type} model, which is no bidirectional encoder; "
             "attach DeBERTa-v3 (or BERT, RoBERTa, ELECTRA) instead."
         )
-    # BERT's own pooler would be a randomly used extra; a config without one takes it silently.
-    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
     try:
         encoder = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, local_files_only=True, weights_only=True, **extra
+            folder, config=config, dtype=torch.float32, local_files_only=True, weights_only=True, **_no_pooler(config)
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
         raise InputError(
@@ -147,6 +145,32 @@ def encoder_layers(encoder: nn.Module) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return module
     raise InputError(f"No list of {wanted} layers found in {type(encoder).__name__}; use a DeBERTa or BERT model.")
+
+
+def model_settings(model: PreferenceModel) -> dict:
+    """What `model_from_settings` needs beside the encoder's config to build the same architecture."""
+    head = model.head
+    pairwise = isinstance(head, DavidsonHead)
+    return {
+        "style": "pairwise" if pairwise else "joint",
+        "n_classes": head.n_classes if pairwise else head.classifier.out_features,
+        "dropout": head.dropout.p,
+        "side_bias": pairwise and head.bias is not None,
+        "pooling": model.pooling,
+        "label_smoothing": model.label_smoothing,
+        "fast_attention": any(isinstance(module, FastEncoder) for module in model.modules()),
+    }
+
+
+def model_from_settings(folder: str | Path, settings: dict) -> PreferenceModel:
+    """The architecture of `model_settings` with fresh weights; `folder` holds the encoder's config.json."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    encoder = AutoModel.from_config(config, dtype=torch.float32, **_no_pooler(config))
+    if settings["fast_attention"]:
+        use_fast_attention(encoder)
+    options = (settings["n_classes"], settings["dropout"], settings["side_bias"])
+    head = _head(settings["style"], encoder.config.hidden_size, *options)
+    return PreferenceModel(encoder, head, settings["pooling"], settings["label_smoothing"])
 
 
 def adapt(model: PreferenceModel, freeze_embeddings: bool, freeze_layers: int, reinit_layers: int) -> None:
@@ -206,6 +230,11 @@ def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[Prefe
             "attach the complete output of a finished run."
         ) from error
     return PreferenceModel(encoder, head, settings["pooling"]).eval(), settings
+
+
+def _no_pooler(config) -> dict:
+    """BERT's own pooler would be a randomly used extra; a config without one takes it silently."""
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
 
 
 def _head(style: str, hidden_size: int, n_classes: int, dropout: float, side_bias: bool) -> nn.Module:

@@ -24,6 +24,8 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
             elif key in _COLUMNS:
                 row[_COLUMNS[key]] = value
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+    shares = [name for name in table if name.startswith("predicted ")]  # a log that was read back is in another order
+    table = table[[name for name in ("epoch", "training loss", *_COLUMNS.values()) if name in table] + shares]
     return table.dropna(subset=["log loss"]) if "log loss" in table else table
 
 

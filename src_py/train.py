@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from src_py.batches import BudgetTrainer
@@ -68,7 +68,8 @@ def make_trainer(
     layer_decay: float = 1.0,
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
-) -> Trainer:
+    most: int | None = None,
+) -> BudgetTrainer:
     """A Trainer for `PreferenceModel`.
 
     Args:
@@ -81,12 +82,22 @@ def make_trainer(
         evals_per_epoch: evaluations, each with a checkpoint, of which the best by log loss is loaded at the end;
             with 0 there are none, and the last weights stay.
         precision: "fp16", "bf16" or "fp32", from `choose_precision`.
+        most: pairs in a forward pass at most, when memory was found to be short.
+
+    Returns:
+        `settings` of it are the arguments, for another process to make the same Trainer.
 
     Raises:
         InputError: for a batch of no pairs.
     """
     if min(batch_size, micro_batch) < 1:
         raise InputError(f"CFG.batch_size ({batch_size}) and CFG.micro_batch ({micro_batch}) must be at least 1.")
+    settings = {
+        "pad_token_id": int(pad_token_id), "output_dir": str(output_dir), "epochs": epochs, "lr": lr,
+        "head_lr": head_lr, "batch_size": batch_size, "micro_batch": micro_batch, "warmup": warmup,
+        "evals_per_epoch": evals_per_epoch, "precision": precision, "seed": seed, "layer_decay": layer_decay,
+        "weight_decay": weight_decay, "max_grad_norm": max_grad_norm,
+    }  # fmt: skip
     lr = lr or reference_lr(model)
     head_lr = head_lr or HEAD_FACTOR * lr
     steps_per_epoch = math.ceil(len(train) / batch_size)
@@ -112,23 +123,26 @@ def make_trainer(
         eval_steps=eval_steps,
         logging_steps=eval_steps,
         logging_nan_inf_filter=False,
-        # Two checkpoints at most, weights only: the last and the best by log loss.
+        # Two checkpoints at most: the last, to go on from, and the best by log loss.
         save_strategy=rhythm,
         save_steps=eval_steps,
         save_total_limit=1,
-        save_only_model=True,
         load_best_model_at_end=evals_per_epoch > 0,
         metric_for_best_model="log_loss",
         greater_is_better=False,
         seed=seed,
         report_to="none",
         disable_tqdm=True,
+        # Every trained weight is used in every forward pass, and there are no buffers to keep equal.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
     # Trainer would wrap the model in nn.DataParallel over all GPUs it sees: twice the batch, half the steps.
     arguments._n_gpu = min(1, arguments.n_gpu)
     groups = parameter_groups(model, lr, head_lr, layer_decay, weight_decay)
     trainer = BudgetTrainer(
         micro_batch=micro_batch,
+        most=most,
         model=model,
         args=arguments,
         train_dataset=train,
@@ -138,4 +152,5 @@ def make_trainer(
         optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6, fused=True), None),
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.settings = settings
     return trainer

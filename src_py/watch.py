@@ -45,12 +45,12 @@ class Watcher(TrainerCallback):
         self.stop, self.events = stop, []
         self.trainer, self.evaluations, self.training_loss = trainer, [], math.nan
         self.skipped, self.losses = deque(maxlen=SKIPPED_WINDOW), []
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), 0
         self._compute_loss = trainer.compute_loss
         trainer.compute_loss = self._watched_loss
 
     def on_train_begin(self, args, state, control, **_):
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), state.global_step
 
     def on_step_end(self, args, state, control, **_):
         if self.losses:
@@ -74,7 +74,8 @@ class Watcher(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **_):
         row = {name: metrics.get(f"eval_{name}", math.nan) for name in ("log_loss", "accuracy", "spread")}
         self.evaluations.append(row | {"step": state.global_step, "training_loss": self.training_loss})
-        left = (time.monotonic() - self.started) * (state.max_steps / max(1, state.global_step) - 1)
+        pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
+        left = pace * (state.max_steps - state.global_step)
         shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("eval_predicted_"))
         print(
             f"step {state.global_step:>5}/{state.max_steps}  log loss {row['log_loss']:.4f} "

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from src_py.env import choose_precision, find_data, find_model, find_trained
+from src_py.env import find_data, find_model, find_trained
 from src_py.errors import InputError
+from src_py.hardware import choose_precision
 
 
 @pytest.mark.parametrize("mount", ["competitions/llm-classification-finetuning", "lmsys-chatbot-arena", "."])

@@ -1,0 +1,112 @@
+"""Go on with a run that was broken off: which files are its, and where an attached output left them."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from src_py.env import TRAINED_MARKER, find_named, find_trained
+from src_py.errors import InputError
+from src_py.files import folder_digest, write_text
+
+RUN = "finetune_run.json"
+ELSEWHERE = ("input_dir", "model_dir", "output_dir", "hours", "processes", "micro_batch", "stop_on_failure", "folds")
+
+
+def run_key(config, data: Path, model: Path) -> str:
+    """Digest of what a run's result depends on: settings, training file, encoder.
+
+    Where files lie, the folds asked for, the time limit and the number of processes change no fold's result.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=list).encode())
+    with open(data, "rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(folder_digest(model, (".json", ".safetensors", ".bin", ".model")).encode())
+    return digest.hexdigest()[:16]
+
+
+def finished_folds(root: str | Path) -> list[Path]:
+    """Trained folders below `root` to predict with: those of finished runs, for a broken-off one is gone on with.
+
+    In the scoring run, which has no time to train, those of a broken-off one too.
+    """
+    left = [] if is_scoring_run() else _unfinished(root)
+    return [folder for folder in find_trained(root) if folder.parent not in left]
+
+
+def begin_run(output: Path, root: str | Path, key: str) -> None:
+    """Make `output` hold what an earlier run with this key has done, and no fold of another.
+
+    What is there already comes first, then the attached outputs of broken-off runs below `root`.
+
+    Raises:
+        InputError: when the folder cannot be written.
+    """
+    try:
+        if _read(output).get("key") == key:
+            print(f"Going on in {output}: {_told(output)}. For a run from the beginning change CFG.seed or the folder.")
+        else:
+            for left in (*output.glob("fold_*"), output / "checkpoints"):
+                shutil.rmtree(left, ignore_errors=True)
+            _take_over(output, root, key)
+        _write(output, key, finished=False)  # last: copying that was itself broken off starts again
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or output} cannot be written ({error.strerror}); free some space or set CFG.output_dir."
+        ) from error
+
+
+def end_run(output: Path, key: str) -> None:
+    """The run is complete: attached to another one its folds are for predicting."""
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    _write(output, key, finished=True)
+
+
+def open_folds(output: Path, folds: tuple[int, ...]) -> list[int]:
+    """The folds that are still to be trained."""
+    return [fold for fold in folds if not (output / f"fold_{fold}" / TRAINED_MARKER).is_file()]
+
+
+def is_scoring_run() -> bool:
+    """Kaggle runs the notebook again, on the hidden test rows."""
+    return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
+
+
+def _take_over(output: Path, root: str | Path, key: str) -> None:
+    for attached in _unfinished(root):
+        if _read(attached).get("key") != key:
+            print(f"{attached} was broken off with other settings, rows or encoder; it is not used.")
+            continue
+        print(f"Going on from {attached}: {_told(attached)}.")
+        for source in (path for part in ("fold_*", "checkpoints") for path in attached.glob(f"{part}/**/*")):
+            if source.is_file():  # one by one: whole folders would come with the rights of a read-only mount
+                target = output / source.relative_to(attached)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        return
+
+
+def _unfinished(root: str | Path) -> list[Path]:
+    return [path.parent for path in find_named(root, RUN) if not _read(path.parent).get("finished")]
+
+
+def _read(folder: Path) -> dict:
+    try:
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(folder: Path, key: str, finished: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RUN, json.dumps({"key": key, "finished": finished}))
+
+
+def _told(folder: Path) -> str:
+    folds = sorted(path.parent.name for path in folder.glob("fold_*/preference.json"))
+    steps = sorted(path.name for path in folder.glob("checkpoints/*/checkpoint-*"))
+    return f"finished {', '.join(folds) or 'no fold'}; {', '.join(steps) or 'no checkpoint'}"
