@@ -16,6 +16,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
 from src_py.batches import TokenBudget
 from src_py.fast_attention import use_fast_attention, use_stock_attention
+from src_py.length_groups import length_groups
 from src_py.model import adapt, build_model
 from src_py.predict import PairCollator
 from src_py.text import encode_pairs
@@ -209,7 +210,7 @@ def _posted_steps(folder, tokenizer, rows, max_length):
     order = encode_pairs(rows, tokenizer, "joint", max_length).shuffle(seed=0)
     collate = PairCollator(tokenizer.pad_token_id)
     steps = [[collate([order[i] for i in range(at, min(at + 2, len(order)))])] for at in range(0, len(order), 2)]
-    return _steps(model, steps, torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01)))
+    return _steps(model, steps, torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01)), False)
 
 
 def _recipe_step(folder, tokenizer, rows, style, max_length):
@@ -219,11 +220,11 @@ def _recipe_step(folder, tokenizer, rows, style, max_length):
     encoded = list(encode_pairs(rows, tokenizer, style, max_length))
     tokens = 4 * max(row["length"] for row in encoded) * len(encoded[0]["sequences"])
     parts = TokenBudget(PairCollator(tokenizer.pad_token_id), tokens)(encoded)["parts"]
-    return _steps(model, [parts], torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01), fused=True))
+    return _steps(model, [parts], torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01), fused=True), True)
 
 
-def _steps(model, steps: list[list[dict]], optimizer):
-    """Optimizer steps, each over its parts."""
+def _steps(model, steps: list[list[dict]], optimizer, trimmed: bool):
+    """Optimizer steps, each over its parts; `trimmed`: with less padding, as in the recipe."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
 
@@ -232,7 +233,8 @@ def _steps(model, steps: list[list[dict]], optimizer):
             pairs = sum(len(part["labels"]) for part in parts)
             for part in parts:
                 with torch.autocast(device, torch.float16, enabled=device == "cuda"):
-                    loss = model(**{name: value.to(device) for name, value in part.items()})["loss"]
+                    tensors = {name: value.to(device) for name, value in part.items() if name != "lengths"}
+                    loss = model(**tensors, lengths=part["lengths"] if trimmed else None)["loss"]
                 (loss * len(part["labels"]) / pairs).backward()
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
             optimizer.step()
@@ -249,7 +251,11 @@ def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
     trainer = make_trainer(
         fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", 1, 0, 0, 16, 4, 0.1, 1, "fp32", 0
     )
-    mine = _padding(part["attention_mask"] for batch in trainer.get_train_dataloader() for part in batch["parts"])
+    mine = np.zeros(2)
+    for part in (part for batch in trainer.get_train_dataloader() for part in batch["parts"]):
+        lengths = [length for row in part["lengths"] for length in row]
+        mine += sum(len(rows) * longest for rows, longest in length_groups(lengths)), sum(lengths)
+    mine = 1 - mine[1] / mine[0]
     order = np.random.default_rng(0).permutation(len(encoded))
     collate = PairCollator(tokenizer.pad_token_id)
     rows = encoded.select_columns(["sequences"])

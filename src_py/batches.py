@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 
@@ -124,6 +125,16 @@ class BudgetTrainer(Trainer):
             self.most = largest // 2
             free_memory()
             print(f"Out of memory: from here on at most {self.most} pairs in a forward pass; a step stays what it was.")
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        """Raises InputError when the disk is full or the folder cannot be written."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own
+            raise InputError(
+                f"No checkpoint could be written to {self.args.output_dir} ({str(error).splitlines()[0][:150]}); free "
+                "some space or set CFG.output_dir. Checkpoints so far are kept."
+            ) from error
 
     def _gradients(self, model, parts: list[dict], weights: list[float]) -> torch.Tensor:
         processes, losses = self.args.world_size, []

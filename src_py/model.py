@@ -15,6 +15,7 @@ from src_py.env import TRAINED_MARKER
 from src_py.errors import InputError
 from src_py.fast_attention import FastEncoder, use_fast_attention
 from src_py.heads import DavidsonHead, JointHead
+from src_py.length_groups import length_groups
 from src_py.text import STYLES
 from src_py.tokenizer import newline_id, single_token_id
 
@@ -25,8 +26,9 @@ class PreferenceModel(nn.Module):
     """Encoder, pooling and head.
 
     forward takes `input_ids` and `attention_mask` of shape (batch, sequences, tokens), where sequences is 2 for
-    pairwise and 1 for joint, and optionally `labels` (batch,); it returns `loss` (a mean over rows) and
-    `logits` (batch, classes).
+    pairwise and 1 for joint, and optionally `labels` (batch,) and `lengths`, tokens of every sequence, padded on the
+    right, as lists: then short and long ones go through the encoder apart, with less padding. It returns `loss` (a
+    mean over rows) and `logits` (batch, classes).
     """
 
     # transformers >= 5 otherwise takes DeBERTa's forward(**kwargs) to mean that the model divides the loss
@@ -38,20 +40,26 @@ class PreferenceModel(nn.Module):
         check_choice("pooling", pooling, POOLINGS)
         self.encoder, self.head, self.pooling, self.label_smoothing = encoder, head, pooling, label_smoothing
 
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, lengths=None) -> torch.Tensor:
         """One float32 vector a sequence: (batch, sequences, hidden)."""
         batch, sequences, tokens = input_ids.shape
-        mask = attention_mask.view(batch * sequences, tokens)
-        hidden = self.encoder(input_ids=input_ids.view(batch * sequences, tokens), attention_mask=mask)[0].float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            weights = mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return pooled.view(batch, sequences, -1)
+        ids, mask = (x.reshape(batch * sequences, tokens) for x in (input_ids, attention_mask))
+        if lengths is None:
+            return self._pooled(ids, mask).view(batch, sequences, -1)
+        groups = length_groups([length for row in lengths for length in row])
+        parts = [self._pooled(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
+        places = torch.tensor([row for rows, _ in groups for row in rows]).argsort().to(ids.device, non_blocking=True)
+        return torch.cat(parts)[places].view(batch, sequences, -1)
 
-    def forward(self, input_ids, attention_mask, labels=None) -> dict[str, torch.Tensor]:
-        logits = self.head(self.encode(input_ids, attention_mask)).float()
+    def _pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0].float()
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def forward(self, input_ids, attention_mask, labels=None, lengths=None) -> dict[str, torch.Tensor]:
+        logits = self.head(self.encode(input_ids, attention_mask, lengths)).float()
         if labels is None:
             return {"logits": logits}
         smoothing = self.label_smoothing if self.training else 0.0

@@ -13,7 +13,10 @@ from src_py.text import encode_pairs
 
 
 class PairCollator:
-    """Pads the sequences of a batch to its longest: input_ids and attention_mask (rows, sequences, tokens)."""
+    """Pads the sequences of a batch to its longest: input_ids and attention_mask (rows, sequences, tokens).
+
+    Their `lengths` stay lists: a GPU would have to be waited for to read them.
+    """
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
@@ -28,6 +31,7 @@ class PairCollator:
                 input_ids[i, j, : len(ids)] = ids
                 attention_mask[i, j, : len(ids)] = 1
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        batch["lengths"] = [[len(ids) for ids in row["sequences"]] for row in rows]
         if "labels" in rows[0]:
             batch["labels"] = torch.tensor([row["labels"] for row in rows])
         return batch
@@ -55,7 +59,8 @@ def predict_logits(
     with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
         title = f"Predicting {len(order):,} pairs"
         for batch in tqdm(loader, desc=title, mininterval=10, file=sys.stdout, disable=not progress):
-            parts.append(model(**{name: tensor.to(device) for name, tensor in batch.items()})["logits"].cpu())
+            ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+            parts.append(model(ids, mask, lengths=batch["lengths"])["logits"].cpu())
     logits = np.empty((len(order), parts[0].shape[1]), dtype=np.float64)
     logits[order] = torch.cat(parts).double().numpy()
     if not np.isfinite(logits).all():

@@ -76,17 +76,17 @@ def is_scoring_run() -> bool:
 
 
 def _take_over(output: Path, root: str | Path, key: str) -> None:
+    mine = [attached for attached in _unfinished(root) if _read(attached).get("key") == key]
     for attached in _unfinished(root):
-        if _read(attached).get("key") != key:
+        if attached not in mine:
             print(f"{attached} was broken off with other settings, rows or encoder; it is not used.")
-            continue
+    for attached in mine[:1]:
         print(f"Going on from {attached}: {_told(attached)}.")
         for source in (path for part in ("fold_*", "checkpoints") for path in attached.glob(f"{part}/**/*")):
             if source.is_file():  # one by one: whole folders would come with the rights of a read-only mount
                 target = output / source.relative_to(attached)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
-        return
 
 
 def _unfinished(root: str | Path) -> list[Path]:

@@ -19,6 +19,7 @@ from src_py.predict import PairCollator
 # parameters in the encoder's layers: small, base, large. The first is for random models of a few layers (demo).
 _LEARNING_RATES = ((2e6, 1e-3), (60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
 HEAD_FACTOR = 10  # the head starts from nothing, the encoder does not
+HANG_SECONDS = 900  # that a process waits for another one; longer than an evaluation on one side can take
 
 
 def reference_lr(model: torch.nn.Module) -> float:
@@ -133,6 +134,7 @@ def make_trainer(
         seed=seed,
         report_to="none",
         disable_tqdm=True,
+        ddp_timeout=HANG_SECONDS,
         # Every trained weight is used in every forward pass, and there are no buffers to keep equal.
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,

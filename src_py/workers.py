@@ -21,6 +21,7 @@ from src_py.train_worker import JOB, MODEL, RESULT, STATE, TRAIN, VALID, die_wit
 from src_py.training_run import run_training
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+_TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 _LOST_PARTNER = re.compile(r"gloo|nccl|DistBackendError|Connection (closed|reset)", re.IGNORECASE)
 
 
@@ -117,6 +118,11 @@ def run_workers(folder: Path, processes: int) -> bool:
     # A process that lost its partner says so; the partner's own reason is the one that matters.
     texts = [error["text"] for error in errors]
     own = [text for text in texts if not _LOST_PARTNER.search(text)] or texts or [said[-3000:]]
+    if _TIMED_OUT.search(own[0]):
+        raise RuntimeError(
+            f"One of the {processes} training processes did not answer in time (a hanging disk, or a lost GPU). Run "
+            f"the cell again: it goes on from the last checkpoint.\n{own[0]}"
+        )
     raise RuntimeError(f"The training ended in one of its {processes} processes:\n{own[0]}")
 
 

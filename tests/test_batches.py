@@ -6,6 +6,7 @@ import torch
 
 from src_py.batches import PooledBatches, TokenBudget
 from src_py.errors import InputError
+from src_py.length_groups import length_groups
 from src_py.model import adapt, build_model
 from src_py.predict import PairCollator
 from src_py.session import start_session
@@ -20,7 +21,9 @@ def lengths():
 
 def test_every_row_comes_once_an_epoch_in_another_order_each_time(lengths):
     sampler = PooledBatches(lengths[:997], 16, seed=0)
-    epochs = [list(sampler), list(sampler)]
+    epochs = [list(sampler)]
+    sampler.set_epoch(1)
+    epochs.append(list(sampler))
     assert len(sampler) == len(epochs[0]) == 63
     for steps in epochs:
         assert sorted(row for step in steps for row in step) == list(range(997))
@@ -100,8 +103,8 @@ def short_of_memory(trainer, rows):
     """Half of the gradients are there when the memory runs out."""
     forward = trainer.model.forward
 
-    def too_much(input_ids, attention_mask, labels=None):
-        found = forward(input_ids, attention_mask, labels)
+    def too_much(input_ids, attention_mask, labels=None, lengths=None):
+        found = forward(input_ids, attention_mask, labels, lengths)
         if len(input_ids) > rows and trainer.model.training:
             found["loss"].backward()
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -122,3 +125,30 @@ def test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing(new
 def test_memory_for_less_than_a_pair_is_told(new_trainer):
     with pytest.raises(InputError, match=r"CFG\.max_length"):
         short_of_memory(new_trainer(16), rows=0).train()
+
+
+def test_groups_hold_every_sequence_once_and_little_padding(lengths):
+    groups = length_groups(lengths[:40])
+    assert sorted(row for rows, _ in groups for row in rows) == list(range(40))
+    assert all(longest == max(lengths[row] for row in rows) for rows, longest in groups)
+    padded = sum(len(rows) * longest for rows, longest in groups)
+    assert padded + 128 * len(groups) <= 40 * max(lengths[:40]) + 128
+    assert 1 - sum(lengths[:40]) / padded < 0.1
+    assert length_groups([7, 7, 7]) == [([0, 1, 2], 7)]
+    assert len(length_groups([512, 500, 20, 10])) == 2
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_groups_change_no_output_and_no_gradient(tiny, tokenizer, pairs, pooling, monkeypatch):
+    monkeypatch.setattr("src_py.model.length_groups", lambda lengths: length_groups(lengths, call=4))
+    encoded = encode_pairs(pairs[:8], tokenizer, max_length=48)
+    batch = PairCollator(tokenizer.pad_token_id)(list(encoded))
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], pooling=pooling).eval()
+    found = []
+    for lengths in (None, batch["lengths"]):
+        result = model(batch["input_ids"], batch["attention_mask"], batch["labels"], lengths)
+        result["loss"].backward()
+        found.append((result["logits"].detach(), model.encoder.encoder.rel_embeddings.weight.grad))
+        model.zero_grad()
+    torch.testing.assert_close(*(logits for logits, _ in found), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*(gradient for _, gradient in found), atol=1e-6, rtol=1e-4)

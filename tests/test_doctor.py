@@ -320,6 +320,7 @@ def test_a_card_this_torch_was_not_built_for(setup, monkeypatch, card, built, st
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
     finding = check_gpu_architecture(Setup(None))
     assert finding.status == status
     assert ("+cu126" in finding.advice) == (status == "FAIL")

@@ -4,11 +4,9 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from src_py.env import find_data, find_model, find_trained
 from src_py.errors import InputError
-from src_py.hardware import choose_precision
 
 
 @pytest.mark.parametrize("mount", ["competitions/llm-classification-finetuning", "lmsys-chatbot-arena", "."])
@@ -50,13 +48,3 @@ def test_the_model_is_found_by_what_its_config_says(tmp_path):
     assert find_trained(tmp_path) == [tmp_path / "x/deberta-v3-small/1"]
     with pytest.raises(InputError, match=r"CFG\.model_dir is"):
         find_model(tmp_path, str(tmp_path / "nowhere"))
-
-
-def test_bf16_is_refused_where_it_is_emulated(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert choose_precision("fp16") == "fp16"
-    with pytest.raises(InputError, match="emulates"):
-        choose_precision("bf16")
-    with pytest.raises(InputError, match=r"CFG\.precision"):
-        choose_precision("half")

@@ -26,6 +26,7 @@ RUN = {"stop": False, "rows_after": 24}
 FAULT = """
 import os
 if os.environ.get("RANK") == "1":
+    import threading
     from pathlib import Path
     import torch
     from src_py.batches import BudgetTrainer
@@ -37,11 +38,16 @@ if os.environ.get("RANK") == "1":
         return step(self, model, inputs, *more)
 
     BudgetTrainer.training_step = training_step
+if "RANK" in os.environ and {patience}:
+    import src_py.train
+
+    src_py.train.HANG_SECONDS = {patience}
 """
 KILLED = """if self.state.global_step == 5 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), 9)"""
 RAISES = "raise ValueError('a fault of one process alone')"
+HANGS = "threading.Event().wait()"
 SHORT = """if self.most > 2:
             marker.write_text(str(self.most))
             self.most = 4
@@ -71,9 +77,9 @@ def new_trainer(tiny, tokenizer, pairs, tmp_path):
 
 @pytest.fixture
 def fault(tmp_path, monkeypatch):
-    def install(text):
+    def install(text, patience=0):
         (tmp_path / "site").mkdir()
-        (tmp_path / "site/sitecustomize.py").write_text(FAULT.format(fault=text))
+        (tmp_path / "site/sitecustomize.py").write_text(FAULT.format(fault=text, patience=patience))
         monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path / 'site'}")
         monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
         return tmp_path / "marker"
@@ -124,6 +130,13 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
 def test_a_failing_process_ends_the_run_with_its_traceback(new_trainer, fault):
     fault(RAISES)
     with pytest.raises(RuntimeError, match="a fault of one process alone"):
+        trained(new_trainer("out"), 2)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_does_not_hang_the_run(new_trainer, fault):
+    fault(HANGS, patience=5)
+    with pytest.raises(RuntimeError, match="did not answer in time"):
         trained(new_trainer("out"), 2)
 
 

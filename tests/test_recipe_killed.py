@@ -1,0 +1,108 @@
+"""`finetune_deberta`, killed at its worst moments and run again, ends as if nothing had happened."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tools.demo_data import write_contest
+
+ROOT = Path(__file__).resolve().parent.parent
+CFG = "max_length=48 n_folds=2 folds=0,1 epochs=2 evals_per_epoch=2 lr=0.002 stop_on_failure=no hours=1"
+# Each kills the process by itself: as the interpreter starts, functions are wrapped.
+KILL = """
+import os
+
+def before(owner, name, condition=lambda *a: True):
+    real = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        if condition(*args):
+            os.kill(os.getpid(), 9)
+        return real(*args, **kwargs)
+    setattr(owner, name, wrapped)
+
+moment = os.environ.get("MOMENT", "")
+if moment:
+    import src_py.batches, src_py.files, src_py.model
+    from transformers import Trainer
+
+    if moment == "training":
+        before(src_py.batches.BudgetTrainer, "training_step", lambda trainer, *_: trainer.state.global_step == 6)
+    if moment == "checkpointing":
+        before(Trainer, "_save_optimizer_and_scheduler", lambda trainer, *_: trainer.state.global_step >= 9)
+    if moment == "evaluation":
+        before(src_py.batches.BudgetTrainer, "prediction_step", lambda trainer, *_: trainer.state.global_step >= 9)
+    if moment == "fold":
+        before(src_py.model, "save_file", lambda _, path: "fold_1" in str(path) and "head" in str(path))
+    if moment == "submission":
+        before(os, "replace", lambda source, target: "submission" in str(target))
+"""
+MOMENTS = ("training", "checkpointing", "evaluation", "fold", "submission")
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny):
+    write_contest(tmp_path / "in", train_rows=160, test_rows=12)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(KILL)
+
+    def start(out, moment=""):
+        (tmp_path / out).mkdir(exist_ok=True)
+        paths = os.pathsep.join(map(str, (tmp_path / "site", ROOT)))
+        env = os.environ | {"PYTHONPATH": paths, "MOMENT": moment, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+        env["RECIPE_CFG"] = f"input_dir={tmp_path / 'in'} model_dir={tiny} {CFG}"
+        words = [sys.executable, str(ROOT / "notebooks/finetune_deberta.py")]
+        options = {"cwd": tmp_path / out, "env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(words, **options, text=True)
+
+    return start
+
+
+def finish(process):
+    told = process.communicate()[0]
+    assert process.returncode == 0, told[-3000:]
+    return told
+
+
+def results(folder):
+    return [pd.read_csv(folder / name) for name in ("oof.csv", "submission.csv")]
+
+
+def assert_same(one, other):
+    for a, b in zip(results(one), results(other)):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+@pytest.mark.slow
+def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recipe, tmp_path):
+    finish(recipe("undisturbed"))
+    told = ""
+    for moment in MOMENTS:
+        process = recipe("killed", moment)
+        told += process.communicate()[0]
+        assert process.returncode == -9, (moment, told[-3000:])
+    told += finish(recipe("killed"))
+    assert told.count("Going on from") >= 3
+    assert "broken off before" in told
+    assert_same(tmp_path / "killed", tmp_path / "undisturbed")
+    assert not (tmp_path / "killed/checkpoints").exists()
+
+
+@pytest.mark.long
+def test_killed_at_twenty_random_moments(recipe, tmp_path):
+    finish(recipe("undisturbed"))
+    rng = random.Random(0)
+    for _ in range(20):
+        process = recipe("killed")
+        try:
+            process.wait(rng.uniform(4, 30))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    finish(recipe("killed"))
+    assert_same(tmp_path / "killed", tmp_path / "undisturbed")
