@@ -32,7 +32,7 @@ def find_data(root: str | Path) -> DataFiles:
     if not found:
         raise InputError(
             f"No folder below {root} holds both train and test as {' or '.join(DATA_SUFFIXES)}; "
-            "attach the competition data (Add Input) or set CFG.input_dir."
+            "attach the competition data (Add Input), which may take a minute to appear, or set CFG.input_dir."
         )
     if len(found) > 1:
         folders = ", ".join(str(files.train.parent) for files in found)
@@ -101,7 +101,10 @@ def find_extra(root: str | Path, name: str) -> Path:
 
 def _walk(root: str | Path):
     if not Path(root).is_dir():
-        raise InputError(f"The input folder {root} does not exist; set CFG.input_dir.")
+        raise InputError(
+            f"The input folder {root} does not exist; set CFG.input_dir, or run this cell again if the inputs were "
+            "attached just now."
+        )
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders.sort()
         yield Path(folder), subfolders, set(names)

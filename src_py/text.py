@@ -56,18 +56,41 @@ def encode_pairs(
     if "label" in table:
         columns["labels"] = table["label"].tolist()
     key = _key(columns, tokenizer, [style, max_length, prompt_share, head_share, cut])
-    if cache_dir is not None:
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    return Dataset.from_dict(columns).map(
-        cutter,
-        batched=True,
-        batch_size=500,
-        remove_columns=list(TEXT_COLUMNS),
-        new_fingerprint=key,
-        cache_file_name=None if cache_dir is None else str(Path(cache_dir) / f"pairs-{key}.arrow"),
-        keep_in_memory=cache_dir is None,
-        desc=f"Tokenising {len(table):,} pairs",
-    )
+    cache = None if cache_dir is None else Path(cache_dir) / f"pairs-{key}.arrow"
+
+    def encode() -> Dataset:
+        encoded = Dataset.from_dict(columns).map(
+            cutter,
+            batched=True,
+            batch_size=500,
+            remove_columns=list(TEXT_COLUMNS),
+            new_fingerprint=key,
+            cache_file_name=str(cache) if cache else None,
+            keep_in_memory=cache is None,
+            desc=f"Tokenising {len(table):,} pairs",
+        )
+        if len(encoded) != len(table):
+            raise ValueError(f"{len(encoded)} rows instead of {len(table)}")
+        return encoded
+
+    try:
+        if cache:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+        return encode()
+    except OSError as error:
+        if error.errno is None:  # pyarrow's own, about what it reads
+            return _encode_again(cache, encode, error)
+        raise InputError(f"{cache_dir} cannot be written ({error.strerror}); free some space.") from error
+    except ValueError as error:  # pyarrow's errors about damaged files are of this kind too
+        return _encode_again(cache, encode, error)
+
+
+def _encode_again(cache: Path | None, encode, error: Exception) -> Dataset:
+    if cache is None or not cache.is_file():
+        raise error
+    print(f"{cache} is damaged ({str(error).splitlines()[0][:100]}); the rows are tokenised again.", flush=True)
+    cache.unlink()
+    return encode()
 
 
 def truncation_report(encoded: Dataset) -> pd.DataFrame:
