@@ -25,7 +25,9 @@ FAULTS = {
     "kill -9 in training, checkpointing, evaluation, saving and submission": (
         SURVIVED, "test_recipe_killed.py", "test_killed_in_training_checkpointing_evaluation_saving_and_submission"),
     "kill -9 at twenty random moments": (SURVIVED, "test_recipe_killed.py", "test_killed_at_twenty_random_moments"),
-    "kill -9 of an ablation": (SURVIVED, "test_ablation.py", "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
+    "kill -9 of an ablation": (
+        SURVIVED, "test_ablation.py",
+        "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
     "embedding broken off": (SURVIVED, "test_tabular.py", "test_a_broken_off_run_goes_on_and_gives_the_same"),
     "read-only working folder": (REFUSED, "test_faults.py", "test_a_working_folder_that_cannot_be_written"),
     "disk full while checkpointing": (REFUSED, "test_broken_off.py", "test_a_full_disk_is_told_in_one_sentence"),

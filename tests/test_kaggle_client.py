@@ -76,10 +76,9 @@ def client(stub, tmp_path, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "tools.kaggle_client", *words], cwd=root, capture_output=True, text=True
-        )
+    def run(target, *words):
+        command = ["make", f"VENV={sys.prefix}", target, "RECIPE=finetune_deberta", *words]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
         assert "made-up-key" not in done.stdout + done.stderr
         return done
 
@@ -114,7 +113,7 @@ def test_a_header_that_says_too_little_is_refused(tmp_path):
 
 
 def test_push_sends_the_notebook_and_pull_brings_an_edit_back(client, stub):
-    done = client("push", "finetune_deberta", "someone", "3600")
+    done = client("push", "USER=someone", "SECONDS=3600")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "successfully pushed" in done.stdout
     call, sent, authorization = stub.requests[-1]
@@ -130,7 +129,7 @@ def test_push_sends_the_notebook_and_pull_brings_an_edit_back(client, stub):
     edited = next(cell for cell in notebook.cells if "class CFG" in cell.source)
     edited.source = edited.source.replace("epochs: float = 2.0", "epochs: float = 1.5")
     sent["text"] = nbformat.writes(notebook)
-    done = client("pull", "finetune_deberta", "someone")
+    done = client("pull-kaggle", "USER=someone")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pulled notebooks/finetune_deberta.py" in done.stdout
     assert "epochs: float = 1.5" in (client.root / "notebooks/finetune_deberta.py").read_text(encoding="utf-8")
@@ -138,13 +137,20 @@ def test_push_sends_the_notebook_and_pull_brings_an_edit_back(client, stub):
 
 def test_a_refusal_of_the_service_is_an_error_here(client, stub):
     stub.refuse = "Maximum weekly GPU quota of 30.00 hours reached."
-    done = client("push", "finetune_deberta", "someone")
-    assert done.returncode == 1
+    done = client("push", "USER=someone")
+    assert done.returncode != 0
     assert "quota" in done.stdout
 
 
 def test_without_credentials_nothing_is_sent(client, stub, tmp_path):
     shutil.rmtree(tmp_path / "home/.kaggle")
-    done = client("push", "finetune_deberta", "someone")
-    assert done.returncode == 1
+    done = client("push", "USER=someone")
+    assert done.returncode != 0
+    assert not stub.requests
+
+
+def test_whose_account_has_to_be_said(client, stub):
+    done = client("push")
+    assert done.returncode != 0
+    assert "Say whose account" in done.stderr
     assert not stub.requests

@@ -19,7 +19,7 @@ CREDENTIALS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 # Folders of a person or a machine; /kaggle/ is the same for everybody.
-PERSONAL_PATH = r"(?<![\w.])(/home/\w|/Users/\w|/root/|/mnt/\w|/media/\w|[A-Z]:\\+Users\\+)"
+PERSONAL_PATH = r"(?<![\w.])(/home/\w|/Users/\w|/roo[t]/|/mnt/\w|/media/\w|[A-Z]:\\+Users\\+)"
 
 
 def problems(name: str, text: str) -> list[str]:
