@@ -37,6 +37,7 @@ from src_py.answer import answer
 from src_py.arms import REPAIRS
 from src_py.cell import Problem, Settings
 from src_py.cell_store import CellStore, find_cells
+from src_py.clock import Clock
 from src_py.config import configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
 from src_py.env import find_data, find_extra, find_model, find_trained
@@ -97,6 +98,7 @@ class CFG:
 cfg = configure(CFG(), os.environ.get("RECIPE_CFG", ""))
 precision = choose_precision(cfg.precision)
 output = Path(cfg.output_dir)
+clock = Clock()
 start_session(cfg.seed)
 print(describe_hardware(precision))
 display(pd.Series(REPAIRS, name="what a repair does").to_frame())
@@ -115,6 +117,7 @@ test, _ = load_pairs(files.test, labelled=False)
 extra = {name: load_pairs(find_extra(cfg.input_dir, name))[0] for name in cfg.extra_files}
 print(files.train, files.test, sep="\n")
 display(table.head(3), cleaning)
+clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
@@ -170,6 +173,7 @@ minutes = time_cells(problem, [cell for cell in cells if cell not in done]) if b
 planned = plan(cells, minutes, budget, done, workers=max(1, len(gpus)))
 with pd.option_context("display.max_rows", None):
     display(plan_table(planned))
+clock.mark("Check before training")
 print(f"{len(done)} of {len(cells)} cells are done, {(planned['plan'] == 'run').sum()} will run")
 
 # %% [markdown]
@@ -180,6 +184,7 @@ print(f"{len(done)} of {len(cells)} cells are done, {(planned['plan'] == 'run').
 
 # %%
 run_cells(problem, planned, store, budget, gpus)
+clock.mark("Grid")
 
 # %% [markdown]
 # The curve against the constant predictor's line is the answer to "does it learn?". Error bars are the spread over
@@ -213,6 +218,7 @@ if repair_figure:
     display(repair_figure, repairs.round(4))
 with pd.option_context("display.max_rows", None):
     display(results.round(4))
+clock.mark("Answer")
 
 # %% [markdown]
 # ## Submission
@@ -231,6 +237,8 @@ if folders:
     display(write_submission(output / "submission.csv", test["id"], predicted).head())
 else:
     print("No submission: no trained model of the arm `recipe` is here; attach the earlier run's whole output.")
+clock.mark("Submission")
+display(clock.table())
 
 # %% [markdown]
 # ## What to change next

@@ -25,6 +25,7 @@
 
 # %%
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from IPython.display import display
 
 from src_py.attached import find_fine_tuned, predict_fine_tuned
 from src_py.blend import cross_fitted, fit_weights, mix
+from src_py.clock import Clock
 from src_py.config import check_choices, configure, pick
 from src_py.data import class_names, load_pairs, prompt_key
 from src_py.env import find_data, find_model
@@ -75,6 +77,7 @@ class CFG:
     # Heads
     heads: tuple[str, ...] = ("lightgbm", "logistic", "mlp")
     search_minutes: float = 2.0  # for LightGBM's settings
+    hours: float = 8.5  # for everything; Kaggle ends these notebooks after 9
     # Validation
     n_folds: int = 5
     temperature: bool = True  # calibrate the blend on the out-of-fold rows
@@ -86,6 +89,7 @@ check_choices("groups", cfg.groups, GROUPS)
 check_choices("heads", cfg.heads, HEADS)
 precision = choose_precision(cfg.precision)
 output = Path(cfg.output_dir)
+clock = Clock(cfg.hours)
 start_session(cfg.seed)
 print(describe_hardware(precision))
 
@@ -102,6 +106,7 @@ train, cleaning = load_pairs(files.train)
 test, test_cleaning = load_pairs(files.test, labelled=False)
 print(files.train, files.test, sep="\n")
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
@@ -148,6 +153,7 @@ def embed(table: pd.DataFrame) -> np.ndarray:
 # %%
 if folds:
     counted = Counted.of(train, groups, embed)
+clock.mark("Features")
 
 # %% [markdown]
 # ## Check before training
@@ -166,6 +172,7 @@ if folds:
     display(pd.DataFrame({"on shuffled labels": losses}).assign(**{"constant predictor": constant}).round(4))
     leaks = [name for name, loss in losses.items() if loss < constant - 0.02]
     print("LEAK in " + ", ".join(leaks) if leaks else "no leak: nothing is learned where there is nothing to learn")
+clock.mark("Check before training")
 
 # %% [markdown]
 # ## Boost
@@ -185,19 +192,27 @@ if folds and "lightgbm" in cfg.heads and cfg.search_minutes > 0:
 
 # %% [markdown]
 # **Which head makes the most of which features?** Every head on every group alone, and on all of them. LightGBM stops
-# early on a fifth of the training prompts, never on the rows it is judged by, and is then fitted on all of them.
+# early on a fifth of the training prompts, never on the rows it is judged by, and is then fitted on all of them. Folds for
+# which there is no time are left out.
 
 # %%
 sets = group_sets(groups)
 oof = {(name, head): np.full((len(train), len(classes)), np.nan) for name in sets for head in cfg.heads}
 results = {}
+later = 2 * clock.spent("Features") * len(test) / len(train)  # the test rows' features, with something to spare
 for fold in folds:
+    begun = time.time()
     results[fold] = fit_fold(counted, labels, prompts, fold_of, fold, cfg.heads, cfg.seed, options)
     for key, predicted in results[fold].predictions.items():
         oof[key][fold_of == fold] = predicted
     save_fold(output / "tabular", fold, results[fold].features, results[fold].heads)
     losses = {head: score(labels[fold_of == fold], oof["all", head][fold_of == fold])["log_loss"] for head in cfg.heads}
     print(f"fold {fold}:", ", ".join(f"{head} {loss:.4f}" for head, loss in losses.items()))
+    if len(results) > 1 and not clock.room_for(later + 1.5 * (time.time() - begun)):
+        print(f"{len(results)} of {len(folds)} folds: there is no time for another.")
+        break
+folds = tuple(results)
+clock.mark("Boost")
 
 # %% [markdown]
 # ## Evaluate
@@ -251,10 +266,11 @@ if folds:
     saved = pd.DataFrame({"id": train["id"], "fold": fold_of, "label": labels})[known].reset_index(drop=True)
     write_csv(output / "oof_lightgbm.csv", pd.concat([saved, pd.DataFrame(final, columns=list(classes))], axis=1))
     display(plot_predictions(labels[known], final, classes))
-    told = {"groups": list(groups), "embedding": embedding, "n_folds": cfg.n_folds, "temperature": temperature}
+    told = {"groups": list(groups), "embedding": embedding, "folds": list(folds), "temperature": temperature}
     used = {name: weight for name, weight in zip(members, weights.tolist()) if weight > 0}
     told |= {"weights": used, "encoder": encoder if "embeddings" in groups else ""}
     save_settings(output / "tabular", told)
+clock.mark("Evaluate")
 
 # %% [markdown]
 # ## Submission
@@ -268,13 +284,13 @@ if told["encoder"] and told["encoder"] != encoder:
     raise InputError(f"{folder} was trained with another encoder than {model_dir}; attach the same one.")
 asked = Counted.of(test, groups, embed)
 total = dict.fromkeys(told["weights"], 0.0)
-for fold in range(told["n_folds"]):
+for fold in told["folds"]:
     features, heads = load_fold(folder, fold)
     sides = features.transform(asked)
     for (name, head), fitted in heads.items():
         if (member := f"{name}/{head}") in total:
             chosen = join([sides[group] for group in group_sets(groups)[name]])
-            total[member] = total[member] + fitted.predict(chosen) / told["n_folds"]
+            total[member] = total[member] + fitted.predict(chosen) / len(told["folds"])
 
 # %%
 if "fine-tuned" in total:
@@ -283,7 +299,8 @@ if "fine-tuned" in total:
     total["fine-tuned"] = predict_fine_tuned(fine_tuned.folders, test, precision)
 mixed = mix(list(total.values()), np.array([told["weights"][name] for name in total]))
 submission = write_submission(output / "submission.csv", test["id"], apply_temperature(mixed, told["temperature"]))
-display(submission.head())
+clock.mark("Submission")
+display(submission.head(), clock.table())
 
 # %% [markdown]
 # ## What to change next

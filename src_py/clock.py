@@ -1,5 +1,6 @@
 """The time limit of a session: what is left, who may use it, and where it went."""
 
+import math
 import time
 from datetime import timedelta
 
@@ -15,7 +16,7 @@ class Clock:
     Times are those of `time.time()`, so that they mean the same to other processes.
     """
 
-    def __init__(self, hours: float):
+    def __init__(self, hours: float = math.inf):
         if hours <= 0:
             raise InputError(f"CFG.hours is {hours}; give the session's limit, such as 8.5.")
         self.begun = time.time()
@@ -25,14 +26,23 @@ class Clock:
         """The time since the last mark was spent on `stage`."""
         self.stages.append((stage, time.time()))
 
+    def spent(self, stage: str) -> float:
+        """Seconds of a stage that was marked."""
+        ends = [self.begun, *(end for _, end in self.stages)]
+        return sum(end - begin for begin, (name, end) in zip(ends, self.stages) if name == stage)
+
+    def room_for(self, seconds: float) -> bool:
+        """Whether work of this length still ends in time."""
+        return time.time() + seconds < self.limit
+
     def share(self, parts: int) -> float:
         """When the first of `parts` equally long pieces of work has to be done."""
         return time.time() + (self.limit - time.time()) / parts
 
     def table(self) -> pd.DataFrame:
         """Stage, its time and its share of the total, in order."""
-        begins = [self.begun, *(end for _, end in self.stages)]
-        spent = [end - begin for begin, (_, end) in zip(begins, self.stages)]
+        ends = [self.begun, *(end for _, end in self.stages)]
+        spent = [end - begin for begin, (_, end) in zip(ends, self.stages)]
         total = max(sum(spent), 1e-9)
         rows = [(stage, _told(seconds), f"{seconds / total:.0%}") for (stage, _), seconds in zip(self.stages, spent)]
         return pd.DataFrame([*rows, ("total", _told(total), "100%")], columns=["stage", "h:mm:ss", "share"])
@@ -45,7 +55,7 @@ class TimeLimit(TrainerCallback):
 
     Args:
         until: as of `time.time()`.
-        rows_after: rows to be predicted after training, on one device.
+        rows_after: rows to be predicted after training.
     """
 
     LOOK = 20  # steps after which the pace is known
@@ -63,8 +73,8 @@ class TimeLimit(TrainerCallback):
         step = (now - self.begun - self.evaluating) / done
         # Until an evaluation has told: a forward pass is a third of a training step.
         row = self.seconds_a_row or step / self.batch_size / 3
-        # One evaluation with its checkpoint is to come, taken as twice the evaluation. Later rows have one device.
-        after = row * (2 * self.eval_rows + self.rows_after * args.world_size)
+        # One evaluation with its checkpoint is to come, taken as twice the evaluation.
+        after = row * (2 * self.eval_rows + self.rows_after)
         if done == self.LOOK and state.global_step < state.max_steps:
             end = now + (state.max_steps - state.global_step) * step + after
             if end > self.until:

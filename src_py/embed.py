@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import queue
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from src_py.config import check_choice
 from src_py.errors import InputError
 from src_py.files import WEIGHTS, folder_digest
 from src_py.model import fit_embeddings, load_encoder
+from src_py.share_out import all_devices, share_out
 
 POOLINGS = ("mean", "cls", "last4")
 BLOCK = 512  # sequences: at most one block a device is lost when a run is killed
@@ -55,46 +55,33 @@ def embed_sequences(
         raise InputError(f"{folder} cannot be written ({error.strerror}); free some space.") from error
     order = np.argsort([-len(ids) for ids in sequences], kind="stable")
     blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
-    waiting = queue.SimpleQueue()
-    for number in (n for n in range(len(blocks)) if n not in done):
-        waiting.put(number)
-    if waiting.empty():
+    missing = [number for number in range(len(blocks)) if number not in done]
+    if not missing:
         return np.load(folder / "vectors.npy", mmap_mode="r")
 
-    devices = devices or tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
     title = f"Embedding {len(sequences):,} texts"
     known = sum(len(blocks[n]) for n in done)
-    lock, errors = threading.Lock(), []
+    lock = threading.Lock()
     with tqdm(total=len(sequences), initial=known, desc=title, unit=" rows", mininterval=10, file=sys.stdout) as bar:
 
-        def work(device: str, model) -> None:
-            try:
-                while not errors:
-                    number = waiting.get_nowait()
-                    found = _embed_block(
-                        [sequences[i] for i in blocks[number]], model, tokenizer, pooling, precision, tokens, device
-                    )
-                    with lock:
-                        vectors[blocks[number]] = found
-                        vectors.flush()
-                        with open(folder / "done.txt", "a", encoding="utf-8") as file:
-                            file.write(f"{number}\n")
-                        bar.update(len(found))
-            except queue.Empty:
-                pass
-            except BaseException as error:  # told to the notebook's own thread
-                errors.append(error)
+        def worker(device: str, model):
+            model = model.to(device)
 
-        models = [encoder if n == 0 else _encoder(model_dir, tokenizer) for n in range(len(devices))]
-        threads = [
-            threading.Thread(target=work, args=(device, model.to(device))) for device, model in zip(devices, models)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
+            def embed(number: int) -> None:
+                texts = [sequences[i] for i in blocks[number]]
+                found = _embed_block(texts, model, tokenizer, pooling, precision, tokens, device)
+                with lock:
+                    vectors[blocks[number]] = found
+                    vectors.flush()
+                    with open(folder / "done.txt", "a", encoding="utf-8") as file:
+                        file.write(f"{number}\n")
+                    bar.update(len(found))
+
+            return embed
+
+        devices = devices or all_devices()
+        models = [encoder, *(_encoder(model_dir, tokenizer) for _ in devices[1:])]
+        share_out(missing, [worker(device, model) for device, model in zip(devices, models)])
     return np.load(folder / "vectors.npy", mmap_mode="r")
 
 

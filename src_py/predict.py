@@ -1,14 +1,15 @@
 """Collate batches and predict, each row once and in order."""
 
 import sys
+from copy import deepcopy
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from src_py.data import swap_sides
+from src_py.share_out import all_devices, share_out
 from src_py.text import encode_pairs
 
 
@@ -38,31 +39,59 @@ class PairCollator:
 
 
 def predict_logits(
-    model, encoded, pad_token_id: int, batch_size: int, precision: str = "fp32", progress: bool = True
+    model,
+    encoded,
+    pad_token_id: int,
+    batch_size: int,
+    precision: str = "fp32",
+    progress: bool = True,
+    devices: tuple[str, ...] = (),
 ) -> np.ndarray:
     """Logits of every row in the dataset's order, float64 of shape (rows, classes).
 
-    Rows are batched by length, longest first: little padding, and a lack of memory shows at once. `progress` shows a
-    bar.
+    Rows are batched by length, longest first: little padding, and a lack of memory shows at once.
+
+    Args:
+        progress: show a bar.
+        devices: all GPUs, or the CPU, unless told.
 
     Raises:
         ValueError: when a logit is not finite.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
+    devices = devices or all_devices()
     order = np.argsort(-np.asarray(encoded["length"]), kind="stable")
-    loader = DataLoader(
-        encoded.select_columns(["sequences"]).select(order), batch_size, collate_fn=PairCollator(pad_token_id)
-    )
+    rows, collate = encoded.select_columns(["sequences"]), PairCollator(pad_token_id)
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    found: dict[int, np.ndarray] = {}
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
-    parts = []
-    with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-        title = f"Predicting {len(order):,} pairs"
-        for batch in tqdm(loader, desc=title, mininterval=10, file=sys.stdout, disable=not progress):
-            ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
-            parts.append(model(ids, mask, lengths=batch["lengths"])["logits"].cpu())
-    logits = np.empty((len(order), parts[0].shape[1]), dtype=np.float64)
-    logits[order] = torch.cat(parts).double().numpy()
+    with tqdm(
+        total=len(batches),
+        desc=f"Predicting {len(order):,} pairs",
+        mininterval=10,
+        file=sys.stdout,
+        disable=not progress,
+    ) as bar:
+
+        def worker(device: str, copy):
+            copy = copy.to(device).eval()
+
+            def predict(number: int) -> None:
+                batch = collate([{"sequences": ids} for ids in rows[batches[number].tolist()]["sequences"]])
+                ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None),
+                ):
+                    found[number] = copy(ids, mask, lengths=batch["lengths"])["logits"].double().cpu().numpy()
+                bar.update()
+
+            return predict
+
+        copies = [model, *(deepcopy(model) for _ in devices[1:])]
+        share_out(range(len(batches)), [worker(device, copy) for device, copy in zip(devices, copies)])
+    sorted_logits = np.concatenate([found[number] for number in range(len(batches))])
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
     if not np.isfinite(logits).all():
         raise ValueError("Predictions are not finite: set CFG.precision to 'fp32', or train again.")
     return logits

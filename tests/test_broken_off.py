@@ -144,6 +144,9 @@ class TestClock:
             ["Data", "0:01:00", "10%"], ["Train", "0:09:00", "90%"], ["total", "0:10:00", "100%"],
         ]  # fmt: skip
         assert clock.share(3) == 1600 + 1000
+        assert clock.spent("Train") == 540
+        assert clock.room_for(2999)
+        assert not clock.room_for(3001)
         with pytest.raises(InputError, match=r"CFG\.hours"):
             Clock(0)
 

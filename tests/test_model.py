@@ -11,7 +11,9 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from src_py.data import swap_sides
 from src_py.errors import InputError
 from src_py.model import adapt, build_model, encoder_layers, load_trained, save_trained
-from src_py.predict import predict_pairs
+from src_py.predict import predict_logits, predict_pairs
+from src_py.share_out import share_out
+from src_py.text import encode_pairs
 from src_py.tokenizer import newline_id
 
 READING = {"style": "pairwise", "max_length": 48, "prompt_share": 0.3, "head_share": 0.6}
@@ -117,3 +119,21 @@ def test_a_bert_works(tmp_path, tokenizer, pairs):
     model = build_model(tmp_path, tokenizer, "pairwise", SHARES)
     assert model.encoder.get_input_embeddings().num_embeddings == len(tokenizer)
     assert predict_pairs(model, tokenizer, pairs[:3], **READING).shape == (3, 3)
+
+
+def test_two_devices_predict_what_one_does(model, tokenizer, pairs):
+    encoded = encode_pairs(pairs[:30], tokenizer, max_length=48)
+    one = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False)
+    two = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False, devices=("cpu", "cpu"))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_what_fails_on_one_device_is_told():
+    def fails(item):
+        raise ZeroDivisionError
+
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        share_out(range(1000), [fails, done.append])
+    share_out(range(5), [done.append])
+    assert done[-5:] == [0, 1, 2, 3, 4]
