@@ -23,14 +23,20 @@ $(READY): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 demo: $(READY) ## main job of RECIPE on generated data and a tiny DeBERTa, offline
 	$(PY) -m tools.offline $(PY) -m tools.run demo $(RECIPE)
 
+# Most of a test is one thread that imports torch.
+TWO := -n 2 --dist worksteal
+test: export OMP_NUM_THREADS = 1
+test-slow: export OMP_NUM_THREADS = 1
+test-long: export OMP_NUM_THREADS = 1
+
 test: $(READY) ## all tests but the slow ones
-	$(PY) -m tools.offline $(PY) -m pytest -m "not slow and not long"
+	$(PY) -m tools.offline $(PY) -m pytest $(TWO) -m "not slow and not long"
 
 test-slow: $(READY) ## the tests that run whole notebooks
-	$(PY) -m tools.offline $(PY) -m pytest -m slow
+	$(PY) -m tools.offline $(PY) -m pytest $(TWO) -m slow
 
 test-long: $(READY) ## the same over many seeds; not part of the gate
-	$(PY) -m tools.offline $(PY) -m pytest -m long
+	$(PY) -m tools.offline $(PY) -m pytest $(TWO) -m long
 
 test-all: test test-slow test-long ## all tests
 

@@ -86,7 +86,7 @@ def measure(quick: bool, table: pd.DataFrame, model: Path, scratch: Path) -> Ite
     yield [bench_embedding(table.iloc[: 100 if quick else 150], model, 1 if quick else 3)]
     yield [bench_sparse(table.iloc[: 800 if quick else 10_000], 2 if quick else 5)]
     shape = v3_config(2, 128, 8000) if quick else v3_config(6, 768, 128_100)
-    yield bench_steps(table, scratch, shape, 16, 1)
+    yield bench_steps(table, scratch, shape, 8, 1)
 
 
 def bench_sparse(table: pd.DataFrame, folds: int) -> dict:

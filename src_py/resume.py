@@ -83,7 +83,8 @@ def _take_over(output: Path, root: str | Path, key: str) -> None:
     for attached in mine[:1]:
         print(f"Going on from {attached}: {_told(attached)}.")
         for source in (path for part in ("fold_*", "checkpoints") for path in attached.glob(f"{part}/**/*")):
-            if source.is_file():  # one by one: whole folders would come with the rights of a read-only mount
+            # One by one: whole folders would come with the rights of a read-only mount. A workers' job is made again.
+            if source.is_file() and "job" not in source.parts:
                 target = output / source.relative_to(attached)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)

@@ -134,7 +134,6 @@ def make_trainer(
         seed=seed,
         report_to="none",
         disable_tqdm=True,
-        ddp_timeout=HANG_SECONDS,
         # Every trained weight is used in every forward pass, and there are no buffers to keep equal.
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import distributed
 
 from src_py.model import model_from_settings
 from src_py.session import start_session
-from src_py.train import make_trainer
+from src_py.train import HANG_SECONDS, make_trainer
 from src_py.training_run import run_training
 
 JOB, MODEL, TRAIN, VALID = "job.json", "model", "train", "valid"
@@ -31,6 +32,7 @@ RESULT, STATE = "result.safetensors", "result.json"
 def main(folder: Path) -> None:
     """Train; the first process leaves the weights and the Trainer's state."""
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    join_group()
     trainer = load_job(folder, job)
     if trainer.args.process_index > 0:
         sys.stdout = open(os.devnull, "w")  # one voice is enough
@@ -44,6 +46,17 @@ def main(folder: Path) -> None:
         save_file(weights, folder / RESULT)
         trainer.state.save_to_json(str(folder / STATE))
     distributed.barrier()
+
+
+def join_group() -> None:
+    """Meet the other processes; who waits longer than `HANG_SECONDS` for one of them fails.
+
+    accelerate would do it too, but on a CPU without the time limit.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(seconds=HANG_SECONDS))
 
 
 def load_job(folder: Path, job: dict):

@@ -21,7 +21,7 @@ from src_py.train_worker import JOB, MODEL, RESULT, STATE, TRAIN, VALID, die_wit
 from src_py.training_run import run_training
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
-_TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
+_TIMED_OUT = re.compile(r"timed out|operation timeout", re.IGNORECASE)
 _LOST_PARTNER = re.compile(r"gloo|nccl|DistBackendError|Connection (closed|reset)", re.IGNORECASE)
 
 
@@ -108,7 +108,16 @@ def run_workers(folder: Path, processes: int) -> bool:
     short = [error["most"] for error in errors if error["most"] is not None]
     if short:
         return _with_less_memory(folder, min(short))
-    said = (folder / "launcher.txt").read_text(encoding="utf-8", errors="replace")
+    said, *ends = (
+        path.read_text(encoding="utf-8", errors="replace")[-5000:]
+        for path in (folder / "launcher.txt", *folder.glob("stderr_*.txt"))
+    )
+    texts = [error["text"] for error in errors]
+    if hung := [text for text in (*texts, *ends) if _TIMED_OUT.search(text)]:
+        raise RuntimeError(
+            f"One of the {processes} training processes did not answer in time (a hanging disk, or a lost GPU). Run "
+            f"the cell again: it goes on from the last checkpoint.\n{hung[0]}"
+        )
     ended = {-int(code) for code in _EXIT_CODE.findall(said)} - {signal.SIGTERM}  # which the launcher sends the others
     if any(code > 0 for code in ended):
         raise RuntimeError(
@@ -116,13 +125,7 @@ def run_workers(folder: Path, processes: int) -> bool:
             "machine's memory was full). Run the cell again: it goes on from the last checkpoint."
         )
     # A process that lost its partner says so; the partner's own reason is the one that matters.
-    texts = [error["text"] for error in errors]
     own = [text for text in texts if not _LOST_PARTNER.search(text)] or texts or [said[-3000:]]
-    if _TIMED_OUT.search(own[0]):
-        raise RuntimeError(
-            f"One of the {processes} training processes did not answer in time (a hanging disk, or a lost GPU). Run "
-            f"the cell again: it goes on from the last checkpoint.\n{own[0]}"
-        )
     raise RuntimeError(f"The training ended in one of its {processes} processes:\n{own[0]}")
 
 

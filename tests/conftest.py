@@ -16,7 +16,7 @@ from tools.demo_data import write_contest, write_tiny_deberta
 torch.set_num_threads(1)
 
 
-def seeds(count: int, gated: int = 3) -> list:
+def seeds(count: int, gated: int = 2) -> list:
     """Seeds 0 to `count`, of which the gate runs the first few and `make test-all` all."""
     return [pytest.param(seed, marks=pytest.mark.slow if seed < gated else pytest.mark.long) for seed in range(count)]
 

@@ -39,7 +39,7 @@ if os.environ.get("RANK") == "1":
 
     BudgetTrainer.training_step = training_step
 if "RANK" in os.environ and {patience}:
-    import src_py.train
+    import src_py.train  # before the worker takes it from there
 
     src_py.train.HANG_SECONDS = {patience}
 """

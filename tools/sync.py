@@ -17,6 +17,8 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from src_py.files import write_text
+
 WRITEFILE = "%%writefile "
 SETUP = "# Helper modules (generated; hidden on Kaggle). Edit one in place, then run all cells again."
 PERCENT = {"extension": ".py", "format_name": "percent"}
@@ -201,7 +203,7 @@ def main(words: list[str], root: Path) -> int:
             print("\n".join(f"pulled {name}" for name in changed) or "Nothing changed.")
             return 0
         for recipe in recipes(root):
-            recipe.with_suffix(".ipynb").write_text(build(recipe, root), encoding="utf-8")
+            write_text(recipe.with_suffix(".ipynb"), build(recipe, root))  # never half a notebook for who reads it now
             print(f"built notebooks/{recipe.stem}.ipynb")
     except SyncError as error:
         print(error, file=sys.stderr)
