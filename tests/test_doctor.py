@@ -253,7 +253,7 @@ def test_a_shrunk_embedding_matrix_is_warned_of(setup):
     shrunk(setup)
     finding = setup.check()["embedding rows"]
     assert finding.status == "WARN"
-    assert "cut 314 pretrained rows" in finding.advice
+    assert re.search(r"cut \d+ pretrained rows", finding.advice)
 
 
 def test_sequences_longer_than_the_model_reads(setup, tmp_path):
