@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,13 +97,18 @@ def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recip
 def test_killed_at_twenty_random_moments(recipe, tmp_path):
     finish(recipe("undisturbed"))
     rng = random.Random(0)
-    for _ in range(20):
+    kills = 0
+    while kills < 20:
         process = recipe("killed")
         try:
-            process.wait(rng.uniform(4, 30))
-            break
+            told = process.communicate(timeout=rng.uniform(4, 30))[0]
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+            kills += 1
+        else:
+            assert process.returncode == 0, told[-3000:]
+            assert_same(tmp_path / "killed", tmp_path / "undisturbed")
+            shutil.rmtree(tmp_path / "killed")
     finish(recipe("killed"))
     assert_same(tmp_path / "killed", tmp_path / "undisturbed")
