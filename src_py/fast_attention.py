@@ -11,7 +11,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 from src_py.errors import InputError
 
 # Scores worked on at a time: on a CPU few enough to stay in its cache, on a GPU enough to fill it.
-_CHUNK = {"cpu": 2**20, "cuda": 2**27}
+_CHUNK = {"cpu": 2**21, "cuda": 2**27}
 _KEPT_BYTES = 3  # a score: its probability in fp16, and whether dropout left it
 
 
