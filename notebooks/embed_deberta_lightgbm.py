@@ -45,6 +45,7 @@ from src_py.files import WEIGHTS, folder_digest, write_csv
 from src_py.hardware import choose_precision, describe_hardware
 from src_py.metrics import apply_temperature, constant_log_loss, fit_temperature, score
 from src_py.report import class_table, plot_predictions
+from src_py.resume import TABULAR, begin_run, end_run, run_key
 from src_py.session import start_session
 from src_py.sides import join
 from src_py.split import assign_folds
@@ -52,7 +53,15 @@ from src_py.submission import write_submission
 from src_py.tabular_fold import fit_fold, group_sets, search_options, split_for_stopping
 from src_py.tabular_heads import HEADS
 from src_py.tabular_plots import plot_boosting, plot_heads
-from src_py.tabular_store import find_tabular, load_fold, save_fold, save_settings
+from src_py.tabular_store import (
+    find_tabular,
+    finished_fold,
+    found_options,
+    load_fold,
+    save_fold,
+    save_options,
+    save_settings,
+)
 from src_py.text import encode_pairs, truncation_report
 from src_py.tokenizer import load_tokenizer
 
@@ -129,12 +138,13 @@ print("predicting only" if trained else "training", "with" if fine_tuned else "w
 #
 # The frozen encoder reads the prompt, P+A and P+B, cut as in `finetune_deberta`. Batches are sorted by length and hold
 # equally many tokens. Finished blocks lie in `embeddings/`: a run that was broken off goes on, a second one reads them.
+# Attach a broken-off run's output and keep the configuration: its embeddings and folds are taken over.
 
 # %%
 embedding = pick(cfg, "max_length", "pooling") if not trained else trained[1]["embedding"]
 groups = cfg.groups if not trained else tuple(trained[1]["groups"])
-if "embeddings" in groups:
-    model_dir = find_model(cfg.input_dir, cfg.model_dir)
+model_dir = find_model(cfg.input_dir, cfg.model_dir) if "embeddings" in groups else None
+if model_dir:
     tokenizer = load_tokenizer(model_dir)
     encoder = folder_digest(model_dir, WEIGHTS)
     sample = train.sample(min(2000, len(train)), random_state=cfg.seed)
@@ -152,6 +162,8 @@ def embed(table: pd.DataFrame) -> np.ndarray:
 
 # %%
 if folds:
+    run = run_key(cfg, files.train, model_dir)
+    begin_run(output, cfg.input_dir, run, TABULAR)
     counted = Counted.of(train, groups, embed)
 clock.mark("Features")
 
@@ -181,19 +193,21 @@ clock.mark("Check before training")
 # and B with their labels, and predictions averaged over the swap: swapping the answers swaps the probabilities.
 
 # %%
-options: dict = {}
-if folds and "lightgbm" in cfg.heads and cfg.search_minutes > 0:
+kept = output / "tabular"
+options = found_options(kept)
+if folds and options is None and "lightgbm" in cfg.heads and cfg.search_minutes > 0:
     rest = np.flatnonzero(fold_of != 0)
     _, own = FoldFeatures.fit(counted.take(rest), labels[rest], prompts[rest], cfg.seed)
     fit, stop = split_for_stopping({"all": join(list(own.values()))}, labels[rest], prompts[rest], cfg.seed)
     fit, stop = (part._replace(sides=part.sides["all"]) for part in (fit, stop))
     options, trials = search_options(fit, stop, len(classes), cfg.seed, cfg.search_minutes)
+    save_options(kept, options)
     display(pd.DataFrame(trials).sort_values("log loss").head(5).round(4))
 
 # %% [markdown]
 # **Which head makes the most of which features?** Every head on every group alone, and on all of them. LightGBM stops
-# early on a fifth of the training prompts, never on the rows it is judged by, and is then fitted on all of them. Folds for
-# which there is no time are left out.
+# early on a fifth of the training prompts, never on the rows it is judged by, and is then fitted on all of them. A fold is
+# stored as it ends; folds for which there is no time are left out.
 
 # %%
 sets = group_sets(groups)
@@ -202,10 +216,12 @@ results = {}
 later = 2 * clock.spent("Features") * len(test) / len(train)  # the test rows' features, with something to spare
 for fold in folds:
     begun = time.time()
-    results[fold] = fit_fold(counted, labels, prompts, fold_of, fold, cfg.heads, cfg.seed, options)
+    results[fold] = finished_fold(kept, fold)
+    if results[fold] is None:
+        results[fold] = fit_fold(counted, labels, prompts, fold_of, fold, cfg.heads, cfg.seed, options)
+        save_fold(kept, fold, results[fold])
     for key, predicted in results[fold].predictions.items():
         oof[key][fold_of == fold] = predicted
-    save_fold(output / "tabular", fold, results[fold].features, results[fold].heads)
     losses = {head: score(labels[fold_of == fold], oof["all", head][fold_of == fold])["log_loss"] for head in cfg.heads}
     print(f"fold {fold}:", ", ".join(f"{head} {loss:.4f}" for head, loss in losses.items()))
     if len(results) > 1 and not clock.room_for(later + 1.5 * (time.time() - begun)):
@@ -238,7 +254,7 @@ if folds:
 # %%
 if folds and "lightgbm" in cfg.heads:
     boosters = {fold: result.heads["all", "lightgbm"] for fold, result in results.items()}
-    display(plot_boosting(boosters, results[0].sides))
+    display(plot_boosting(boosters, results[0].features.transform(counted.take(np.arange(1)))))
 
 # %% [markdown]
 # The blend may use every head on every set of groups. Its weights are fitted out of fold; its score is read with
@@ -268,8 +284,9 @@ if folds:
     display(plot_predictions(labels[known], final, classes))
     told = {"groups": list(groups), "embedding": embedding, "folds": list(folds), "temperature": temperature}
     used = {name: weight for name, weight in zip(members, weights.tolist()) if weight > 0}
-    told |= {"weights": used, "encoder": encoder if "embeddings" in groups else ""}
-    save_settings(output / "tabular", told)
+    told |= {"weights": used, "encoder": encoder if model_dir else ""}
+    save_settings(kept, told)
+    end_run(output, run, TABULAR)
 clock.mark("Evaluate")
 
 # %% [markdown]
@@ -285,12 +302,12 @@ if told["encoder"] and told["encoder"] != encoder:
 asked = Counted.of(test, groups, embed)
 total = dict.fromkeys(told["weights"], 0.0)
 for fold in told["folds"]:
-    features, heads = load_fold(folder, fold)
-    sides = features.transform(asked)
-    for (name, head), fitted in heads.items():
+    fitted = load_fold(folder, fold)
+    sides = fitted.features.transform(asked)
+    for (name, head), one in fitted.heads.items():
         if (member := f"{name}/{head}") in total:
             chosen = join([sides[group] for group in group_sets(groups)[name]])
-            total[member] = total[member] + fitted.predict(chosen) / len(told["folds"])
+            total[member] = total[member] + one.predict(chosen) / len(told["folds"])
 
 # %%
 if "fine-tuned" in total:
@@ -309,3 +326,4 @@ display(submission.head(), clock.table())
 # - **The fine-tuned model in the blend**: run `finetune_deberta` with all five folds and attach its output.
 # - **Quicker**: leave `word2vec` out of `groups`, `max_length=256`, `search_minutes=0`.
 # - **Scoring run**: attach this notebook's output and the same encoder; training is then skipped.
+# - **Broken off**: run again, or attach the output and keep the configuration: embeddings and folds that are done stay.

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src_py.errors import InputError
@@ -29,7 +30,7 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> Path:
     """
     path = Path(path)
     try:
-        _replace(path, lambda file: frame.to_csv(file, index=False))
+        _replace(path, lambda file: file.write(frame.to_csv(index=False).encode("utf-8")))
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); free some space or set CFG.output_dir."
@@ -43,13 +44,22 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         OSError: when the folder cannot be written or the disk is full; an earlier file is left as it was.
     """
-    _replace(Path(path), lambda file: file.write(text))
+    _replace(Path(path), lambda file: file.write(text.encode("utf-8")))
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a compressed npz file to a temporary file beside `path`, then rename it.
+
+    Raises:
+        OSError: when the folder cannot be written or the disk is full; an earlier file is left as it was.
+    """
+    _replace(Path(path), lambda file: np.savez_compressed(file, **arrays))
 
 
 def _replace(path: Path, write) -> None:
     temporary = path.with_name(path.name + ".part")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

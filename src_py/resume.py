@@ -6,17 +6,31 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from src_py.env import TRAINED_MARKER, find_named, find_trained
 from src_py.errors import InputError
 from src_py.files import folder_digest, write_text
 
-RUN = "finetune_run.json"
 ELSEWHERE = ("input_dir", "model_dir", "output_dir", "hours", "processes", "micro_batch", "stop_on_failure", "folds")
 
 
-def run_key(config, data: Path, model: Path) -> str:
-    """Digest of what a run's result depends on: settings, training file, encoder.
+class Files(NamedTuple):
+    """What a recipe leaves in its output folder, as patterns: results, what goes when the run ends, and what runs with
+    other settings may use too. `record` says whose they are."""
+
+    record: str
+    results: tuple[str, ...]
+    passing: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
+
+
+FINE_TUNING = Files("finetune_run.json", results=("fold_*",), passing=("checkpoints",))
+TABULAR = Files("tabular_run.json", results=("tabular",), common=("embeddings",))
+
+
+def run_key(config, data: Path, model: Path | None) -> str:
+    """Digest of what a run's result depends on: settings, training file, encoder (if there is one).
 
     Where files lie, the folds asked for, the time limit and the number of processes change no fold's result.
     """
@@ -24,7 +38,8 @@ def run_key(config, data: Path, model: Path) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=list).encode())
     with open(data, "rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(folder_digest(model, (".json", ".safetensors", ".bin", ".model")).encode())
+    if model:
+        digest.update(folder_digest(model, (".json", ".safetensors", ".bin", ".model")).encode())
     return digest.hexdigest()[:16]
 
 
@@ -33,12 +48,12 @@ def finished_folds(root: str | Path) -> list[Path]:
 
     In the scoring run, which has no time to train, those of a broken-off one too.
     """
-    left = [] if is_scoring_run() else _unfinished(root)
+    left = [] if is_scoring_run() else _unfinished(root, FINE_TUNING)
     return [folder for folder in find_trained(root) if folder.parent not in left]
 
 
-def begin_run(output: Path, root: str | Path, key: str) -> None:
-    """Make `output` hold what an earlier run with this key has done, and no fold of another.
+def begin_run(output: Path, root: str | Path, key: str, files: Files = FINE_TUNING) -> None:
+    """Make `output` hold what an earlier run with this key has done, and no result of another.
 
     What is there already comes first, then the attached outputs of broken-off runs below `root`.
 
@@ -46,23 +61,22 @@ def begin_run(output: Path, root: str | Path, key: str) -> None:
         InputError: when the folder cannot be written.
     """
     try:
-        if _read(output).get("key") == key:
+        if _read(output, files).get("key") == key:
             print(f"Going on in {output}: {_told(output)}. For a run from the beginning change CFG.seed or the folder.")
         else:
-            for left in (*output.glob("fold_*"), output / "checkpoints"):
-                shutil.rmtree(left, ignore_errors=True)
-            _take_over(output, root, key)
-        _write(output, key, finished=False)  # last: copying that was itself broken off starts again
+            _remove(output, files.results + files.passing)
+            _take_over(output, root, key, files)
+        _write(output, files, key, finished=False)  # last: copying that was itself broken off starts again
     except OSError as error:
         raise InputError(
             f"{error.filename or output} cannot be written ({error.strerror}); free some space or set CFG.output_dir."
         ) from error
 
 
-def end_run(output: Path, key: str) -> None:
+def end_run(output: Path, key: str, files: Files = FINE_TUNING) -> None:
     """The run is complete: attached to another one its folds are for predicting."""
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    _write(output, key, finished=True)
+    _remove(output, files.passing)
+    _write(output, files, key, finished=True)
 
 
 def open_folds(output: Path, folds: tuple[int, ...]) -> list[int]:
@@ -75,14 +89,16 @@ def is_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-def _take_over(output: Path, root: str | Path, key: str) -> None:
-    mine = [attached for attached in _unfinished(root) if _read(attached).get("key") == key]
-    for attached in _unfinished(root):
+def _take_over(output: Path, root: str | Path, key: str, files: Files) -> None:
+    left = _unfinished(root, files)
+    mine = [attached for attached in left if _read(attached, files).get("key") == key]
+    for attached in left:
         if attached not in mine:
             print(f"{attached} was broken off with other settings, rows or encoder; it is not used.")
     for attached in mine[:1]:
         print(f"Going on from {attached}: {_told(attached)}.")
-        for source in (path for part in ("fold_*", "checkpoints") for path in attached.glob(f"{part}/**/*")):
+        parts = files.results + files.passing + files.common
+        for source in (path for part in parts for path in attached.glob(f"{part}/**/*")):
             # One by one: whole folders would come with the rights of a read-only mount. A workers' job is made again.
             if source.is_file() and "job" not in source.parts:
                 target = output / source.relative_to(attached)
@@ -90,24 +106,31 @@ def _take_over(output: Path, root: str | Path, key: str) -> None:
                 shutil.copyfile(source, target)
 
 
-def _unfinished(root: str | Path) -> list[Path]:
-    return [path.parent for path in find_named(root, RUN) if not _read(path.parent).get("finished")]
+def _remove(output: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for left in output.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _read(folder: Path) -> dict:
+def _unfinished(root: str | Path, files: Files) -> list[Path]:
+    return [path.parent for path in find_named(root, files.record) if not _read(path.parent, files).get("finished")]
+
+
+def _read(folder: Path, files: Files) -> dict:
     try:
-        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        found = json.loads((folder / files.record).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _write(folder: Path, key: str, finished: bool) -> None:
+def _write(folder: Path, files: Files, key: str, finished: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RUN, json.dumps({"key": key, "finished": finished}))
+    write_text(folder / files.record, json.dumps({"key": key, "finished": finished}))
 
 
 def _told(folder: Path) -> str:
-    folds = sorted(path.parent.name for path in folder.glob("fold_*/preference.json"))
+    folds = sorted(path.parent.name for path in folder.glob(f"fold_*/{TRAINED_MARKER}"))
+    folds += sorted(path.stem for path in folder.glob("tabular/fold_*.npz"))
     steps = sorted(path.name for path in folder.glob("checkpoints/*/checkpoint-*"))
-    return f"finished {', '.join(folds) or 'no fold'}; {', '.join(steps) or 'no checkpoint'}"
+    return f"finished {', '.join(folds) or 'no fold'}" + "".join(f", {step}" for step in steps)

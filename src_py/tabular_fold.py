@@ -16,12 +16,11 @@ STOPPING_FOLDS = 5
 @dataclass
 class FoldResult:
     """`predictions` of the held-out rows (rows, classes) by (set of groups, head); `heads` the fitted ones by the same
-    key; `sides` the held-out rows' features by group."""
+    key."""
 
     features: FoldFeatures
     heads: dict[tuple[str, str], object]
     predictions: dict[tuple[str, str], np.ndarray]
-    sides: dict[str, Sides]
 
 
 def group_sets(groups: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -60,7 +59,7 @@ def fit_fold(
             fitted = fit_head(head, *chosen, n_classes, seed, options)
             predictions[name, head] = fitted.predict(join([sides[group] for group in groups]))
             kept[name, head] = fitted
-    return FoldResult(features, kept, predictions, sides)
+    return FoldResult(features, kept, predictions)
 
 
 def split_for_stopping(

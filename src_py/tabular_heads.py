@@ -39,7 +39,7 @@ def double(rows: Rows) -> Rows:
 def fit_head(name: str, fit: Rows, stop: Rows, n_classes: int, seed: int, options: dict | None = None):
     """Fit one head, both ways round: its size (rounds, penalty, epochs) is the best on `stop` after a fit on `fit`;
     then it is fitted on all of both at that size."""
-    kind = {"lightgbm": Boosted, "logistic": Logistic, "mlp": Perceptron}[name]
+    kind = KINDS[name]
     fit, stop = double(fit), double(stop)
     size, curve = kind.choose(fit, stop, n_classes, seed, options or {})
     both = Rows(stack([fit.sides, stop.sides]), np.concatenate([fit.labels, stop.labels]))
@@ -50,7 +50,7 @@ def fit_head(name: str, fit: Rows, stop: Rows, n_classes: int, seed: int, option
 
 def load_head(name: str, arrays: dict[str, np.ndarray]):
     """A head from what its `arrays` gave."""
-    return {"lightgbm": Boosted, "logistic": Logistic, "mlp": Perceptron}[name].from_arrays(arrays)
+    return KINDS[name].from_arrays(arrays)
 
 
 class _Head:
@@ -194,6 +194,9 @@ class Perceptron(_Standardised):
         if logits.shape[1] == 1:  # two classes share one logit
             logits = np.hstack([np.zeros_like(logits), logits])
         return softmax(logits, axis=1)
+
+
+KINDS = {"lightgbm": Boosted, "logistic": Logistic, "mlp": Perceptron}
 
 
 def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

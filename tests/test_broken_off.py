@@ -17,7 +17,7 @@ from src_py.config import configure
 from src_py.errors import InputError
 from src_py.model import adapt, build_model
 from src_py.report import history_table
-from src_py.resume import begin_run, end_run, finished_folds, open_folds, run_key
+from src_py.resume import TABULAR, begin_run, end_run, finished_folds, open_folds, run_key
 from src_py.session import start_session
 from src_py.text import encode_pairs
 from src_py.train import make_trainer
@@ -271,6 +271,23 @@ class TestRuns:
         assert key != run_key(configure(CFG(), "lr=0.2"), data, tiny)
         data.write_text("y")
         assert key != run_key(CFG(), data, tiny)
+
+    def test_a_tabular_run_keeps_embeddings_whatever_its_settings_and_folds_only_of_its_own(self, tmp_path, mounts):
+        attached = mounts / "notebooks/me/nb"
+        for name in ("tabular/fold_0.npz", "embeddings/block.npz"):
+            (attached / name).parent.mkdir(parents=True)
+            (attached / name).write_text("x")
+        (attached / "tabular_run.json").write_text(json.dumps({"key": "k", "finished": False}))
+        out = tmp_path / "out"
+        begin_run(out, mounts, "k", TABULAR)
+        assert (out / "tabular/fold_0.npz").is_file()
+        assert (out / "embeddings/block.npz").is_file()
+        begin_run(out, mounts, "other", TABULAR)
+        assert not (out / "tabular").exists()
+        assert (out / "embeddings/block.npz").is_file()
+        end_run(out, "other", TABULAR)
+        assert (out / "embeddings/block.npz").is_file()
+        assert finished_folds(mounts) == [], "no fine-tuned model"
 
     def test_a_folder_that_cannot_be_written_is_told(self, tmp_path, mounts):
         (tmp_path / "file").write_text("")

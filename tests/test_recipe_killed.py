@@ -1,4 +1,4 @@
-"""`finetune_deberta`, killed at its worst moments and run again, ends as if nothing had happened."""
+"""Recipes, killed at their worst moments and run again, end as if nothing had happened."""
 
 import os
 import random
@@ -13,7 +13,10 @@ import pytest
 from tools.demo_data import write_contest
 
 ROOT = Path(__file__).resolve().parent.parent
-CFG = "max_length=48 n_folds=2 folds=0,1 epochs=2 evals_per_epoch=2 lr=0.002 stop_on_failure=no hours=1"
+CFG = {
+    "finetune_deberta": "max_length=48 n_folds=2 folds=0,1 epochs=2 evals_per_epoch=2 lr=0.002 stop_on_failure=no",
+    "embed_deberta_lightgbm": "max_length=48 n_folds=2 search_minutes=0.01",
+}
 # Each kills the process by itself: as the interpreter starts, functions are wrapped.
 KILL = """
 import os
@@ -39,10 +42,16 @@ if moment:
         before(src_py.batches.BudgetTrainer, "prediction_step", lambda trainer, *_: trainer.state.global_step >= 9)
     if moment == "fold":
         before(src_py.model, "save_file", lambda _, path: "fold_1" in str(path) and "head" in str(path))
-    if moment == "submission":
-        before(os, "replace", lambda source, target: "submission" in str(target))
+    if moment == "embedding":
+        import src_py.embed
+        before(src_py.embed, "_embed_block")
+    if moment == "boosting":
+        import src_py.tabular_fold
+        before(src_py.tabular_fold, "fit_fold", lambda *args: args[4] == 1)
+    files = {"submission": "submission", "storing": "fold_1.npz", "settings": "tabular.json"}
+    if moment in files:
+        before(os, "replace", lambda source, target: files[moment] in str(target))
 """
-MOMENTS = ("training", "checkpointing", "evaluation", "fold", "submission")
 
 
 @pytest.fixture
@@ -51,12 +60,12 @@ def recipe(tmp_path, tiny):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(KILL)
 
-    def start(out, moment=""):
+    def start(out, moment="", name="finetune_deberta"):
         (tmp_path / out).mkdir(exist_ok=True)
         paths = os.pathsep.join(map(str, (tmp_path / "site", ROOT)))
         env = os.environ | {"PYTHONPATH": paths, "MOMENT": moment, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-        env["RECIPE_CFG"] = f"input_dir={tmp_path / 'in'} model_dir={tiny} {CFG}"
-        words = [sys.executable, str(ROOT / "notebooks/finetune_deberta.py")]
+        env["RECIPE_CFG"] = f"input_dir={tmp_path / 'in'} model_dir={tiny} {CFG[name]}"
+        words = [sys.executable, str(ROOT / f"notebooks/{name}.py")]
         options = {"cwd": tmp_path / out, "env": env, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(words, **options, text=True)
 
@@ -70,11 +79,12 @@ def finish(process):
 
 
 def results(folder):
-    return [pd.read_csv(folder / name) for name in ("oof.csv", "submission.csv")]
+    return [pd.read_csv(path) for pattern in ("oof*.csv", "submission.csv") for path in folder.glob(pattern)]
 
 
 def assert_same(one, other):
-    for a, b in zip(results(one), results(other)):
+    assert len(results(one)) == 2
+    for a, b in zip(results(one), results(other), strict=True):
         pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
@@ -82,7 +92,7 @@ def assert_same(one, other):
 def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recipe, tmp_path):
     finish(recipe("undisturbed"))
     told = ""
-    for moment in MOMENTS:
+    for moment in ("training", "checkpointing", "evaluation", "fold", "submission"):
         process = recipe("killed", moment)
         told += process.communicate()[0]
         assert process.returncode == -9, (moment, told[-3000:])
@@ -91,6 +101,25 @@ def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recip
     assert "broken off before" in told
     assert_same(tmp_path / "killed", tmp_path / "undisturbed")
     assert not (tmp_path / "killed/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_boosting_killed_in_embedding_fitting_storing_and_submission(recipe, tmp_path):
+    moments = ("embedding", "boosting", "storing", "settings", "submission")
+    for moment in moments:
+        process = recipe("killed", moment, "embed_deberta_lightgbm")
+        told = process.communicate()[0]
+        assert process.returncode == -9, (moment, told[-3000:])
+    told = finish(recipe("killed", name="embed_deberta_lightgbm"))
+    assert "finished fold_0, fold_1" in told
+    # A search that is bounded by time is not the same twice: the undisturbed run has that of the killed one.
+    begun = recipe("undisturbed", "boosting", "embed_deberta_lightgbm")
+    begun.communicate()
+    options = (tmp_path / "killed/tabular/options.json").read_text()
+    (tmp_path / "undisturbed/tabular/options.json").write_text(options)
+    (tmp_path / "undisturbed/tabular/fold_0.npz").unlink()
+    finish(recipe("undisturbed", name="embed_deberta_lightgbm"))
+    assert_same(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 @pytest.mark.long

@@ -21,7 +21,15 @@ from src_py.split import assign_folds
 from src_py.tabular_fold import fit_fold, group_sets, search_options, split_for_stopping
 from src_py.tabular_heads import HEADS, Rows, fit_head
 from src_py.tabular_plots import gain_by_group, plot_boosting, plot_heads
-from src_py.tabular_store import find_tabular, load_fold, save_fold, save_settings
+from src_py.tabular_store import (
+    find_tabular,
+    finished_fold,
+    found_options,
+    load_fold,
+    save_fold,
+    save_options,
+    save_settings,
+)
 from src_py.text import encode_pairs
 from src_py.tokenizer import load_tokenizer
 from tools.demo_data import make_pairs, write_tiny_deberta
@@ -47,6 +55,13 @@ def data(tmp_path_factory, tiny):
 def fold(data):
     _, counted, labels, prompts, fold_of, _ = data
     return fit_fold(counted, labels, prompts, fold_of, 0, HEADS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def held(fold, data):
+    """Features of the rows that the fold holds out, by group."""
+    _, counted, _, _, fold_of, _ = data
+    return fold.features.transform(counted.take(np.flatnonzero(fold_of == 0)))
 
 
 def loss(probabilities, labels) -> float:
@@ -116,8 +131,8 @@ class TestFeatures:
 
 class TestHeads:
     @pytest.mark.parametrize("head", HEADS)
-    def test_swapping_the_answers_swaps_the_probabilities(self, fold, head):
-        sides = join(list(fold.sides.values()))
+    def test_swapping_the_answers_swaps_the_probabilities(self, fold, held, head):
+        sides = join(list(held.values()))
         straight = fold.heads["all", head].predict(sides)
         swapped = fold.heads["all", head].predict(sides.swapped())
         np.testing.assert_allclose(straight, swapped[:, [1, 0, 2]], atol=1e-6)
@@ -160,12 +175,12 @@ class TestHeads:
         assert min(trial["log loss"] for trial in trials) <= trials[0]["log loss"]
         fit_head("lightgbm", fit, stop, 3, 0, options)
 
-    def test_the_gain_of_the_trees_is_shared_out_among_the_groups(self, fold):
-        shares = gain_by_group(fold.heads["all", "lightgbm"], fold.sides)
+    def test_the_gain_of_the_trees_is_shared_out_among_the_groups(self, fold, held):
+        shares = gain_by_group(fold.heads["all", "lightgbm"], held)
         assert set(shares) == set(GROUPS)
         assert abs(sum(shares.values()) - 1) < 1e-6
         assert shares["tfidf"] > shares["word2vec"]
-        plot_boosting({0: fold.heads["all", "lightgbm"]}, fold.sides)
+        plot_boosting({0: fold.heads["all", "lightgbm"]}, held)
         table = pd.DataFrame({"lightgbm": [1.0, 0.9]}, index=["length", "all"])
         plot_heads(table, table * 0.01, 1.1)
 
@@ -205,26 +220,50 @@ class TestBlend:
 
 
 class TestStore:
-    def test_a_saved_fold_predicts_the_same(self, fold, data, tmp_path):
+    def test_a_saved_fold_predicts_the_same(self, fold, held, data, tmp_path):
         _, counted, _, _, fold_of, _ = data
-        save_fold(tmp_path / "tabular", 0, fold.features, fold.heads)
+        save_fold(tmp_path / "tabular", 0, fold)
         assert find_tabular(tmp_path) is None, "without its settings it is not complete"
         save_settings(tmp_path / "tabular", {"n_folds": 1})
         folder, settings = find_tabular(tmp_path)
         assert settings == {"n_folds": 1}
-        features, heads = load_fold(folder, 0)
-        sides = features.transform(counted.take(np.flatnonzero(fold_of == 0)))
-        assert heads.keys() == fold.heads.keys()
-        for (name, head), fitted in heads.items():
+        again = load_fold(folder, 0)
+        sides = again.features.transform(counted.take(np.flatnonzero(fold_of == 0)))
+        assert again.heads.keys() == fold.heads.keys()
+        for (name, head), fitted in again.heads.items():
             chosen = join([sides[group] for group in group_sets(GROUPS)[name]])
             np.testing.assert_allclose(fitted.predict(chosen), fold.predictions[name, head], atol=1e-6)
+            np.testing.assert_array_equal(again.predictions[name, head], fold.predictions[name, head])
+        plot_boosting({0: again.heads["all", "lightgbm"]}, held)
 
     def test_a_damaged_fold_is_refused_in_one_sentence(self, fold, tmp_path):
-        save_fold(tmp_path, 0, fold.features, fold.heads)
+        save_fold(tmp_path, 0, fold)
         path = tmp_path / "fold_0.npz"
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(InputError, match="attach the complete output"):
             load_fold(tmp_path, 0)
+
+    def test_a_run_goes_on_with_its_folds_but_not_with_a_damaged_one(self, fold, tmp_path, capsys):
+        assert finished_fold(tmp_path, 0) is None
+        assert capsys.readouterr().out == ""
+        for number in (0, 1):
+            save_fold(tmp_path, number, fold)
+        path = tmp_path / "fold_1.npz"
+        path.write_bytes(path.read_bytes()[:2000])
+        assert finished_fold(tmp_path, 0).predictions.keys() == fold.predictions.keys()
+        assert finished_fold(tmp_path, 1) is None
+        assert "fold 1 is fitted again" in capsys.readouterr().out
+
+    def test_searched_options_are_kept_even_where_the_defaults_won(self, tmp_path):
+        assert found_options(tmp_path / "tabular") is None
+        save_options(tmp_path / "tabular", {})
+        assert found_options(tmp_path / "tabular") == {}
+
+    def test_a_folder_that_cannot_be_written_is_told(self, fold, tmp_path):
+        (tmp_path / "file").write_text("")
+        for write, *written in ((save_fold, 0, fold), (save_options, {}), (save_settings, {})):
+            with pytest.raises(InputError, match="free some space"):
+                write(tmp_path / "file/tabular", *written)
 
 
 @pytest.fixture
