@@ -8,7 +8,7 @@ import numpy as np
 from src_py.feature_groups import Counted, FoldFeatures
 from src_py.sides import Sides, join
 from src_py.split import grouped_folds
-from src_py.tabular_heads import Boosted, Rows, double, fit_head
+from src_py.tabular_heads import Boosted, Rows, double, fit_head, learning_rate
 
 STOPPING_FOLDS = 5
 
@@ -44,7 +44,7 @@ def fit_fold(
     Args:
         labels, prompts, fold_of: (rows,) class, number of the prompt, and fold of every row.
         heads: some of `HEADS`.
-        options: LightGBM settings that differ from the defaults.
+        options: LightGBM settings that differ from the defaults (`LIGHTGBM`, and `learning_rate` by the rows).
         sets: which groups go together; `group_sets` of all unless told otherwise.
     """
     n_classes = int(labels.max()) + 1
@@ -78,7 +78,8 @@ def search_options(fit: Rows, stop: Rows, n_classes: int, seed: int, minutes: fl
     The defaults are always the first trial. What is drawn depends on the seed alone, how many on the time.
     """
     rng, begun, trials = np.random.default_rng(seed), time.monotonic(), []
-    fit, stop, options = double(fit), double(stop), {}
+    rate = learning_rate(len(fit.labels) + len(stop.labels))
+    fit, stop, options = double(fit), double(stop), {"learning_rate": rate}
     while True:
         _, curve = Boosted.choose(fit, stop, n_classes, seed, options)
         trials.append({"log loss": min(curve), "rounds": int(np.argmin(curve)) + 1} | options)
@@ -90,5 +91,5 @@ def search_options(fit: Rows, stop: Rows, n_classes: int, seed: int, minutes: fl
             "min_child_samples": int(rng.choice([10, 20, 40, 80, 160])),
             "feature_fraction": float(rng.choice([0.2, 0.35, 0.5, 0.8])),
             "lambda_l2": float(rng.choice([0.0, 1.0, 5.0, 20.0])),
-            "learning_rate": float(rng.choice([0.01, 0.02, 0.04])),
+            "learning_rate": rate * float(rng.choice([0.5, 1.0, 2.0])),
         }

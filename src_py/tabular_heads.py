@@ -23,6 +23,14 @@ LIGHTGBM = {
 ROUNDS, PATIENCE = 4000, 100
 
 
+def learning_rate(rows: int) -> float:
+    """LightGBM's, for so many pairs: 0.02 up to 5,000, then in proportion, at most 0.1.
+
+    More rows take more rounds at the same rate, and each takes longer; what a small rate gains shrinks with the noise.
+    """
+    return LIGHTGBM["learning_rate"] * min(max(rows / 5000, 1.0), 5.0)
+
+
 class Rows(NamedTuple):
     """Features and labels of some rows."""
 
@@ -40,10 +48,11 @@ def fit_head(name: str, fit: Rows, stop: Rows, n_classes: int, seed: int, option
     """Fit one head, both ways round: its size (rounds, penalty, epochs) is the best on `stop` after a fit on `fit`;
     then it is fitted on all of both at that size."""
     kind = KINDS[name]
+    options = {"learning_rate": learning_rate(len(fit.labels) + len(stop.labels))} | (options or {})
     fit, stop = double(fit), double(stop)
-    size, curve = kind.choose(fit, stop, n_classes, seed, options or {})
+    size, curve = kind.choose(fit, stop, n_classes, seed, options)
     both = Rows(stack([fit.sides, stop.sides]), np.concatenate([fit.labels, stop.labels]))
-    head = kind.train(both, n_classes, seed, options or {}, size)
+    head = kind.train(both, n_classes, seed, options, size)
     head.curve = curve
     return head
 

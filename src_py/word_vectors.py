@@ -11,6 +11,7 @@ from src_py.sides import Sides
 
 _WORD = re.compile(r"\w{1,30}|[^\w\s]")
 WORDS = 400  # of a text
+TEXTS = 20_000  # to learn vectors from; more take longer and change little
 
 
 def split_words(table: pd.DataFrame) -> dict[str, list[list[str]]]:
@@ -30,8 +31,13 @@ class WordVectorFeatures:
 
     def fit_transform(self, words: dict[str, list[list[str]]], labels: np.ndarray, groups: np.ndarray) -> Sides:
         texts = [text for column in words.values() for text in column]
+        drawn = range(len(texts))
+        if len(texts) > TEXTS:
+            drawn = np.random.default_rng(self.seed).choice(len(texts), TEXTS, replace=False)
         # One worker: with several, the order of updates and so the vectors would differ from run to run.
-        model = Word2Vec(texts, vector_size=self.size, epochs=self.epochs, min_count=3, workers=1, seed=self.seed)
+        model = Word2Vec(
+            [texts[i] for i in drawn], vector_size=self.size, epochs=self.epochs, min_count=3, workers=1, seed=self.seed
+        )
         self.vocabulary = {word: i for i, word in enumerate(model.wv.index_to_key)}
         self.vectors = model.wv.vectors.astype(np.float32)
         seen = np.zeros(len(self.vocabulary))

@@ -10,6 +10,7 @@ import torch
 from src_py import embed
 from src_py.attached import find_fine_tuned
 from src_py.blend import cross_fitted, fit_weights, mix
+from src_py import word_vectors
 from src_py.data import load_pairs, prompt_key, swap_sides
 from src_py.embed import embed_sequences, token_batches
 from src_py.errors import InputError
@@ -19,7 +20,7 @@ from src_py.model import build_model, load_encoder, save_trained
 from src_py.sides import join, stack
 from src_py.split import assign_folds
 from src_py.tabular_fold import fit_fold, group_sets, search_options, split_for_stopping
-from src_py.tabular_heads import HEADS, Rows, fit_head
+from src_py.tabular_heads import HEADS, Rows, fit_head, learning_rate
 from src_py.tabular_plots import gain_by_group, plot_boosting, plot_heads
 from src_py.tabular_store import (
     find_tabular,
@@ -107,6 +108,15 @@ class TestFeatures:
         for name, array in fits[0].items():
             np.testing.assert_array_equal(array, fits[1][name], err_msg=name)
 
+    def test_word_vectors_of_many_texts_come_from_a_fixed_sample(self, data, monkeypatch):
+        _, counted, labels, prompts, _, _ = data
+        words = counted.parts["word2vec"]
+        full = FoldFeatures.fit(Counted({"word2vec": words}), labels, prompts, 0)[0].arrays()
+        monkeypatch.setattr(word_vectors, "TEXTS", 300)
+        some, again = (FoldFeatures.fit(Counted({"word2vec": words}), labels, prompts, 0)[0].arrays() for _ in "ab")
+        assert len(some["word2vec/words"]) < len(full["word2vec/words"])
+        np.testing.assert_array_equal(some["word2vec/vectors"], again["word2vec/vectors"])
+
     def test_training_rows_get_scores_from_models_that_have_not_seen_their_prompt(self, data):
         """With shuffled labels a ridge score in sample still separates the training rows; out of fold it cannot."""
         _, counted, labels, prompts, _, _ = data
@@ -171,9 +181,13 @@ class TestHeads:
         fit, stop = split_for_stopping({"length": counted.parts["length"]}, labels, prompts, 0)
         fit, stop = (Rows(part.sides["length"], part.labels) for part in (fit, stop))
         options, trials = search_options(fit, stop, 3, seed=0, minutes=0.02)
-        assert trials[0].keys() == {"log loss", "rounds"}
+        assert trials[0].keys() == {"log loss", "rounds", "learning_rate"}
         assert min(trial["log loss"] for trial in trials) <= trials[0]["log loss"]
         fit_head("lightgbm", fit, stop, 3, 0, options)
+
+    def test_the_learning_rate_grows_with_the_rows_within_bounds(self):
+        rates = [learning_rate(rows) for rows in (100, 5000, 15_000, 25_000, 60_000)]
+        np.testing.assert_allclose(rates, [0.02, 0.02, 0.06, 0.1, 0.1])
 
     def test_the_gain_of_the_trees_is_shared_out_among_the_groups(self, fold, held):
         shares = gain_by_group(fold.heads["all", "lightgbm"], held)
