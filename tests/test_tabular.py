@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from src_py import embed
+from src_py import embed, word_vectors
 from src_py.attached import find_fine_tuned
 from src_py.blend import cross_fitted, fit_weights, mix
-from src_py import word_vectors
 from src_py.data import load_pairs, prompt_key, swap_sides
 from src_py.embed import embed_sequences, token_batches
 from src_py.errors import InputError
