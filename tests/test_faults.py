@@ -28,6 +28,10 @@ FAULTS = {
     "kill -9 of an ablation": (
         SURVIVED, "test_ablation.py",
         "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
+    "kill -9 of the LightGBM recipe in embedding, fitting, storing and submission": (
+        SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_fitting_storing_and_submission"),
+    "a damaged fold of a LightGBM run that goes on": (
+        SURVIVED, "test_tabular.py", "test_a_run_goes_on_with_its_folds_but_not_with_a_damaged_one"),
     "embedding broken off": (SURVIVED, "test_tabular.py", "test_a_broken_off_run_goes_on_and_gives_the_same"),
     "read-only working folder": (REFUSED, "test_faults.py", "test_a_working_folder_that_cannot_be_written"),
     "disk full while checkpointing": (REFUSED, "test_broken_off.py", "test_a_full_disk_is_told_in_one_sentence"),
