@@ -19,7 +19,7 @@ def plot_heads(table: pd.DataFrame, spread: pd.DataFrame, constant: float) -> Fi
     axes.axhline(0, color="C3", linestyle="--", linewidth=1, label=f"constant predictor {constant:.4f}")
     axes.set_xticks(range(len(table)), table.index)
     axes.set(ylabel="log loss saved (nats)", title="Which features, which head?")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(table.columns) + 1, fontsize="small")
     plt.close(figure)
     return figure
 

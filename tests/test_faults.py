@@ -28,8 +28,8 @@ FAULTS = {
     "kill -9 of an ablation": (
         SURVIVED, "test_ablation.py",
         "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
-    "kill -9 of the LightGBM recipe in embedding, fitting, storing and submission": (
-        SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_fitting_storing_and_submission"),
+    "kill -9 of the LightGBM recipe in embedding, storing and submission": (
+        SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_storing_and_submission"),
     "a damaged fold of a LightGBM run that goes on": (
         SURVIVED, "test_tabular.py", "test_a_run_goes_on_with_its_folds_but_not_with_a_damaged_one"),
     "embedding broken off": (SURVIVED, "test_tabular.py", "test_a_broken_off_run_goes_on_and_gives_the_same"),
