@@ -106,8 +106,12 @@ def test_boosting_killed_in_embedding_storing_and_submission(recipe, tmp_path):
         process = recipe("killed", moment, "embed_deberta_lightgbm")
         told = process.communicate()[0]
         assert process.returncode == -9, (moment, told[-3000:])
+        if moment == "storing":
+            kept = [tmp_path / "killed/tabular" / name for name in ("fold_0.npz", "options.json")]
+            written = [path.stat().st_mtime_ns for path in kept]
     told = finish(recipe("killed", name="embed_deberta_lightgbm"))
     assert "finished fold_0, fold_1" in told
+    assert [path.stat().st_mtime_ns for path in kept] == written, "neither fitted nor searched again"
     # A search that is bounded by time is not the same twice: the undisturbed run has what the killed one found.
     for name in ("tabular_run.json", "tabular/options.json"):
         (tmp_path / "undisturbed" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from src_py import embed, word_vectors
+from src_py import embed, tabular_heads, word_vectors
 from src_py.attached import find_fine_tuned
 from src_py.blend import cross_fitted, fit_weights, mix
 from src_py.data import load_pairs, prompt_key, swap_sides
@@ -187,6 +187,15 @@ class TestHeads:
     def test_the_learning_rate_grows_with_the_rows_within_bounds(self):
         rates = [learning_rate(rows) for rows in (100, 5000, 15_000, 25_000, 60_000)]
         np.testing.assert_allclose(rates, [0.02, 0.02, 0.06, 0.1, 0.1])
+
+    def test_the_learning_rate_of_the_rows_is_used_unless_told_otherwise(self, data, monkeypatch):
+        _, counted, labels, prompts, _, _ = data
+        fit, stop = split_for_stopping({"length": counted.parts["length"]}, labels, prompts, 0)
+        fit, stop = (Rows(part.sides["length"], part.labels) for part in (fit, stop))
+        monkeypatch.setattr(tabular_heads, "learning_rate", {len(labels): 0.25}.get)
+        for options, rate in ((None, "0.25"), ({"learning_rate": 0.5}, "0.5")):
+            text = fit_head("lightgbm", fit, stop, 3, 0, options).booster.model_to_string()
+            assert f"[learning_rate: {rate}]" in text
 
     def test_the_gain_of_the_trees_is_shared_out_among_the_groups(self, fold, held):
         shares = gain_by_group(fold.heads["all", "lightgbm"], held)
