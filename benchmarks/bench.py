@@ -31,18 +31,18 @@ from benchmarks.bench_training import (
     bench_steps,
     v3_config,
 )
-from src_py.data import load_pairs, prompt_key
-from src_py.embed import embed_sequences
-from src_py.env import find_data
-from src_py.feature_groups import Counted
-from src_py.metrics import score
-from src_py.model import fit_embeddings, load_encoder
-from src_py.session import start_session
-from src_py.split import assign_folds
-from src_py.tabular_fold import fit_fold
-from src_py.tabular_heads import LIGHTGBM, PATIENCE, ROUNDS
-from src_py.text import encode_pairs
-from src_py.tokenizer import load_tokenizer
+from src_py.evaluation.metrics import score
+from src_py.kaggle.inputs import find_data
+from src_py.kaggle.session import start_session
+from src_py.model.encoder import fit_embeddings, load_encoder
+from src_py.pairs.encode import encode_pairs
+from src_py.pairs.load import load_pairs, prompt_key
+from src_py.pairs.split import assign_folds
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.tabular.embeddings import embed_sequences
+from src_py.tabular.folds import fit_fold
+from src_py.tabular.groups import Counted
+from src_py.tabular.models import LIGHTGBM, PATIENCE, ROUNDS
 from tools.demo_data import write_contest, write_tiny_deberta
 
 HERE = Path(__file__).resolve().parent

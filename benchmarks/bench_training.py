@@ -14,14 +14,12 @@ import torch
 from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
-from src_py.batches import TokenBudget
-from src_py.fast_attention import use_fast_attention, use_stock_attention
-from src_py.length_groups import length_groups
-from src_py.model import adapt, build_model
-from src_py.predict import PairCollator
-from src_py.text import encode_pairs
-from src_py.tokenizer import load_tokenizer
-from src_py.train import make_trainer, parameter_groups
+from src_py.model.attention import use_fast_attention, use_stock_attention
+from src_py.model.preference import adapt, build_model, length_groups
+from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.training.batches import TokenBudget
+from src_py.training.trainer import make_trainer, parameter_groups
 from tools.demo_data import write_tiny_deberta
 
 SHARES = [0.35, 0.34, 0.31]

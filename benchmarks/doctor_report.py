@@ -12,17 +12,17 @@ from dataclasses import replace
 import pandas as pd
 from transformers import AutoConfig
 
-from src_py.data import load_pairs
-from src_py.doctor import check_before_training
-from src_py.env import find_data
-from src_py.metrics import class_shares
-from src_py.model import adapt, build_model
-from src_py.posted import posted_config, posted_trainer
-from src_py.session import start_session
-from src_py.split import assign_folds
-from src_py.text import encode_pairs
-from src_py.tokenizer import load_tokenizer
-from src_py.train import make_trainer
+from src_py.ablation.posted import posted_config, posted_trainer
+from src_py.doctor.check import check_before_training
+from src_py.evaluation.baselines import class_shares
+from src_py.kaggle.inputs import find_data
+from src_py.kaggle.session import start_session
+from src_py.model.preference import adapt, build_model
+from src_py.pairs.encode import encode_pairs
+from src_py.pairs.load import load_pairs
+from src_py.pairs.split import assign_folds
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.training.trainer import make_trainer
 
 T4_BYTES = int(15.6e9)
 

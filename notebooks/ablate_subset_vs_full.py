@@ -32,28 +32,24 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
-from src_py.ablation_plots import plot_curves, plot_repairs
-from src_py.answer import answer
-from src_py.arms import REPAIRS
-from src_py.cell import Problem, Settings
-from src_py.cell_store import CellStore, find_cells
-from src_py.clock import Clock
+from src_py.ablation.answer import answer
+from src_py.ablation.arms import REPAIRS
+from src_py.ablation.plots import plot_curves, plot_repairs
+from src_py.ablation.results import baselines, curve_table, repair_table, results_table
+from src_py.ablation.schedule import list_cells, plan, plan_table, run_cells, time_cells
+from src_py.ablation.trials import CellStore, Problem, Settings, find_cells
 from src_py.config import configure, pick
-from src_py.data import class_names, load_pairs, prompt_key
-from src_py.env import find_data, find_extra, find_model, find_trained
-from src_py.files import write_csv
-from src_py.grid import run_cells
-from src_py.hardware import choose_precision, describe_hardware, visible_gpus
-from src_py.model import load_trained
-from src_py.plan import list_cells, plan, plan_table, time_cells
-from src_py.predict import predict_pairs
-from src_py.report import class_table
-from src_py.results import baselines, curve_table, repair_table, results_table
-from src_py.session import start_session
-from src_py.split import assign_folds
-from src_py.submission import write_submission
-from src_py.subsets import add_rows, log_spaced, nested_order
-from src_py.tokenizer import load_tokenizer
+from src_py.evaluation.report import class_table
+from src_py.kaggle.clock import Clock
+from src_py.kaggle.files import write_csv
+from src_py.kaggle.inputs import find_data, find_extra, find_model, find_trained
+from src_py.kaggle.session import choose_precision, describe_hardware, start_session, visible_gpus
+from src_py.model.predict import predict_pairs
+from src_py.model.saved import load_trained
+from src_py.pairs.contest import write_submission
+from src_py.pairs.load import class_names, load_pairs, prompt_key
+from src_py.pairs.split import add_rows, assign_folds, log_spaced, nested_order
+from src_py.pairs.tokenizer import load_tokenizer
 
 # %% [markdown]
 # ## Configuration

@@ -33,37 +33,40 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from src_py.attached import find_fine_tuned, predict_fine_tuned
-from src_py.blend import cross_fitted, fit_weights, mix
-from src_py.clock import Clock
 from src_py.config import check_choices, configure, pick
-from src_py.data import class_names, load_pairs, prompt_key
-from src_py.env import find_data, find_model
 from src_py.errors import InputError
-from src_py.feature_groups import GROUPS, Counted, FoldFeatures, embed_pairs
-from src_py.files import WEIGHTS, folder_digest, write_csv
-from src_py.hardware import choose_precision, describe_hardware
-from src_py.metrics import apply_temperature, constant_log_loss, fit_temperature, score
-from src_py.report import class_table, plot_predictions
-from src_py.resume import TABULAR, begin_run, end_run, run_key
-from src_py.session import start_session
-from src_py.sides import join
-from src_py.split import assign_folds
-from src_py.submission import write_submission
-from src_py.tabular_fold import fit_fold, group_sets, search_options, split_for_stopping
-from src_py.tabular_heads import HEADS
-from src_py.tabular_plots import plot_boosting, plot_heads
-from src_py.tabular_store import (
+from src_py.evaluation.baselines import constant_log_loss
+from src_py.evaluation.blend import cross_fitted, fit_weights, mix
+from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
+from src_py.evaluation.report import class_table, plot_predictions
+from src_py.kaggle.clock import Clock
+from src_py.kaggle.files import WEIGHTS, folder_digest, write_csv
+from src_py.kaggle.inputs import find_data, find_model
+from src_py.kaggle.resume import TABULAR, begin_run, end_run, run_key
+from src_py.kaggle.session import choose_precision, describe_hardware, start_session
+from src_py.model.saved import find_fine_tuned, predict_fine_tuned
+from src_py.pairs.contest import write_submission
+from src_py.pairs.encode import encode_pairs, truncation_report
+from src_py.pairs.load import class_names, load_pairs, prompt_key
+from src_py.pairs.split import assign_folds
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.tabular.folds import (
     find_tabular,
     finished_fold,
+    fit_fold,
     found_options,
+    group_sets,
     load_fold,
     save_fold,
     save_options,
     save_settings,
+    search_options,
+    split_for_stopping,
 )
-from src_py.text import encode_pairs, truncation_report
-from src_py.tokenizer import load_tokenizer
+from src_py.tabular.groups import GROUPS, Counted, FoldFeatures, embed_pairs
+from src_py.tabular.models import HEADS
+from src_py.tabular.plots import plot_boosting, plot_heads
+from src_py.tabular.sides import join
 
 # %% [markdown]
 # ## Configuration

@@ -32,26 +32,27 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from src_py.clock import Clock
 from src_py.config import check_folds, configure, pick
-from src_py.data import class_names, load_pairs, prompt_key
-from src_py.doctor import check_before_training
-from src_py.env import find_data, find_model
-from src_py.files import write_csv
-from src_py.hardware import choose_precision, describe_hardware
-from src_py.metrics import apply_temperature, class_shares, fit_temperature, score
-from src_py.model import adapt, build_model, load_trained, save_trained
-from src_py.predict import predict_pairs
-from src_py.report import class_table, history_table, plot_learning, plot_predictions
-from src_py.resume import begin_run, end_run, finished_folds, open_folds, run_key
-from src_py.session import free_memory, start_session
-from src_py.split import assign_folds
-from src_py.submission import write_submission
-from src_py.text import encode_pairs, truncation_report
-from src_py.tokenizer import load_tokenizer
-from src_py.train import make_trainer
-from src_py.verdict import judge_training
-from src_py.workers import fit
+from src_py.doctor.check import check_before_training
+from src_py.doctor.verdict import judge_training
+from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
+from src_py.evaluation.report import class_table, history_table, plot_learning, plot_predictions
+from src_py.kaggle.clock import Clock
+from src_py.kaggle.files import write_csv
+from src_py.kaggle.inputs import find_data, find_model
+from src_py.kaggle.resume import begin_run, end_run, finished_folds, open_folds, run_key
+from src_py.kaggle.session import choose_precision, describe_hardware, free_memory, start_session
+from src_py.model.predict import predict_pairs
+from src_py.model.preference import adapt, build_model
+from src_py.model.saved import load_trained, save_trained
+from src_py.pairs.contest import write_submission
+from src_py.pairs.encode import encode_pairs, truncation_report
+from src_py.pairs.load import class_names, load_pairs, prompt_key
+from src_py.pairs.split import assign_folds
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.training.processes import fit
+from src_py.training.trainer import make_trainer
 
 # %% [markdown]
 # ## Configuration

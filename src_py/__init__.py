@@ -1,1 +1,1 @@
-"""Helpers shared by the recipes; one purpose a module."""
+"""Helpers of the notebooks, in rooms that stand in one order: a module imports from its own room and lower ones."""

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from src_py.data import load_pairs
-from src_py.session import start_session
-from src_py.tokenizer import load_tokenizer
+from src_py.kaggle.session import start_session
+from src_py.pairs.load import load_pairs
+from src_py.pairs.tokenizer import load_tokenizer
 from tools.demo_data import write_contest, write_tiny_deberta
 
 # The models are tiny: more threads only wait for each other, and on a busy machine for a long time.

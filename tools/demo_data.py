@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from transformers import DebertaV2Config, DebertaV2Model
 
-from src_py.data import LABEL_COLUMNS
+from src_py.pairs.contest import LABEL_COLUMNS
 
 # Tie weight of Davidson's model and the scale of the quality gap: they give the real contest's class
 # shares (.349/.342/.309) and a gap between constant predictor and Bayes that a tiny model can close.

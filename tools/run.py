@@ -19,10 +19,11 @@ import nbformat
 import pandas as pd
 import papermill
 
-from src_py.data import load_pairs
-from src_py.metrics import constant_log_loss, score
+from src_py.evaluation.baselines import constant_log_loss
+from src_py.evaluation.metrics import score
+from src_py.pairs.load import load_pairs
 from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
-from tools.sync import SETUP, WRITEFILE, build
+from tools.sync import HELPERS, SETUP, build
 
 ROOT = Path(__file__).resolve().parent.parent
 # The recipe's own defaults, scaled down for a random model of two layers.
@@ -63,7 +64,7 @@ def run_notebook(recipe: str, out: Path, overrides: dict[str, str], cfg: str = "
 def report(executed: Path, target: Path) -> None:
     """The executed notebook as one HTML page, without the helper modules' source."""
     notebook = nbformat.read(executed, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith((WRITEFILE, SETUP))]
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith((HELPERS, SETUP))]
     page, _ = nbconvert.HTMLExporter(template_name="lab").from_notebook_node(notebook)
     target.write_text(page, encoding="utf-8")
 

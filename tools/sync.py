@@ -17,19 +17,34 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from src_py.files import write_text
-
-WRITEFILE = "%%writefile "
-SETUP = "# Helper modules (generated; hidden on Kaggle). Edit one in place, then run all cells again."
+HELPERS = "%%helpers "
+SETUP = "# Helpers (generated). To change one, edit its cell below, then choose Run All."
+FILE = "# ==== {} ===="
+HEADING = "## Helpers"
 PERCENT = {"extension": ".py", "format_name": "percent"}
+# In the order of design: a room imports from rooms before it.
+ROOMS = ("", "kaggle", "evaluation", "pairs", "model", "doctor", "training", "tabular", "ablation")
 _SETUP_CODE = """
+import re
 import sys
 from pathlib import Path
 
-Path("src_py").mkdir(exist_ok=True)
+from IPython.core.magic import register_cell_magic
+
+
+@register_cell_magic
+def helpers(_, cell):
+    \"\"\"Write the helper files of one room; a line `# ==== path ====` begins each of them.\"\"\"
+    parts = re.split(r"^# ==== (src_py/[\\w/]+\\.py) ====$\\n?", cell, flags=re.MULTILINE)
+    for path, text in zip(parts[1::2], parts[2::2]):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text.rstrip("\\n") + "\\n" if text.strip() else "", encoding="utf-8")
+
+
 for name in [name for name in sys.modules if name.partition(".")[0] == "src_py"]:
-    del sys.modules[name]  # an edited helper shall really be read again
+    del sys.modules[name]  # so that an edited helper is read again
 """
+_FILE = re.compile(r"^# ==== (\S+) ====$\n?", re.MULTILINE)
 _STAMP = re.compile(r"^# built from (\S+) ([0-9a-f]{12})$", re.MULTILINE)
 
 
@@ -43,36 +58,69 @@ def recipes(root: Path) -> list[Path]:
 
 
 def needed_modules(source: str, root: Path) -> list[str]:
-    """Files below src_py that `source` imports, transitively, each after the ones it imports itself."""
-    ordered: list[str] = []
+    """Files below src_py that `source` imports, transitively, sorted by room and name.
+
+    Raises:
+        SyncError: an import from src_py that names no file, a relative import, or modules that import each other.
+    """
+    found: set[str] = set()
+
+    def add(module: str, chain: tuple[str, ...]) -> None:
+        path = _module_file(module, root)
+        if path is None:
+            raise SyncError(f"{chain[-1] if chain else 'the recipe'} imports {module}, which is no file below src_py.")
+        if path in chain:
+            raise SyncError(f"Import cycle: {' -> '.join((*chain, path))}")
+        if path not in found:
+            parent = module.rpartition(".")[0]
+            if parent and _module_file(parent, root) not in chain:
+                add(parent, chain)
+            if path not in found:
+                visit((root / path).read_text(encoding="utf-8"), (*chain, path))
+                found.add(path)
 
     def visit(text: str, chain: tuple[str, ...]) -> None:
         for node in ast.walk(ast.parse(text)):
-            modules = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("src_py."):
-                modules = [node.module]
-            elif isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names if alias.name.startswith("src_py.")]
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                if node.level:
+                    raise SyncError(f"{chain[-1] if chain else 'the recipe'} has a relative import; write out src_py.")
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = [name if _module_file(name, root) else node.module for name in inner]
+            else:
+                continue
             for module in modules:
-                name = module.replace(".", "/") + ".py"
-                if name in chain:
-                    raise SyncError(f"Import cycle: {' -> '.join((*chain, name))}")
-                if name not in ordered:
-                    visit((root / name).read_text(encoding="utf-8"), (*chain, name))
-                    ordered.append(name)
+                if module.partition(".")[0] == "src_py":
+                    add(module, chain)
 
     visit(source, ())
-    return ["src_py/__init__.py", *ordered] if ordered else []
+    return sorted(found, key=lambda path: (ROOMS.index(_room(path)), not path.endswith("__init__.py"), path))
+
+
+def _module_file(module: str, root: Path) -> str | None:
+    """The file of a module or package, relative to `root`; None when there is none."""
+    path = module.replace(".", "/")
+    return next((name for name in (f"{path}.py", f"{path}/__init__.py") if (root / name).is_file()), None)
+
+
+def _room(path: str) -> str:
+    """The package below src_py that a file belongs to; "" for src_py itself."""
+    return "/".join(Path(path).parts[1:-1])
 
 
 def build(recipe: Path, root: Path) -> str:
-    """The notebook of one recipe as text: the recipe's first cell, the helper cells, the other cells."""
+    """The notebook of one recipe as text: its own cells, with the helper cells below the heading for them."""
     source = recipe.read_text(encoding="utf-8")
     cells = jupytext.reads(source, fmt=PERCENT).cells
     for i, cell in enumerate(cells):
         cell.metadata, cell["id"] = {}, f"cell-{i:02d}"
+    heading = [i for i, cell in enumerate(cells) if cell.source.startswith(HEADING)]
+    if len(heading) != 1:
+        raise SyncError(f"{recipe.name} needs one Markdown cell that begins with {HEADING!r}: the helpers go below it.")
+    place = heading[0] + 1
     notebook = nbformat.v4.new_notebook(
-        cells=[cells[0], *_helper_cells(recipe, source, root), *cells[1:]],
+        cells=[*cells[:place], *_helper_cells(recipe, source, root), *cells[place:]],
         metadata={
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
@@ -104,14 +152,14 @@ def pull(path: Path, root: Path) -> list[str]:
     stamps = dict(_STAMP.findall(setup.source))
     texts, own = {}, []
     for cell in cells:
-        if cell.cell_type == "code" and cell.source.startswith(WRITEFILE):
-            first, _, body = cell.source.partition("\n")
-            texts[first.removeprefix(WRITEFILE).strip()] = body.rstrip("\n") + "\n" if body.strip() else ""
+        if cell.cell_type == "code" and cell.source.startswith(HELPERS):
+            parts = _FILE.split(cell.source)
+            texts |= {name: _file_text(body) for name, body in zip(parts[1::2], parts[2::2])}
         elif cell is not setup:
             own.append(cell)
     recipe = next(name for name in stamps if name.startswith("notebooks/"))
     texts[recipe] = _percent(own, root)
-    unknown = [name for name in texts if not re.fullmatch(r"(src_py|notebooks)/\w+\.py", name)]
+    unknown = [name for name in texts if not re.fullmatch(r"(src_py(/\w+)?|notebooks)/\w+\.py", name)]
     if unknown:
         raise SyncError(f"{path} would write {unknown[0]}; only files in src_py/ and notebooks/ are pulled.")
 
@@ -125,16 +173,24 @@ def pull(path: Path, root: Path) -> list[str]:
 
 
 def _helper_cells(recipe: Path, source: str, root: Path) -> list:
+    """The setup cell and one cell a room; Kaggle collapses their input and their output."""
     modules = needed_modules(source, root)
     stamps = [f"# built from {name} {_digest(root / name)}" for name in [f"notebooks/{recipe.name}", *modules]]
     bodies = [("src-setup", SETUP + _SETUP_CODE + "\n".join(["", *stamps]))]
-    for name in modules:
-        text = (root / name).read_text(encoding="utf-8").rstrip("\n")
-        bodies.append((f"src-{Path(name).stem.strip('_')}", f"{WRITEFILE}{name}\n{text}"))
+    for room in dict.fromkeys(map(_room, modules)):
+        files = [name for name in modules if _room(name) == room]
+        texts = [f"{FILE.format(name)}\n{(root / name).read_text(encoding='utf-8')}" for name in files]
+        bodies.append((f"src-{room or 'base'}", f"{HELPERS}src_py/{room}\n" + "\n".join(texts).rstrip("\n")))
     cells = [nbformat.v4.new_code_cell(body, id=name) for name, body in bodies]
+    hidden = {"source_hidden": True, "outputs_hidden": True}
     for cell in cells:
-        cell.metadata = nbformat.from_dict({"_kg_hide-input": True, "jupyter": {"source_hidden": True}})
+        cell.metadata = nbformat.from_dict({"_kg_hide-input": True, "_kg_hide-output": True, "jupyter": hidden})
     return cells
+
+
+def _file_text(body: str) -> str:
+    """The text of a helper between two marker lines, as it stands in its file."""
+    return body.rstrip("\n") + "\n" if body.strip() else ""
 
 
 def _percent(cells: list, root: Path) -> str:
@@ -155,6 +211,13 @@ def _percent(cells: list, root: Path) -> str:
     if done.returncode:
         raise SyncError(f"The notebook's cells are no valid Python: {done.stderr.strip()}")
     return done.stdout
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _digest(path: Path) -> str:
@@ -203,7 +266,7 @@ def main(words: list[str], root: Path) -> int:
             print("\n".join(f"pulled {name}" for name in changed) or "Nothing changed.")
             return 0
         for recipe in recipes(root):
-            write_text(recipe.with_suffix(".ipynb"), build(recipe, root))  # never half a notebook for who reads it now
+            write_whole(recipe.with_suffix(".ipynb"), build(recipe, root))
             print(f"built notebooks/{recipe.stem}.ipynb")
     except SyncError as error:
         print(error, file=sys.stderr)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 from src_py.errors import InputError
-from src_py.model import load_encoder
+from src_py.model.encoder import load_encoder
 
 SUMS = "SHA256SUMS"
 

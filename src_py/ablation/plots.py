@@ -1,0 +1,84 @@
+"""Pictures of an ablation: learning curves, and what each repair is worth."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from src_py.ablation.arms import label
+from src_py.ablation.results import PowerLaw
+
+
+def plot_curves(
+    curve: pd.DataFrame,
+    results: pd.DataFrame,
+    arms: tuple[str, ...],
+    lines: dict[str, float],
+    laws: dict[str, PowerLaw],
+    marks: dict[str, int] | None = None,
+) -> Figure:
+    """Log loss over training rows on a log axis: mean and spread over seeds, every run a dot.
+
+    Args:
+        curve: from `curve_table`; results: from `results_table`.
+        lines: log losses to compare with, such as the constant predictor's.
+        laws: fitted power laws, drawn dotted and on to twice the largest size.
+        marks: sizes to name, such as where an extra file begins.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
+    for number, arm in enumerate(arms):
+        color = f"C{number}"
+        longest = int(curve[curve["arm"] == arm]["as_rows"].max()) if arm in set(curve["arm"]) else 0
+        for as_rows in sorted({0, longest}):
+            rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == as_rows)].sort_values("rows")
+            if rows.empty:
+                continue
+            dots = results[(results["arm"] == arm) & (results["as_rows"] == as_rows)]
+            axes.plot(dots["rows"], dots["log_loss"], ".", color=color, alpha=0.4)
+            axes.errorbar(
+                rows["rows"],
+                rows["log loss"],
+                rows["spread"].fillna(0),
+                fmt="s--" if as_rows else "o-",
+                color=color,
+                capsize=3,
+                alpha=0.5 if as_rows else 1,
+                label=f"{label(arm)}, for the steps of {as_rows:,} rows" if as_rows else label(arm),
+            )
+        if arm in laws:
+            grid = np.geomspace(*(curve["rows"].min(), 2 * curve["rows"].max()), 100)
+            axes.plot(grid, laws[arm](grid), ":", color=color, label=f"{label(arm)}, fitted power law")
+    for color, (name, value) in zip(("C3", "C4"), lines.items()):
+        axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"{name} {value:.4f}")
+    for name, size in (marks or {}).items():
+        axes.axvline(size, color="0.7", linewidth=1)
+        axes.text(size, axes.get_ylim()[0], f" {name}", rotation=90, va="bottom", ha="right", color="0.4")
+    axes.set(xscale="log", xlabel="training rows", ylabel="validation log loss", title="Is it the data, or the code?")
+    sizes = sorted(curve["rows"].unique())
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    plt.close(figure)
+    return figure
+
+
+def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
+    """What each repair is worth in nats, with its 95 % interval, at the size with most repairs measured; None
+    without any."""
+    if repairs.empty:
+        return None
+    size = repairs["rows"].mode().iloc[0]
+    rows = repairs[repairs["rows"] == size]
+    names = list(dict.fromkeys(rows.sort_values("worth")["repair"]))
+    figure, axes = plt.subplots(figsize=(8.5, 1.2 + 0.45 * len(names)), layout="constrained")
+    for shift, (how, color) in zip((-0.15, 0.15), (("added to posted", "C0"), ("taken from recipe", "C1"))):
+        mine = rows[rows["how"] == how]
+        heights = [names.index(name) + shift for name in mine["repair"]]
+        reach = np.abs(mine[["at least", "at most"]].to_numpy().T - mine["worth"].to_numpy())
+        axes.errorbar(mine["worth"], heights, xerr=reach, fmt="o", color=color, capsize=3, label=how)
+    axes.axvline(0, color="0.6", linewidth=1)
+    axes.set(xlabel="log loss saved, nats (95 %)", title=f"What each repair is worth at {size:,} rows")
+    axes.set_yticks(range(len(names)), names)
+    axes.legend(fontsize="small")
+    plt.close(figure)
+    return figure

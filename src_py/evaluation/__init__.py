@@ -1,0 +1,1 @@
+"""How good predictions are: metrics, baselines to beat, tables and plots, blending."""

@@ -1,0 +1,86 @@
+"""Tables and pictures that show whether the model learned."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from src_py.evaluation.baselines import class_shares
+
+_COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
+
+
+def history_table(log_history: list[dict]) -> pd.DataFrame:
+    """One row an evaluation, from `trainer.state.log_history`: index step; epoch, training loss (mean since the
+    row before), log loss, accuracy, predicted-class shares, spread of the predictions over rows."""
+    rows: dict[int, dict] = {}
+    for entry in log_history:
+        row = rows.setdefault(entry["step"], {"epoch": entry["epoch"]})
+        if "loss" in entry:
+            row["training loss"] = entry["loss"]
+        for key, value in entry.items():
+            if key.startswith("eval_predicted_"):
+                row["predicted " + key.removeprefix("eval_predicted_")] = value
+            elif key in _COLUMNS:
+                row[_COLUMNS[key]] = value
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+    shares = [name for name in table if name.startswith("predicted ")]  # a log that was read back is in another order
+    table = table[[name for name in ("epoch", "training loss", *_COLUMNS.values()) if name in table] + shares]
+    return table.dropna(subset=["log loss"]) if "log loss" in table else table
+
+
+def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
+    """Log loss and predicted-class shares over steps; `lines` are log losses to compare with, such as the constant
+    predictor's."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    left.plot(history.index, history["training loss"], "o-", color="0.6", label="training")
+    left.plot(history.index, history["log loss"], "o-", color="C0", label="validation")
+    for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
+        left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
+    left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
+    left.legend()
+    shares = history.filter(like="predicted ")
+    right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
+    right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(0, 1), title="Which class it predicts")
+    right.legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+def plot_predictions(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """Confusion matrix (rows: true class, shares of the row) and calibration (predicted against observed)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    counts = pd.crosstab(labels, probabilities.argmax(1)).reindex(
+        index=range(len(classes)), columns=range(len(classes)), fill_value=0
+    )
+    shares = counts.to_numpy() / counts.to_numpy().sum(1, keepdims=True).clip(1)
+    left.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        text = f"{counts.iat[i, j]}\n{share:.0%}"
+        left.text(j, i, text, ha="center", va="center", color="white" if share > 0.5 else "black")
+    ticks = range(len(classes))
+    left.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes)
+    left.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
+    right.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    for k, name in enumerate(classes):
+        predicted, observed = calibration(labels == k, probabilities[:, k])
+        right.plot(predicted, observed, "o-", label=name)
+    right.set(xlabel="predicted probability", ylabel="observed share", title="Calibration", xlim=(0, 1), ylim=(0, 1))
+    right.legend()
+    plt.close(figure)
+    return figure
+
+
+def calibration(hits: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Mean predicted probability and observed share in `bins` groups of equal size, each of shape (bins,)."""
+    groups = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(probabilities)))
+    return np.array([probabilities[g].mean() for g in groups]), np.array([hits[g].mean() for g in groups])
+
+
+def class_table(train_labels, valid_labels, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Class shares on both sides of the split."""
+    return pd.DataFrame(
+        [class_shares(train_labels, len(classes)), class_shares(valid_labels, len(classes))],
+        index=[f"training, {len(train_labels):,} rows", f"validation, {len(valid_labels):,} rows"],
+        columns=classes,
+    ).round(3)

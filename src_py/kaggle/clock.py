@@ -1,0 +1,53 @@
+"""The time limit of a session: what is left, who may use it, and where it went."""
+
+import math
+import time
+from datetime import timedelta
+
+import pandas as pd
+
+from src_py.errors import InputError
+
+
+class Clock:
+    """Runs from its making; `hours` is when everything must be done.
+
+    Times are those of `time.time()`, so that they mean the same to other processes.
+    """
+
+    def __init__(self, hours: float = math.inf):
+        if hours <= 0:
+            raise InputError(f"CFG.hours is {hours}; give the session's limit, such as 8.5.")
+        self.begun = time.time()
+        self.limit, self.stages = self.begun + 3600 * hours, []
+
+    def mark(self, stage: str) -> None:
+        """The time since the last mark was spent on `stage`."""
+        self.stages.append((stage, time.time()))
+
+    def spent(self, stage: str) -> float:
+        """Seconds of a stage that was marked."""
+        ends = [self.begun, *(end for _, end in self.stages)]
+        return sum(end - begin for begin, (name, end) in zip(ends, self.stages) if name == stage)
+
+    def room_for(self, seconds: float) -> bool:
+        """Whether work of this length still ends in time."""
+        return time.time() + seconds < self.limit
+
+    def share(self, parts: int) -> float:
+        """When the first of `parts` equally long pieces of work has to be done."""
+        return time.time() + (self.limit - time.time()) / parts
+
+    def table(self) -> pd.DataFrame:
+        """Stage, its time and its share of the total, in order."""
+        ends = [self.begun, *(end for _, end in self.stages)]
+        spent = [end - begin for begin, (_, end) in zip(ends, self.stages)]
+        total = max(sum(spent), 1e-9)
+        rows = [
+            (stage, clock_text(seconds), f"{seconds / total:.0%}") for (stage, _), seconds in zip(self.stages, spent)
+        ]
+        return pd.DataFrame([*rows, ("total", clock_text(total), "100%")], columns=["stage", "h:mm:ss", "share"])
+
+
+def clock_text(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

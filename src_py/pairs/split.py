@@ -1,0 +1,92 @@
+"""Which rows to train on: folds that keep a prompt on one side, and nested subsets."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from src_py.errors import InputError
+from src_py.pairs.load import prompt_key
+
+
+def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
+    """Fold number of every row, int64 of shape (rows,): grouped by prompt, stratified by label.
+
+    Raises:
+        InputError: fewer than two classes, or fewer distinct prompts than folds.
+    """
+    groups = pd.factorize(prompt_key(table))[0]
+    if table["label"].nunique() < 2:
+        raise InputError(
+            f"All {len(table)} training rows have label {table['label'].iloc[0]}: "
+            "there is nothing to learn; check the label columns of the training file."
+        )
+    if n_folds < 2 or groups.max() + 1 < n_folds:
+        raise InputError(
+            f"CFG.n_folds is {n_folds}, but the training file has {groups.max() + 1} distinct prompts; "
+            "use at least 2 folds and at most one a prompt."
+        )
+    return grouped_folds(table["label"].to_numpy(), groups, n_folds, seed)
+
+
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold number of every row, int64 of shape (rows,): rows of one group share a fold, class shares are alike."""
+    folds = np.empty(len(labels), dtype=np.int64)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(splitter.split(groups, labels, groups)):
+        folds[rows] = fold
+    return folds
+
+
+def nested_order(labels: np.ndarray, seed: int, blocks: tuple[int, ...] = ()) -> np.ndarray:
+    """An order of the rows of which every beginning is a stratified subset, and so contains all smaller ones.
+
+    Args:
+        labels: (rows,) class numbers.
+        blocks: row numbers at which a new block begins (extra files); blocks stay in order.
+
+    Returns:
+        (rows,) row numbers. Each class is shuffled and spread evenly, so that the first n rows of a block hold each
+        class within one row of its share.
+    """
+    labels = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    edges = [0, *blocks, len(labels)]
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        block = labels[start:stop]
+        place = np.empty(len(block))
+        for label in np.unique(block):
+            rows = rng.permutation(np.flatnonzero(block == label))
+            place[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
+        parts.append(start + np.argsort(place, kind="stable"))
+    return np.concatenate(parts)
+
+
+def log_spaced(rows: int, smallest_share: float, count: int) -> tuple[int, ...]:
+    """`count` sizes from `smallest_share` of `rows` up to all of them, equally far apart on a log axis.
+
+    Raises:
+        InputError: for a share outside (0, 1), or fewer than two sizes.
+    """
+    if not 0 < smallest_share < 1 or count < 2:
+        raise InputError("CFG.smallest_share must be in (0, 1) and CFG.n_sizes at least 2.")
+    return tuple(sorted({max(1, round(size)) for size in np.geomspace(rows * smallest_share, rows, count)}))
+
+
+def add_rows(
+    train: pd.DataFrame, extra: dict[str, pd.DataFrame], without: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Append further training tables in order, without the prompts of the validation rows.
+
+    Returns:
+        The longer table, and for each name the number of rows up to its end. What is left out is printed.
+    """
+    held, ends = set(prompt_key(without)), {}
+    for name, table in extra.items():
+        kept = table[~prompt_key(table).isin(held)]
+        train = pd.concat([train, kept], ignore_index=True)
+        ends[name] = len(train)
+        print(f"{name}: {len(kept):,} rows added, {len(table) - len(kept):,} share a prompt with the validation rows")
+    return train, ends

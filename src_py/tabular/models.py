@@ -1,0 +1,212 @@
+"""Three heads on the same features, symmetric in A and B: LightGBM, multinomial logistic regression, a small MLP."""
+
+from typing import NamedTuple
+
+import lightgbm
+import numpy as np
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+
+from src_py.tabular.sides import Sides, stack
+
+HEADS = ("lightgbm", "logistic", "mlp")
+LIGHTGBM = {
+    "learning_rate": 0.02,
+    "num_leaves": 15,
+    "min_child_samples": 40,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+}
+ROUNDS, PATIENCE = 4000, 100
+
+
+def learning_rate(rows: int) -> float:
+    """LightGBM's, for so many pairs: 0.02 up to 5,000, then in proportion, at most 0.1.
+
+    More rows take more rounds at the same rate, and each takes longer; what a small rate gains shrinks with the noise.
+    """
+    return LIGHTGBM["learning_rate"] * min(max(rows / 5000, 1.0), 5.0)
+
+
+class Rows(NamedTuple):
+    """Features and labels of some rows."""
+
+    sides: Sides
+    labels: np.ndarray
+
+
+def double(rows: Rows) -> Rows:
+    """Every row also with A and B exchanged, and its label with it."""
+    swapped = np.choose(rows.labels, (1, 0, 2))
+    return Rows(stack([rows.sides, rows.sides.swapped()]), np.concatenate([rows.labels, swapped]))
+
+
+def fit_head(name: str, fit: Rows, stop: Rows, n_classes: int, seed: int, options: dict | None = None):
+    """Fit one head, both ways round: its size (rounds, penalty, epochs) is the best on `stop` after a fit on `fit`;
+    then it is fitted on all of both at that size."""
+    kind = KINDS[name]
+    options = {"learning_rate": learning_rate(len(fit.labels) + len(stop.labels))} | (options or {})
+    fit, stop = double(fit), double(stop)
+    size, curve = kind.choose(fit, stop, n_classes, seed, options)
+    both = Rows(stack([fit.sides, stop.sides]), np.concatenate([fit.labels, stop.labels]))
+    head = kind.train(both, n_classes, seed, options, size)
+    head.curve = curve
+    return head
+
+
+def load_head(name: str, arrays: dict[str, np.ndarray]):
+    """A head from what its `arrays` gave."""
+    return KINDS[name].from_arrays(arrays)
+
+
+class _Head:
+    """`curve` holds the log loss on the rows to stop by, one figure a size."""
+
+    curve: tuple[float, ...] = ()
+
+    def predict(self, sides: Sides) -> np.ndarray:
+        """Probabilities (rows, classes), the mean of reading the pair both ways, so that swapping swaps them."""
+        straight, other = self.one_way(sides), self.one_way(sides.swapped())
+        return (straight + other[:, [1, 0, *range(2, straight.shape[1])]]) / 2
+
+
+class Boosted(_Head):
+    """LightGBM; its size is the number of rounds."""
+
+    def __init__(self, booster: lightgbm.Booster):
+        self.booster = booster
+
+    @classmethod
+    def choose(cls, fit: Rows, stop: Rows, n_classes: int, seed: int, options: dict):
+        train = cls._dataset(fit)
+        valid = lightgbm.Dataset(stop.sides.for_trees(), stop.labels, reference=train)
+        record: dict = {}
+        told = [lightgbm.early_stopping(PATIENCE, verbose=False), lightgbm.record_evaluation(record)]
+        settings = cls._settings(n_classes, seed, options)
+        booster = lightgbm.train(settings, train, ROUNDS, valid_sets=[valid], callbacks=told)
+        return max(1, booster.best_iteration), tuple(record["valid_0"]["multi_logloss"])
+
+    @classmethod
+    def train(cls, rows: Rows, n_classes: int, seed: int, options: dict, size: int) -> "Boosted":
+        return cls(lightgbm.train(cls._settings(n_classes, seed, options), cls._dataset(rows), size))
+
+    @staticmethod
+    def _settings(n_classes: int, seed: int, options: dict) -> dict:
+        fixed = {"objective": "multiclass", "num_class": n_classes, "metric": "multi_logloss", "seed": seed}
+        return LIGHTGBM | options | fixed | {"deterministic": True, "force_row_wise": True, "verbosity": -1}
+
+    @staticmethod
+    def _dataset(rows: Rows) -> lightgbm.Dataset:
+        return lightgbm.Dataset(rows.sides.for_trees(), rows.labels, free_raw_data=False)
+
+    def one_way(self, sides: Sides) -> np.ndarray:
+        return self.booster.predict(sides.for_trees())
+
+    def gains(self, sides: Sides) -> dict[str, float]:
+        """Gain importance of every column of `sides.for_trees()`."""
+        return dict(zip(sides.tree_names(), self.booster.feature_importance("gain").tolist()))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"text": np.array(self.booster.model_to_string())}
+
+    @classmethod
+    def from_arrays(cls, arrays) -> "Boosted":
+        return cls(lightgbm.Booster(model_str=str(arrays["text"])))
+
+
+class _Standardised(_Head):
+    """A head on standardised columns, all of it arrays."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self._arrays = arrays
+
+    @staticmethod
+    def scales(rows: Rows) -> dict[str, np.ndarray]:
+        x = rows.sides.for_linear()
+        return {"centre": x.mean(0), "scale": x.std(0) + 1e-6}
+
+    @staticmethod
+    def columns(sides: Sides, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return ((sides.for_linear() - arrays["centre"]) / arrays["scale"]).clip(-6, 6)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self._arrays
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        return cls(dict(arrays))
+
+
+class Logistic(_Standardised):
+    """Multinomial logistic regression; its size is the inverse penalty C."""
+
+    SIZES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+
+    @classmethod
+    def choose(cls, fit: Rows, stop: Rows, n_classes: int, seed: int, options: dict):
+        heads = [cls.train(fit, n_classes, seed, options, size) for size in cls.SIZES]
+        curve = tuple(_log_loss(head.one_way(stop.sides), stop.labels) for head in heads)
+        return cls.SIZES[int(np.argmin(curve))], curve
+
+    @classmethod
+    def train(cls, rows: Rows, n_classes: int, seed: int, options: dict, size: float) -> "Logistic":
+        arrays = cls.scales(rows)
+        model = LogisticRegression(C=size, max_iter=300).fit(cls.columns(rows.sides, arrays), rows.labels)
+        weights = np.zeros((len(arrays["centre"]), n_classes))
+        intercept = np.full(n_classes, -12.0)  # of a class that never occurs
+        if len(model.classes_) == 2:  # one column of weights, for the second class
+            weights[:, model.classes_[1]], intercept[model.classes_] = model.coef_[0], [0.0, model.intercept_[0]]
+        else:
+            weights[:, model.classes_], intercept[model.classes_] = model.coef_.T, model.intercept_
+        return cls(arrays | {"weights": weights, "intercept": intercept})
+
+    def one_way(self, sides: Sides) -> np.ndarray:
+        return softmax(self.columns(sides, self._arrays) @ self._arrays["weights"] + self._arrays["intercept"], axis=1)
+
+
+class Perceptron(_Standardised):
+    """One hidden layer of 32, strongly regularised; its size is the number of epochs."""
+
+    EPOCHS, WAIT = 40, 5
+
+    @classmethod
+    def choose(cls, fit: Rows, stop: Rows, n_classes: int, seed: int, options: dict):
+        curve: list[float] = []
+        for head in cls._epochs(fit, n_classes, seed):
+            curve.append(_log_loss(head.one_way(stop.sides), stop.labels))
+            if len(curve) - int(np.argmin(curve)) > cls.WAIT:
+                break
+        return int(np.argmin(curve)) + 1, tuple(curve)
+
+    @classmethod
+    def train(cls, rows: Rows, n_classes: int, seed: int, options: dict, size: int) -> "Perceptron":
+        return [head for head, _ in zip(cls._epochs(rows, n_classes, seed), range(size))][-1]
+
+    @classmethod
+    def _epochs(cls, rows: Rows, n_classes: int, seed: int):
+        scales = cls.scales(rows)
+        x = cls.columns(rows.sides, scales)
+        model = MLPClassifier((32,), alpha=3.0, learning_rate_init=5e-4, batch_size=128, random_state=seed)
+        for _ in range(cls.EPOCHS):
+            model.partial_fit(x, rows.labels, classes=list(range(n_classes)))
+            arrays = dict(scales)
+            for i, (weights, intercept) in enumerate(zip(model.coefs_, model.intercepts_)):
+                arrays |= {f"weights{i}": weights.copy(), f"intercept{i}": intercept.copy()}
+            yield cls(arrays)
+
+    def one_way(self, sides: Sides) -> np.ndarray:
+        layer = self.columns(sides, self._arrays) @ self._arrays["weights0"] + self._arrays["intercept0"]
+        logits = np.maximum(layer, 0) @ self._arrays["weights1"] + self._arrays["intercept1"]
+        if logits.shape[1] == 1:  # two classes share one logit
+            logits = np.hstack([np.zeros_like(logits), logits])
+        return softmax(logits, axis=1)
+
+
+KINDS = {"lightgbm": Boosted, "logistic": Logistic, "mlp": Perceptron}
+
+
+def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(probabilities[np.arange(len(labels)), labels].clip(1e-12)).mean())

@@ -1,0 +1,84 @@
+"""Word2Vec trained on the training texts: idf-weighted means of both answers and the prompt."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from gensim.models import Word2Vec
+
+from src_py.tabular.sides import Sides
+from src_py.tabular.stacking import LinearStack
+
+_WORD = re.compile(r"\w{1,30}|[^\w\s]")
+WORDS = 400  # of a text
+TEXTS = 20_000  # to learn vectors from; more take longer and change little
+
+
+def split_words(table: pd.DataFrame) -> dict[str, list[list[str]]]:
+    """Lower-case words and marks of each text, at most 400; nothing is fitted."""
+    return {
+        column: [_WORD.findall("\n".join(turns).lower())[:WORDS] for turns in table[column]]
+        for column in ("prompt", "response_a", "response_b")
+    }
+
+
+class WordVectorFeatures:
+    """Scores from `LinearStack` on the mean vectors, and likenesses; vectors and idf come from training rows only."""
+
+    def __init__(self, size: int = 64, epochs: int = 5, seed: int = 0):
+        self.size, self.epochs, self.seed = size, epochs, seed
+        self.stack = LinearStack(alphas=(0.3, 3.0, 30.0), seed=seed)
+
+    def fit_transform(self, words: dict[str, list[list[str]]], labels: np.ndarray, groups: np.ndarray) -> Sides:
+        texts = [text for column in words.values() for text in column]
+        drawn = range(len(texts))
+        if len(texts) > TEXTS:
+            drawn = np.random.default_rng(self.seed).choice(len(texts), TEXTS, replace=False)
+        # One worker: with several, the order of updates and so the vectors would differ from run to run.
+        model = Word2Vec(
+            [texts[i] for i in drawn], vector_size=self.size, epochs=self.epochs, min_count=3, workers=1, seed=self.seed
+        )
+        self.vocabulary = {word: i for i, word in enumerate(model.wv.index_to_key)}
+        self.vectors = model.wv.vectors.astype(np.float32)
+        seen = np.zeros(len(self.vocabulary))
+        for text in texts:
+            for word in set(text):
+                if word in self.vocabulary:
+                    seen[self.vocabulary[word]] += 1
+        self.idf = np.log((1 + len(texts)) / (1 + seen)).astype(np.float32) + 1
+        return self._sides(words, lambda a, b: self.stack.fit_transform(a, b, labels, groups))
+
+    def transform(self, words: dict[str, list[list[str]]]) -> Sides:
+        return self._sides(words, self.stack.transform)
+
+    def _sides(self, words, scores) -> Sides:
+        prompt, a, b = (self._means(words[column]) for column in ("prompt", "response_a", "response_b"))
+        of_a, of_b, of_tie = scores(a, b)
+        sides = [np.stack(columns, axis=1) for columns in ((of_a, (a * prompt).sum(1)), (of_b, (b * prompt).sum(1)))]
+        shared = np.stack([of_tie, (a * b).sum(1)], axis=1)
+        names = ("word2vec score", "word2vec likeness to the prompt")
+        return Sides(
+            *(x.astype(np.float32) for x in (*sides, shared)), names, ("word2vec tie score", "word2vec likeness")
+        )
+
+    def _means(self, texts: list[list[str]]) -> np.ndarray:
+        """Unit vectors (texts, size); zero where no word is known."""
+        means = np.zeros((len(texts), self.size), dtype=np.float32)
+        for row, text in enumerate(texts):
+            known = [self.vocabulary[word] for word in text if word in self.vocabulary]
+            if known:
+                mean = self.idf[known] @ self.vectors[known]
+                means[row] = mean / max(1e-9, float(np.linalg.norm(mean)))
+        return means
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        words = np.array(list(self.vocabulary), dtype=np.str_)
+        return {"words": words, "vectors": self.vectors, "idf": self.idf} | self.stack.arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays) -> "WordVectorFeatures":
+        features = cls(size=arrays["vectors"].shape[1])
+        features.vocabulary = {str(word): i for i, word in enumerate(arrays["words"])}
+        features.vectors, features.idf = arrays["vectors"], arrays["idf"]
+        features.stack = LinearStack.from_arrays(arrays)
+        return features

@@ -1,0 +1,1 @@
+"""Fine-tuning: the Trainer, its batches and checkpoints, and one process for each GPU."""

@@ -1,0 +1,102 @@
+"""Run a Trainer to its end on this process's device: watched, within its time, from where it was broken off."""
+
+import time
+
+import torch
+from torch import distributed
+from transformers import TrainerCallback
+
+from src_py.doctor.watch import watch
+from src_py.kaggle.clock import clock_text
+from src_py.training.checkpoints import last_good_checkpoint
+
+
+class TimeLimit(TrainerCallback):
+    """Ends a training so that its last evaluation, and what comes after it, is done `until` then.
+
+    After some steps it says when the training would end at its pace, if that is too late.
+
+    Args:
+        until: as of `time.time()`.
+        rows_after: rows to be predicted after training.
+    """
+
+    LOOK = 20  # steps after which the pace is known
+
+    def __init__(self, until: float, rows_after: int, eval_rows: int, batch_size: int):
+        self.until, self.rows_after, self.eval_rows, self.batch_size = until, rows_after, eval_rows, batch_size
+        self.seconds_a_row = None
+        self.stopped = False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.begun, self.first, self.evaluating = time.time(), state.global_step, 0.0
+
+    def on_step_end(self, args, state, control, **_):
+        now, done = time.time(), state.global_step - self.first
+        step = (now - self.begun - self.evaluating) / done
+        # Until an evaluation has told: a forward pass is a third of a training step.
+        row = self.seconds_a_row or step / self.batch_size / 3
+        # One evaluation with its checkpoint is to come, taken as twice the evaluation.
+        after = row * (2 * self.eval_rows + self.rows_after)
+        if done == self.LOOK and state.global_step < state.max_steps:
+            end = now + (state.max_steps - state.global_step) * step + after
+            if end > self.until:
+                reached = max(0.0, self.until - now - after) / step + state.global_step
+                print(
+                    f"At this pace (a step in {step:.2f} s) the training would end {clock_text(end - self.until)} too "
+                    f"late: it will stop after about {reached / state.max_steps:.0%} of its steps. Lower CFG.epochs, "
+                    "so that the learning rate comes down in time.",
+                    flush=True,
+                )
+        if now + after + 2 * step > self.until and state.global_step < state.max_steps:
+            self.stopped = True
+            print(
+                f"step {state.global_step} of {state.max_steps}: the time is up; evaluating, and on to the submission.",
+                flush=True,
+            )
+            control.should_evaluate = control.should_save = args.eval_strategy != "no"
+            control.should_training_stop = True
+
+    def on_evaluate(self, args, state, control, metrics=None, **_):
+        seconds = (metrics or {}).get("eval_runtime")
+        if seconds:
+            self.seconds_a_row = seconds / self.eval_rows
+            self.evaluating += seconds
+
+
+def run_training(trainer, stop: bool, until: float, rows_after: int) -> None:
+    """Train `trainer` from the last good checkpoint in its output folder, or from the beginning.
+
+    Args:
+        stop: as in `watch`.
+        until: when the training and the prediction of `rows_after` rows have to be done, as of `time.time()`.
+    """
+    watch(trainer, stop)
+    trainer.add_callback(
+        TimeLimit(until, rows_after, len(trainer.eval_dataset), trainer.args.per_device_train_batch_size)
+    )
+    if trainer.args.world_size > 1:
+        trainer.add_callback(_Together())  # the last one: it sees what all others decided
+    checkpoint = last_good_checkpoint(trainer.args.output_dir) if trainer.args.process_index == 0 else None
+    if trainer.args.world_size > 1:
+        told = [str(checkpoint) if checkpoint else None]
+        distributed.broadcast_object_list(told)
+        checkpoint = told[0]
+    if checkpoint:
+        print(f"Going on from {checkpoint}.", flush=True)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+class _Together(TrainerCallback):
+    """What one process decides (to stop, to evaluate, to save), all do: else some wait for the others for ever."""
+
+    FLAGS = ("should_training_stop", "should_evaluate", "should_save", "should_log")
+
+    def on_step_end(self, args, state, control, **_):
+        flags = torch.tensor([float(getattr(control, name)) for name in self.FLAGS], device=args.device)
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        for name, value in zip(self.FLAGS, flags.tolist()):
+            setattr(control, name, bool(value))
+
+    def on_evaluate(self, args, state, control, **_):
+        self.on_step_end(args, state, control)

@@ -1,0 +1,387 @@
+"""The fault matrix: one thing broken in a healthy set-up, and exactly the right check says so, with the remedy."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, Trainer
+
+from src_py.ablation.posted import encode_posted, posted_config, posted_trainer
+from src_py.doctor.check import check_before_training
+from src_py.doctor.checks_schedule import check_bf16, check_gpu_architecture
+from src_py.doctor.findings import Setup
+from src_py.errors import InputError
+from src_py.evaluation.baselines import class_shares
+from src_py.kaggle.session import start_session
+from src_py.model.encoder import encoder_layers
+from src_py.model.preference import adapt, build_model
+from src_py.pairs.encode import encode_pairs
+from src_py.pairs.load import load_pairs
+from src_py.pairs.split import assign_folds
+from src_py.pairs.tokenizer import load_tokenizer
+from src_py.training.trainer import make_trainer
+from tests.conftest import seeds
+from tools.demo_data import write_contest
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doctor")
+    write_contest(folder, train_rows=1300, test_rows=3, seed=5)
+    table, _ = load_pairs(folder / "train.csv")
+    folds = assign_folds(table, 5, seed=0)
+    return table[folds != 0].reset_index(drop=True), table[folds == 0].reset_index(drop=True)
+
+
+class Healthy:
+    """A set-up that learns; every attribute can be changed before `check` builds the Trainer and asks the doctor."""
+
+    def __init__(self, tiny, tables, folder, style="pairwise", seed=0):
+        self.tiny, self.folder, self.style, self.seed = tiny, folder, style, seed
+        self.train, self.valid = tables
+        self.tokenizer = load_tokenizer(tiny)
+        self.max_length = 128
+        self.options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 8, "warmup": 0.1}
+        self.edit_data = self.edit_model = self.edit_trainer = lambda thing: thing
+        self.card_bytes = None
+
+    def trainer(self):
+        start_session(self.seed)
+        sets = [self.edit_data(self.encode(table)) for table in (self.train, self.valid)]
+        model = build_model(self.tiny, self.tokenizer, self.style, list(class_shares(self.train["label"], 3)))
+        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        model = self.edit_model(model)
+        trainer = make_trainer(
+            model,
+            *sets,
+            pad_token_id=self.tokenizer.pad_token_id,
+            output_dir=self.folder,
+            evals_per_epoch=2,
+            precision="fp32",
+            seed=self.seed,
+            **self.options,
+        )
+        return self.edit_trainer(trainer) or trainer
+
+    def encode(self, table):
+        return encode_pairs(table, self.tokenizer, self.style, self.max_length)
+
+    def check(self):
+        return check_before_training(self.trainer(), self.tokenizer, self.train, self.valid, self.card_bytes)
+
+
+@pytest.fixture
+def setup(tiny, tables, tmp_path):
+    return Healthy(tiny, tables, tmp_path)
+
+
+def posted_line_break(s):
+    healthy = s.tokenizer
+    s.encode = lambda table: encode_pairs(table, healthy, s.style, s.max_length)
+    s.tokenizer = AutoTokenizer.from_pretrained(s.tiny)
+    s.tokenizer.add_tokens(["\n"])
+
+
+def cut_b(s):
+    s.style = "joint"
+
+    def cut(data):
+        def one(row):
+            ids = row["sequences"][0][:36]
+            left = 36 - row["prompt_tokens"] - row["response_a_tokens"] - 3
+            return {"sequences": [ids], "response_b_kept": max(0, min(left, row["response_b_tokens"]))}
+
+        return data.map(one)
+
+    s.edit_data = cut
+
+
+def upper_case(s):
+    for table in ("train", "valid"):
+        frame = getattr(s, table).copy()
+        for column in ("response_a", "response_b"):
+            frame[column] = [[turn.upper() for turn in turns] for turns in frame[column]]
+        setattr(s, table, frame)
+
+
+def shuffled(s):
+    s.train = s.train.assign(label=np.random.default_rng(0).permutation(s.train["label"]))
+
+
+def leak(s):
+    s.valid = s.train[:200].reset_index(drop=True)
+
+
+def half_weights(s):
+    def edit(model):
+        model.encoder.half()
+        return model
+
+    s.edit_model = edit
+
+
+def detached(s):
+    def edit(model):
+        encode = model.encode
+        model.encode = lambda *inputs: encode(*inputs).detach()
+        return model
+
+    s.edit_model = edit
+
+
+def labels_at_random(s):
+    def edit(trainer):
+        compute = trainer.compute_loss
+        trainer.compute_loss = lambda model, inputs, *a, **k: compute(
+            model, inputs | {"labels": torch.randint_like(inputs["labels"], 3)}, *a, **k
+        )
+
+    s.edit_trainer = edit
+
+
+def loud_head(s):
+    def edit(model):
+        model.head.score.weight.data.mul_(2000)
+        return model
+
+    s.edit_model = edit
+
+
+def loud_attention(s):
+    def edit(model):
+        for layer in encoder_layers(model.encoder):
+            layer.attention.self.query_proj.weight.data.mul_(20000)
+        return model
+
+    s.edit_model = edit
+
+
+def unsized_tokens(s):
+    def edit(model):
+        s.tokenizer.add_tokens([f"<later{i}>" for i in range(400)])
+        return model
+
+    s.edit_model = edit
+
+
+def shrunk(s):
+    def edit(model):
+        model.encoder.resize_token_embeddings(len(s.tokenizer))
+        return model
+
+    s.edit_model = edit
+
+
+def silent_token(s):
+    def edit(model):
+        model.encoder.get_input_embeddings().weight.data[s.tokenizer.convert_tokens_to_ids("\n")] *= 0.01
+        return model
+
+    s.edit_model = edit
+
+
+def option(**changes):
+    return lambda s: s.options.update(changes)
+
+
+def attribute(**changes):
+    return lambda s: s.__dict__.update(changes)
+
+
+def trainer_edit(edit):
+    return lambda s: s.__dict__.update(edit_trainer=edit)
+
+
+def forgotten_parameters(trainer):
+    del trainer.optimizer.param_groups[0]["params"][:3]
+
+
+FAULTS = {
+    "tokens per character": ("FAIL", posted_line_break, "normalized=False"),
+    "one answer cut more": ("FAIL", cut_b, "separately"),
+    "rows mostly cut": ("FAIL", attribute(max_length=16), "CFG.max_length"),
+    "unknown tokens": ("FAIL", upper_case, "CFG.model_dir"),
+    "labels": ("FAIL", lambda s: s.__dict__.update(train=s.train.assign(label=0)), "winner columns"),
+    "signal in labels": ("WARN", shuffled, "shuffled"),
+    "prompts on both sides": ("FAIL", leak, "Split by prompt"),
+    "weights": ("FAIL", half_weights, "dtype=torch.float32"),
+    "gradients": ("FAIL", detached, "graph cut"),
+    "memorises a batch": ("FAIL", labels_at_random, "belong together"),
+    "loss at the start": ("FAIL", loud_head, "over-certain"),
+    "fp16 head-room": ("WARN", loud_attention, "CFG.precision='fp32'"),
+    "embedding rows": ("FAIL", unsized_tokens, "fit_embeddings"),
+    "added tokens' norms": ("WARN", silent_token, "fit_embeddings"),
+    "memory": ("FAIL", attribute(card_bytes=1_000_000), "CFG.micro_batch"),
+    "pairs in a step": ("FAIL", option(batch_size=2, micro_batch=2), "CFG.batch_size"),
+    "warmup": ("FAIL", option(warmup=0.0), "CFG.warmup"),
+    "learning rate": ("FAIL", option(lr=0.1), "CFG.lr"),
+    "optimizer steps": ("WARN", option(epochs=0.5), "CFG.epochs"),
+    "optimizer": ("FAIL", trainer_edit(forgotten_parameters), "parameter_groups"),
+    "GPUs": ("FAIL", trainer_edit(lambda t: setattr(t.args, "_n_gpu", 2)), "DataParallel"),
+    "NaN in the log": ("WARN", trainer_edit(lambda t: setattr(t.args, "logging_nan_inf_filter", True)), "logging_nan"),
+}
+
+
+def test_the_healthy_setup_passes_everything(setup):
+    report = setup.check()
+    assert report.failed("FAIL", "WARN") == []
+    assert report.seconds < 20
+    report.stop_on_failure()
+    assert "PASS" in report._repr_html_()
+
+
+@pytest.mark.parametrize("check", FAULTS)
+def test_exactly_the_right_check_names_the_fault(setup, check):
+    status, break_it, remedy = FAULTS[check]
+    break_it(setup)
+    report = setup.check()
+    assert report[check].status == status, str(report)
+    assert remedy in report[check].advice
+    # What follows from a fault may be warned of too; another check that FAILs would point to the wrong place.
+    assert report.failed("FAIL") == ([check] if status == "FAIL" else []), str(report)
+    if status == "FAIL":
+        with pytest.raises(InputError, match=re.escape(check)):
+            report.stop_on_failure()
+        report.stop_on_failure(stop=False)
+
+
+def test_a_shrunk_embedding_matrix_is_warned_of(setup):
+    shrunk(setup)
+    finding = setup.check()["embedding rows"]
+    assert finding.status == "WARN"
+    assert re.search(r"cut \d+ pretrained rows", finding.advice)
+
+
+def test_sequences_longer_than_the_model_reads(setup, tmp_path):
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config.max_position_embeddings = 32
+    setup.tiny = tmp_path / "bert"
+    BertModel(config).save_pretrained(setup.tiny)
+    report = setup.check()
+    assert report.failed() == ["sequence length"]
+    assert "CFG.max_length to 32" in report["sequence length"].advice
+
+
+def plain_trainer(tiny, tables, folder, accepts: bool):
+    """A plain sequence classifier whose forward takes **kwargs, with gradients accumulated over four batches."""
+    from dataclasses import replace
+
+    config = replace(posted_config(), added_tokens=("<[PROMPT]>", "<[RESP_A]>", "<[RESP_B]>"), max_length=128, lr=1e-3)
+    config = replace(config, batch_size=4, accumulation=4, warmup=0.1, epochs=2)
+    trainer, tokenizer = posted_trainer(tiny, *tables, folder, config)
+    if not accepts:
+        trainer.model.accepts_loss_kwargs = False
+        trainer = Trainer(
+            model=trainer.model,
+            args=trainer.args,
+            train_dataset=trainer.train_dataset,
+            eval_dataset=trainer.eval_dataset,
+            data_collator=trainer.data_collator,
+        )
+    return trainer, tokenizer
+
+
+def test_accumulation_that_multiplies_the_loss(tiny, tables, tmp_path):
+    finding = check_before_training(*plain_trainer(tiny, tables, tmp_path, accepts=True))["logged loss"]
+    assert finding.status == "FAIL"
+    assert finding.measured.startswith("4.0")
+    assert "accepts_loss_kwargs = False" in finding.advice
+    report = check_before_training(*plain_trainer(tiny, tables, tmp_path, accepts=False))
+    assert report["logged loss"].status == "PASS"
+    assert report.failed() == []
+
+
+def test_bf16_that_is_emulated(setup, monkeypatch):
+    trainer = setup.trainer()
+    trainer.args.bf16 = True
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    finding = check_bf16(Setup(trainer))
+    assert (finding.status, finding.advice) == ("FAIL", "Set CFG.precision to 'fp16'.")
+
+
+@pytest.mark.parametrize(
+    ("card", "built", "status"),
+    [
+        ((6, 0), ["sm_75", "sm_80"], "FAIL"),
+        ((7, 5), ["sm_75", "sm_80"], "PASS"),
+        ((8, 6), ["sm_80"], "PASS"),
+        ((9, 0), ["sm_80"], "FAIL"),
+        ((9, 0), ["sm_90a", "compute_80"], "PASS"),
+    ],
+)
+def test_a_card_this_torch_was_not_built_for(setup, monkeypatch, card, built, status):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
+    finding = check_gpu_architecture(Setup(None))
+    assert finding.status == status
+    assert ("+cu126" in finding.advice) == (status == "FAIL")
+
+
+def test_a_check_that_crashes_is_a_finding(setup):
+    setup.edit_trainer = lambda trainer: setattr(trainer, "data_collator", lambda rows: 1 / 0)
+    report = setup.check()
+    assert any("ZeroDivisionError" in finding.measured for finding in report.findings)
+
+
+def test_training_is_bit_identical_with_and_without_the_doctor(setup):
+    weights = []
+    for ask in (False, True):
+        trainer = setup.trainer()
+        trainer.args.max_steps = 4
+        if ask:
+            check_before_training(trainer, setup.tokenizer, setup.train, setup.valid)
+        trainer.train()
+        weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_posted_notebook_fails_for_its_known_reasons_in_the_order_of_their_effect(tiny, tables, tmp_path):
+    half = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=3).half()
+    half.save_pretrained(tmp_path / "half")
+    for name in ("spm.model", "tokenizer_config.json"):
+        (tmp_path / "half" / name).write_bytes((tiny / name).read_bytes())
+    config = posted_config()
+    assert (config.batch_size, config.lr, config.max_length, config.warmup) == (2, 2e-5, 2048, 0.0)
+    # One answer of 1,700 characters: shattered, it fills all 2,048 tokens, and B is gone.
+    train = tables[0][:250].assign(response_a=[["wezo pemo " * 170]] * 250)
+    trainer, tokenizer = posted_trainer(tmp_path / "half", train, tables[1], tmp_path, config)
+    failed = check_before_training(trainer, tokenizer, train, tables[1]).failed()
+    wanted = ["tokens per character", "one answer cut more", "weights", "pairs in a step", "warmup"]
+    assert [check for check in failed if check in wanted] == wanted
+
+
+def test_the_posted_encoding_counts_what_it_cuts(tiny, tables):
+    tokenizer = load_tokenizer(tiny)
+    whole, cut = (encode_posted(tables[0][:20], tokenizer, length) for length in (2048, 40))
+    for part in ("prompt", "response_a", "response_b"):
+        assert whole[f"{part}_kept"] == whole[f"{part}_tokens"]
+    assert sum(cut["response_b_kept"]) < 0.5 * sum(cut["response_b_tokens"])
+    assert max(len(sequences[0]) for sequences in cut["sequences"]) == 40
+
+
+def test_the_three_lines_of_the_readme_work_on_a_plain_trainer(tiny, tables, tmp_path):
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "#"))]
+    assert len(lines) == 3
+    trainer, tokenizer = plain_trainer(tiny, tables, tmp_path, accepts=False)
+    trainer.args.max_steps, trainer.args.eval_steps, trainer.args.eval_strategy = 4, 2, "steps"
+    exec(textwrap.dedent(code), {"trainer": trainer, "tokenizer": tokenizer})
+    assert trainer.state.global_step == 4
+    assert any("eval_spread" in entry for entry in trainer.state.log_history)
+
+
+@pytest.mark.parametrize("style", ["pairwise", "joint"])
+@pytest.mark.parametrize("seed", seeds(20))
+def test_no_false_alarm(tiny, tables, tmp_path, style, seed):
+    report = Healthy(tiny, tables, tmp_path, style, seed).check()
+    assert report.failed() == [], str(report)

@@ -1,0 +1,223 @@
+"""The fast attention gives what the stock one gives, in outputs and in all gradients."""
+
+import copy
+import random
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
+
+from src_py.errors import InputError
+from src_py.model import attention as fast_attention
+from src_py.model.attention import FastSelfAttention, _Core, use_fast_attention, use_stock_attention
+
+
+def make_encoder(heads=2, size=8, layers=2, dropout=0.0, **changes) -> DebertaV2Model:
+    settings = {
+        "vocab_size": 50,
+        "hidden_size": heads * size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 16,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "max_position_embeddings": 16,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(0)
+    return DebertaV2Model(DebertaV2Config(**settings | changes))
+
+
+def make_batch(batch, length, padding, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 50, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(batch):
+        cut = int(torch.randint(1, length + 1, (1,), generator=generator))
+        if padding == "right":
+            mask[row, cut:] = 0
+        elif padding == "left":
+            mask[row, : length - cut] = 0
+        elif padding == "holes":
+            mask[row] = torch.randint(0, 2, (length,), generator=generator)
+    if padding == "a row of padding":
+        mask[0] = 0
+    return ids, mask
+
+
+def outputs_and_gradients(encoder, ids, mask, autocast=None):
+    encoder.zero_grad()
+    with torch.autocast("cpu", autocast or torch.float16, enabled=autocast is not None):
+        hidden = encoder(input_ids=ids, attention_mask=mask)[0].float()
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(hidden.dtype)
+    (hidden * weights).sum().backward()
+    return hidden.detach(), {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+def assert_equal_to_stock(encoder, ids, mask, recompute=False, tolerance=1e-5):
+    expected, gradients = outputs_and_gradients(encoder, ids, mask)
+    assert use_fast_attention(encoder, recompute)
+    found, mine = outputs_and_gradients(encoder, ids, mask)
+    use_stock_attention(encoder)
+    assert (found - expected).abs().max() <= tolerance * max(1, float(expected.abs().max()))
+    assert mine.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (mine[name] - gradient).abs().max() <= tolerance * max(1, float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left", "holes", "a row of padding"])
+@pytest.mark.parametrize("kinds", [["c2p"], ["p2c"], ["p2c", "c2p"], []])
+@pytest.mark.parametrize("share", [True, False])
+def test_outputs_and_gradients_are_those_of_the_stock_attention(padding, kinds, share):
+    assert_equal_to_stock(make_encoder(pos_att_type=kinds, share_att_key=share), *make_batch(3, 21, padding))
+
+
+@pytest.mark.parametrize("case", range(25))
+def test_any_shape_is_equal(case):
+    draw = random.Random(case)
+    encoder = make_encoder(
+        heads=draw.choice([1, 2, 3]),
+        size=draw.choice([4, 8]),
+        layers=draw.choice([1, 3]),
+        position_buckets=draw.choice([-1, 4, 8, 32]),
+        max_relative_positions=draw.choice([-1, 6, 40]),
+        share_att_key=draw.random() < 0.5,
+        pos_att_type=draw.choice([["c2p"], ["p2c"], ["c2p", "p2c"]]),
+        conv_kernel_size=draw.choice([0, 3]),
+    )
+    padding = draw.choice(["none", "right", "left", "holes", "a row of padding"])
+    batch = make_batch(draw.randint(1, 4), draw.choice([1, 2, 7, 16, 33, 64]), padding, case)
+    assert_equal_to_stock(encoder, *batch, recompute=draw.random() < 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("hidden", "heads"), [(384, 6), (768, 12), (1024, 16)])
+@pytest.mark.parametrize("length", [1, 300, 512])
+def test_the_published_shapes_are_equal(hidden, heads, length):
+    shape = {"position_buckets": 256, "max_position_embeddings": 512, "initializer_range": 0.02}
+    encoder = make_encoder(heads, hidden // heads, layers=1, **shape)
+    assert_equal_to_stock(encoder, *make_batch(2, length, "right"))
+
+
+@pytest.mark.slow
+def test_two_thousand_tokens_are_equal():
+    shape = {"position_buckets": 256, "max_position_embeddings": 512, "initializer_range": 0.02}
+    assert_equal_to_stock(make_encoder(2, 64, layers=1, **shape), *make_batch(2, 2048, "right"))
+
+
+@pytest.mark.parametrize("chunk", [1, 700])
+def test_the_size_of_a_chunk_changes_nothing(chunk, monkeypatch):
+    monkeypatch.setitem(fast_attention._CHUNK, "cpu", chunk)
+    assert_equal_to_stock(make_encoder(heads=3), *make_batch(4, 16, "right"))
+
+
+def test_gradient_checkpointing_changes_nothing():
+    encoder = make_encoder(dropout=0.0).train()
+    batch = make_batch(2, 12, "right")
+    expected = outputs_and_gradients(encoder, *batch)
+    use_fast_attention(encoder)
+    encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    found = outputs_and_gradients(encoder, *batch)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=2e-5, rtol=1e-5)
+
+
+def test_half_precision_is_no_further_from_the_truth_than_stock():
+    encoder = make_encoder(heads=4, size=16, layers=1)
+    batch = make_batch(2, 64, "right")
+    exact = copy.deepcopy(encoder).double()
+    truth, gradients = outputs_and_gradients(exact, *batch)
+    errors = {}
+    for way in ("stock", "fast"):
+        if way == "fast":
+            use_fast_attention(encoder)
+        hidden, mine = outputs_and_gradients(encoder, *batch, autocast=torch.float16)
+        errors[way] = [float((hidden - truth).abs().mean())]
+        for name, gradient in gradients.items():
+            errors[way].append(float((mine[name] - gradient).abs().mean() / gradient.abs().mean().clamp(min=1e-9)))
+    assert errors["fast"][0] <= 1.1 * errors["stock"][0]
+    assert sum(errors["fast"][1:]) <= 1.1 * sum(errors["stock"][1:])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_dropout_drops_the_share_it_should_and_the_gradient_knows_which(recompute):
+    torch.manual_seed(0)
+    n, length, size = 2, 20, 20
+    query, key = (torch.randn(n, length, 4, dtype=torch.float64) for _ in range(2))
+    values = torch.eye(length, dtype=torch.float64).repeat(n, 1, 1)  # what comes out are the probabilities themselves
+    query = torch.nn.functional.pad(query, (0, size - 4))
+    key = torch.nn.functional.pad(key, (0, size - 4))
+    index = torch.zeros(length, length, dtype=torch.long)
+
+    def run(q, k, v, p):
+        torch.manual_seed(5)
+        return _Core.apply(q, k, v, None, None, index, None, p, recompute)
+
+    sure = run(query, key, values, 0.0)
+    drawn = run(query, key, values, 0.3)
+    assert abs(float((drawn == 0).double().mean()) - 0.3) < 0.06
+    stays = drawn != 0
+    torch.testing.assert_close(drawn[stays], sure[stays] / 0.7, atol=1e-5, rtol=1e-5)
+    leaves = [x.clone().requires_grad_() for x in (query, key, values)]
+    weights = torch.randn(n, length, size, dtype=torch.float64)
+    (run(*leaves, 0.3) * weights).sum().backward()
+    plain = [x.clone().requires_grad_() for x in (query, key, values)]
+    probabilities = torch.softmax(plain[0] @ plain[1].transpose(1, 2), -1) * stays / 0.7
+    ((probabilities @ plain[2]) * weights).sum().backward()
+    for mine, theirs in zip(leaves, plain, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_seeds_repeat_dropout_and_differ_from_each_other():
+    encoder = make_encoder(dropout=0.2).train()
+    use_fast_attention(encoder)
+    batch = make_batch(2, 12, "right")
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(encoder(input_ids=batch[0], attention_mask=batch[1])[0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_it_undoes_itself_copies_and_survives_saving(tmp_path):
+    encoder = make_encoder().eval()
+    ids, mask = make_batch(2, 12, "right")
+    before = type(encoder.encoder)
+    expected = encoder(input_ids=ids, attention_mask=mask)[0]
+    assert use_fast_attention(encoder)
+    copied = copy.deepcopy(encoder)
+    encoder.save_pretrained(tmp_path)
+    for one in (copied, DebertaV2Model.from_pretrained(tmp_path).eval()):
+        torch.testing.assert_close(one(input_ids=ids, attention_mask=mask)[0], expected, atol=1e-5, rtol=0)
+    assert any(isinstance(module, FastSelfAttention) for module in copied.modules())
+    use_stock_attention(encoder)
+    assert type(encoder.encoder) is before
+    assert torch.equal(encoder(input_ids=ids, attention_mask=mask)[0], expected)
+
+
+def test_what_it_does_not_cover_is_left_alone_or_refused():
+    bert = BertModel(
+        BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    )
+    assert not use_fast_attention(bert)
+    with pytest.raises(InputError, match="no relative attention"):
+        use_fast_attention(make_encoder(relative_attention=False))
+    encoder = make_encoder()
+    use_fast_attention(encoder)
+    ids, mask = make_batch(1, 5, "none")
+    hidden = encoder.embeddings(ids)
+    with pytest.raises(InputError, match="fast_attention"):
+        encoder(input_ids=ids, attention_mask=mask, output_attentions=True)
+    with pytest.raises(InputError, match="wants a mask"):
+        encoder.encoder(hidden, mask[:, None] * mask[:, :, None])
+    with pytest.raises(InputError, match="positions"):
+        encoder.encoder(hidden, mask, query_states=hidden)

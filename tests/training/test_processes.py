@@ -1,0 +1,169 @@
+"""Several processes: the same training as in one, and a clear end when one of them fails."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src_py.evaluation.report import history_table
+from src_py.kaggle.session import start_session
+from src_py.model.preference import adapt, build_model
+from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.training.batches import TokenBudget
+from src_py.training.processes import fit, write_job
+from src_py.training.trainer import make_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = {"stop": False, "rows_after": 24}
+# What a test does to a worker, as its interpreter starts.
+FAULT = """
+import os
+if os.environ.get("RANK") == "1":
+    import threading
+    from pathlib import Path
+    import torch
+    from src_py.training.batches import BudgetTrainer
+
+    step, marker = BudgetTrainer.training_step, Path(os.environ["MARKER"])
+
+    def training_step(self, model, inputs, *more):
+        {fault}
+        return step(self, model, inputs, *more)
+
+    BudgetTrainer.training_step = training_step
+if "RANK" in os.environ and {patience}:
+    import src_py.train  # before the worker takes it from there
+
+    src_py.train.HANG_SECONDS = {patience}
+"""
+KILLED = """if self.state.global_step == 5 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), 9)"""
+RAISES = "raise ValueError('a fault of one process alone')"
+HANGS = "threading.Event().wait()"
+SHORT = """if self.most > 2:
+            marker.write_text(str(self.most))
+            self.most = 4
+            raise torch.OutOfMemoryError('CUDA out of memory.')"""
+
+
+@pytest.fixture
+def new_trainer(tiny, tokenizer, pairs, tmp_path):
+    encoded = encode_pairs(pairs[:89], tokenizer, max_length=48)
+
+    def make(name, **changes):
+        """Without dropout, so that runs can be compared."""
+        start_session(0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=0.0)
+        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        model.encoder.config.hidden_dropout_prob = model.encoder.config.attention_probs_dropout_prob = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 4, "warmup": 0.25}
+        options |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
+        train, valid = encoded.select(range(65)), encoded.select(range(65, 89))
+        return make_trainer(model, train, valid, tokenizer.pad_token_id, tmp_path / name, **options | changes)
+
+    return make
+
+
+@pytest.fixture
+def fault(tmp_path, monkeypatch):
+    def install(text, patience=0):
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site/sitecustomize.py").write_text(FAULT.format(fault=text, patience=patience))
+        monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path / 'site'}")
+        monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+        return tmp_path / "marker"
+
+    return install
+
+
+def trained(trainer, processes):
+    fit(trainer, **RUN, until=time.time() + 3600, processes=processes)
+    return trainer
+
+
+def assert_same(one, other):
+    """History and weights."""
+    tables = [torch.tensor(history_table(trainer.state.log_history).to_numpy()) for trainer in (one, other)]
+    torch.testing.assert_close(*tables, atol=2e-4, rtol=1e-3)
+    for (name, a), b in zip(one.model.state_dict().items(), other.model.state_dict().values()):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_every_row_of_a_step_goes_to_one_process():
+    rows = [{"sequences": [[1] * n], "length": n, "labels": n} for n in (3, 9, 5, 7, 4)]
+    shares = [TokenBudget(PairCollator(0), 10, process, 2)(rows) for process in (0, 1)]
+    seen = [label for share in shares for part in share["parts"] for label in part["labels"].tolist()]
+    assert sorted(seen) == [3, 4, 5, 7, 9]
+    assert sum(weight for share in shares for weight in share["weights"]) == pytest.approx(1)
+    alone = [TokenBudget(PairCollator(0), 10, process, 2)(rows[:1]) for process in (0, 1)]
+    assert [share["weights"] for share in alone] == [[1.0], [0.0]]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_trainer, fault, capsys):
+    """65 rows in steps of 16: of the last step's single row one process gets nothing. A worker dies in step 6; run
+    again, the training goes on from the checkpoint of step 4."""
+    one = trained(new_trainer("one"), 1)
+    fault(KILLED)
+    with pytest.raises(RuntimeError, match="killed from outside"):
+        trained(new_trainer("two"), 2)
+    capsys.readouterr()
+    two = trained(new_trainer("two"), 2)
+    assert "Going on from" in (told := capsys.readouterr().out)
+    assert "checkpoint-4" in told
+    assert_same(one, two)
+    assert not (Path(two.args.output_dir) / "job").exists()
+
+
+@pytest.mark.slow
+def test_a_failing_process_ends_the_run_with_its_traceback(new_trainer, fault):
+    fault(RAISES)
+    with pytest.raises(RuntimeError, match="a fault of one process alone"):
+        trained(new_trainer("out"), 2)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_does_not_hang_the_run(new_trainer, fault):
+    fault(HANGS, patience=5)
+    with pytest.raises(RuntimeError, match="did not answer in time"):
+        trained(new_trainer("out"), 2)
+
+
+@pytest.mark.slow
+def test_memory_short_in_one_process_starts_all_again_with_smaller_parts(new_trainer, fault, capsys):
+    marker = fault(SHORT)
+    trainer = trained(new_trainer("out"), 2)
+    assert marker.read_text() == "16"
+    assert "again with at most 2 pairs" in capsys.readouterr().out
+    assert_same(trained(new_trainer("one"), 1), trainer)
+
+
+@pytest.mark.slow
+def test_two_machines_by_torchrun(new_trainer, tmp_path):
+    trainer = new_trainer("out")
+    job = tmp_path / "job"
+    write_job(trainer, job, RUN | {"until": time.time() + 3600})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    words += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    nodes = [
+        subprocess.Popen([*words, f"--node-rank={rank}", "-m", "src_py.training.worker", str(job)], env=env)
+        for rank in (0, 1)
+    ]
+    assert [node.wait(300) for node in nodes] == [0, 0]
+    one = trained(new_trainer("one"), 1)
+    for name, value in load_file(job / "result.safetensors").items():
+        torch.testing.assert_close(value, one.model.state_dict()[name], atol=2e-4, rtol=1e-3, msg=name)

@@ -1,0 +1,125 @@
+"""Training: the settings arrive, the loss is what it says, the same seed gives the same model."""
+
+import numpy as np
+import pytest
+import torch
+
+from src_py.errors import InputError
+from src_py.evaluation.metrics import evaluation_metrics
+from src_py.evaluation.report import history_table, plot_learning
+from src_py.kaggle.session import start_session
+from src_py.model.encoder import encoder_layers, reference_lr
+from src_py.model.predict import predict_logits
+from src_py.model.preference import adapt, build_model
+from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.training.trainer import make_trainer, parameter_groups
+
+OPTIONS = {"epochs": 1, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 16, "warmup": 0.25}
+OPTIONS |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
+
+
+@pytest.fixture
+def encoded(tokenizer, pairs):
+    return encode_pairs(pairs[:96], tokenizer, max_length=48)
+
+
+@pytest.fixture
+def new_trainer(tiny, tokenizer, encoded, tmp_path):
+    def make(**changes):
+        start_session(0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=changes.pop("dropout", 0.1))
+        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        train, valid = encoded.select(range(64)), encoded.select(range(64, 96))
+        return make_trainer(
+            model, train, valid, pad_token_id=tokenizer.pad_token_id, output_dir=tmp_path, **OPTIONS | changes
+        )
+
+    return make
+
+
+def test_warmup_reaches_the_scheduler(new_trainer):
+    trainer = new_trainer()
+    rates = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.train()
+    assert len(rates) == 4
+    assert rates[0] == 0
+    assert rates[1] == max(rates)
+    assert rates[3] < rates[1]
+
+
+@pytest.mark.parametrize("micro_batch", [16, 4])
+def test_accumulation_changes_neither_the_loss_nor_the_gradient(new_trainer, micro_batch):
+    """facts: DeBERTa's forward(**kwargs) made Trainer skip the division, and log 4 times the loss."""
+    trainer = new_trainer(micro_batch=micro_batch, evals_per_epoch=1, dropout=0.0)
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.train()
+    history = history_table(trainer.state.log_history)
+    assert history["training loss"].iloc[0] == pytest.approx(1.098, abs=0.03)
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert norms[0] < 3
+
+
+def test_the_best_checkpoint_by_log_loss_comes_back_and_the_disk_stays_small(new_trainer, encoded, tokenizer, tmp_path):
+    trainer = new_trainer(epochs=3, lr=0.02, head_lr=0.02)
+    trainer.train()
+    history = history_table(trainer.state.log_history)
+    logits = predict_logits(trainer.model, encoded.select(range(64, 96)), tokenizer.pad_token_id, 8)
+    labels = np.array(encoded["labels"][64:96])
+    shifted = logits - logits.max(1, keepdims=True)
+    loss = -(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))[np.arange(32), labels].mean()
+    assert loss == pytest.approx(history["log loss"].min(), abs=1e-4)
+    assert len(list(tmp_path.glob("checkpoint-*"))) <= 2
+    assert {"predicted a", "predicted b", "predicted tie", "accuracy", "spread"} <= set(history)
+    assert len(plot_learning(history, {"constant predictor": 1.09}).axes) == 2
+
+
+def test_the_same_seed_gives_the_same_weights(new_trainer):
+    weights = []
+    for seed in (0, 0, 1):
+        trainer = new_trainer(seed=seed)
+        trainer.train()
+        weights.append(trainer.model.head.score.weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_learning_rates_fall_by_layer_and_frozen_parameters_are_left_out(tiny, tokenizer):
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
+    adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+    groups = parameter_groups(model, lr=1e-5, head_lr=1e-4, layer_decay=0.5, weight_decay=0.01)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    low, high = encoder_layers(model.encoder)
+    assert rate[id(high.output.dense.weight)] == pytest.approx(1e-5)
+    assert rate[id(low.output.dense.weight)] == pytest.approx(5e-6)
+    assert rate[id(model.head.score.weight)] == 1e-4
+    assert decay[id(low.output.dense.bias)] == decay[id(low.output.LayerNorm.weight)] == 0
+    assert len(rate) == sum(p.requires_grad for p in model.parameters())
+    assert reference_lr(model) == 1e-3
+
+
+def test_an_empty_batch_is_refused(new_trainer):
+    with pytest.raises(InputError, match=r"CFG\.batch_size"):
+        new_trainer(micro_batch=0)
+
+
+def test_padding_changes_no_prediction(tiny, tokenizer, encoded):
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31]).eval()
+    batch = PairCollator(tokenizer.pad_token_id)([encoded[i] for i in range(4)])
+    alone = PairCollator(tokenizer.pad_token_id)([encoded[0]])
+    with torch.no_grad():
+        together = model(batch["input_ids"], batch["attention_mask"])["logits"][:1]
+        single = model(alone["input_ids"], alone["attention_mask"])["logits"]
+    torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)
+
+
+def test_nan_does_not_look_like_label_0():
+    class Prediction:
+        predictions, label_ids = np.full((4, 3), np.nan), np.zeros(4, dtype=int)
+
+    metrics = evaluation_metrics(Prediction)
+    assert np.isnan(metrics["log_loss"])
+    assert np.isnan(metrics["accuracy"])
