@@ -6,9 +6,9 @@
 #
 # | | |
 # | --- | --- |
-# | Accelerator | GPU T4 x2 (both train); or any one GPU with 15 GB |
+# | Accelerator | GPU T4 x2 (both train), or any one GPU with 15 GB |
 # | Internet | off |
-# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or any DeBERTa-v3 folder |
+# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format |
 # | Runtime | on a T4: not measured yet |
 # | Score | on the leaderboard: not measured yet |
 
@@ -17,192 +17,226 @@
 #
 # - `submission.csv`, checked before it is written;
 # - `oof.csv`: predictions for the validation rows, for blending;
-# - `fold_*/`: the trained model. Attach this notebook's output as an input and it only predicts: that is what
-#   the scoring run should do. If the run was broken off, attaching its output goes on from the last checkpoint.
+# - `fold_*/`: the trained models. Attach this notebook's output to a new run, and that run only predicts.
 #
-# Watch one line: the **constant predictor**, which always answers with the training labels' class shares. A
-# model that stays on it has learned nothing, whatever its accuracy says.
+# Compare every log loss with the **constant predictor**, which always answers with the class shares of the training
+# labels. A model that stays at its line has learned nothing, whatever its accuracy says.
+
+# %% [markdown]
+# ## Configuration
+#
+# This is the only cell you need to edit. The defaults suit **deberta-v3-base** and all 57k rows; "What to change next"
+# at the end lists settings for the small and the large model.
+
+# %%
+class CFG:
+    # Paths
+    input_dir = "/kaggle/input"
+    data_dir = ""  # the contest: a folder or a part of its path; needed when several are attached
+    model_dir = ""  # the encoder: a folder or a part of its path, such as "base"; needed when several are attached
+    output_dir = "."
+    # What to do
+    mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts if one is attached
+    resume = "auto"  # use finished folds and checkpoints of the same run; "never" starts from the beginning
+    # Reading a pair
+    style = "pairwise"  # read P+A and P+B and compare; "joint" reads P, A and B in one sequence
+    max_length = 512  # tokens in a sequence
+    prompt_share = 0.3  # of the tokens; what the prompt leaves goes to the answer
+    head_share = 0.6  # of a text that is cut: this share is its beginning, the rest its end
+    # Model
+    pooling = "mean"  # of the tokens' vectors, or "cls"
+    dropout = 0.1  # in the head
+    fast_attention = True  # same outputs, less memory; False uses the attention of transformers
+    freeze_embeddings = True  # half of the parameters: saves their gradients and Adam states
+    freeze_layers = 0  # lowest layers
+    reinit_layers = 0  # top layers; 1 or 2 can stabilise runs on few rows
+    side_bias = False  # lets a pairwise model learn that people favour one side
+    label_smoothing = 0.0
+    # Training
+    epochs = 2.0
+    lr = 0.0  # 0: chosen by the encoder's size
+    head_lr = 0.0  # 0: ten times lr, since the head starts from random weights
+    layer_decay = 0.9  # learning rate of a layer against the one above it
+    weight_decay = 0.01
+    batch_size = 16  # pairs in an optimizer step
+    micro_batch = 4  # pairs of full length in a forward pass: what has to fit the GPU
+    warmup = 0.1  # share of the steps
+    max_grad_norm = 1.0
+    evals_per_epoch = 4
+    # Machine
+    precision = "fp16"  # "bf16" where the GPU supports it natively, or "fp32"
+    hours = 8.5  # for everything; Kaggle ends code-competition notebooks after 9
+    processes = 0  # 0: one for each GPU
+    stop_on_failure = True  # of a check before training, or of the watcher during training
+    seed = 0
+    # Validation
+    n_folds = 5
+    folds = [0]  # [0, 1, 2, 3, 4] trains five models and averages them
+    temperature = True  # calibrate the submission on the validation rows
+
+
+# %% [markdown]
+# ## Helpers (skip this)
+#
+# The hidden cells write the functions used below as files, `src_py/...`. To change one, open its cell, edit it, and
+# choose *Run All*.
+
+# %% [markdown]
+# ## Setup
+#
+# The configuration is checked before anything is read: misspelt names, wrong types and values out of range stop here.
 
 # %%
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from src_py.config import check_folds, configure, pick
-from src_py.doctor.check import check_before_training
-from src_py.doctor.verdict import judge_training
-from src_py.evaluation.baselines import class_shares
-from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
-from src_py.evaluation.report import class_table, history_table, plot_learning, plot_predictions
-from src_py.kaggle.clock import Clock
-from src_py.kaggle.files import write_csv
-from src_py.kaggle.inputs import find_data, find_model
-from src_py.kaggle.resume import begin_run, end_run, finished_folds, open_folds, run_key
-from src_py.kaggle.session import choose_precision, describe_hardware, free_memory, start_session
-from src_py.model.predict import predict_pairs
-from src_py.model.preference import adapt, build_model
-from src_py.model.saved import load_trained, save_trained
-from src_py.pairs.contest import write_submission
-from src_py.pairs.encode import encode_pairs, truncation_report
-from src_py.pairs.load import class_names, load_pairs, prompt_key
-from src_py.pairs.split import assign_folds
-from src_py.pairs.tokenizer import load_tokenizer
-from src_py.training.processes import fit
-from src_py.training.trainer import make_trainer
-
-# %% [markdown]
-# ## Configuration
-#
-# The only cell to edit. The defaults are for **deberta-v3-base** and all 57k rows; "What to change next" at the
-# end says what to set for the small and the large model.
-
+from src_py.config import check_config
+from src_py.doctor import check_before_training, judge_training
+from src_py.evaluation import (
+    apply_temperature, class_shares, class_table, fit_temperature, history_table, plot_learning, plot_predictions, score,
+)  # fmt: skip
+from src_py.kaggle import (
+    Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run,
+    find_finished, free_memory, identify, start_session, write_csv,
+)  # fmt: skip
+from src_py.model import (
+    ModelSettings, SavedSettings, build_model, find_encoder, find_trained, predict_pairs, predict_saved, save_trained,
+)  # fmt: skip
+from src_py.pairs import (
+    Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
+    truncation_report, write_submission,
+)  # fmt: skip
+from src_py.training import TrainingSettings, fit, make_trainer
 
 # %%
-@dataclass
-class CFG:
-    # Paths
-    input_dir: str = "/kaggle/input"
-    model_dir: str = "base"  # a folder, or a part of the path that picks among attached ones
-    output_dir: str = "."
-    # Reading a pair
-    style: str = "pairwise"  # read P+A and P+B and compare; or "joint": P, A and B in one sequence
-    max_length: int = 512  # tokens in a sequence
-    prompt_share: float = 0.3  # of the budget; what the prompt leaves goes to the answer
-    head_share: float = 0.6  # of a text that is too long; the rest is kept from its end
-    # Model
-    pooling: str = "mean"  # or "cls"
-    dropout: float = 0.1  # in the head
-    fast_attention: bool = True  # same outputs, less time and memory; False: as in transformers
-    freeze_embeddings: bool = True  # half of the parameters, with no gradients or Adam state
-    freeze_layers: int = 0  # lowest ones
-    reinit_layers: int = 0  # top ones; 1 or 2 can steady small runs
-    side_bias: bool = False  # lets a pairwise model learn that people favour one side
-    # Training
-    epochs: float = 2.0
-    lr: float = 0.0  # 0: by the encoder's size
-    head_lr: float = 0.0  # 0: ten times lr, the head starts from nothing
-    layer_decay: float = 0.9  # learning rate of a layer against the one above it
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.0
-    batch_size: int = 16  # pairs in an optimizer step
-    micro_batch: int = 4  # pairs of full length in a forward pass: what has to fit the GPU
-    warmup: float = 0.1  # share of the steps
-    max_grad_norm: float = 1.0
-    evals_per_epoch: int = 4
-    precision: str = "fp16"  # or "bf16" where it is native, or "fp32"
-    stop_on_failure: bool = True  # of a check before training, or of the watcher during it
-    hours: float = 8.5  # for everything; Kaggle ends these notebooks after 9
-    processes: int = 0  # 0: one for each GPU
-    # Validation
-    n_folds: int = 5
-    folds: tuple[int, ...] = (0,)  # (0, 1, 2, 3, 4) trains five models and averages them
-    temperature: bool = True  # calibrate the submission on the validation rows
-    seed: int = 0
-
-
-cfg = configure(CFG(), os.environ.get("RECIPE_CFG", ""))
+RECIPE = "finetune_deberta"
+kinds = (Paths, RunSettings, Reading, ModelSettings, TrainingSettings, Session, Validation)
+cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
+reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hours)
+files = find_contest(cfg.input_dir, cfg.data_dir)
+finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
+model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
-output = Path(cfg.output_dir)
-clock = Clock(cfg.hours)
 start_session(cfg.seed)
-print(describe_hardware(precision))
+print(describe_hardware(precision), files.train, files.test, model_dir, sep="\n")
 
 # %% [markdown]
 # ## Data
 #
-# Files are searched below the input folder, since Kaggle has moved its mounts before. Text cells are JSON lists of
-# turns with `null`s and broken emoji in them; every repair is counted, and no row is dropped.
+# Text cells are JSON lists of turns with `null`s and broken emoji in them. The table counts every repair; no row is
+# dropped.
 
 # %%
-files = find_data(cfg.input_dir)
-classes = class_names(files.train)
-train, cleaning = load_pairs(files.train)
-test, test_cleaning = load_pairs(files.test, labelled=False)
-print(files.train, files.test, sep="\n")
+contest, classes = files.contest, files.contest.classes
+train, cleaning = load_pairs(files.train, contest)
+test, test_cleaning = load_pairs(files.test, contest, labelled=False)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
 #
-# By prompt, so that the same question never sits on both sides, and stratified by label. The constant predictor's
-# log loss on the validation rows is the number to beat.
+# The split keeps each prompt on one side and the class shares alike. The first row shows the training labels, the
+# second the validation labels of the first fold: the shares should agree.
 
 # %%
-trained = finished_folds(cfg.input_dir)
 labels = train["label"].to_numpy()
 fold_of = assign_folds(train, cfg.n_folds, cfg.seed)
-check_folds(cfg.folds, cfg.n_folds)
-folds = () if trained else cfg.folds
-is_valid = np.isin(fold_of, cfg.folds[:1])
+folds = () if finished else cfg.folds
+is_valid = fold_of == cfg.folds[0]
 display(class_table(labels[~is_valid], labels[is_valid], classes))
-print(f"{len(trained)} trained folders are attached: {'predicting only' if trained else f'training folds {folds}'}")
 
 # %% [markdown]
 # ## Model
 #
-# Prompt and answers are cut **separately**, head and tail, so that both answers always survive; cutting the joined
-# text from the right would remove answer B first. Line breaks become one token of their own. The table shows how
-# much is cut.
+# Prompt and answers are cut **separately**, keeping the beginning and the end of each, so that both answers always
+# survive; cutting the joined text from the right would remove answer B first. Line breaks become tokens of their own.
+# In the table, "rows mostly cut" lose more than half of that text: raise `max_length` if it is large.
 
 # %%
-reading = pick(cfg, "style", "max_length", "prompt_share", "head_share")
 if folds:
-    model_dir = find_model(cfg.input_dir, cfg.model_dir)
-    run = run_key(cfg, files.train, model_dir)
-    begin_run(output, cfg.input_dir, run)
     tokenizer = load_tokenizer(model_dir)
-    encoded = encode_pairs(train, tokenizer, **reading, cache_dir=output / "cache")
-    print(f"{model_dir}: {len(tokenizer):,} tokens")
+    encoded = encode_pairs(train, tokenizer, reading, cache_dir=output / "cache")
     display(truncation_report(encoded))
-todo = open_folds(output, folds)
 clock.mark("Encode")
 
 # %% [markdown]
-# The encoder keeps **fp32 master weights** (the public checkpoints are stored in fp16 and cannot be trained as they
-# are), and its head starts at the constant predictor. The pairwise head scores both answers with the same weights
-# and compares the scores: Bradley–Terry with ties. Swapping A and B swaps its probabilities, exactly. DeBERTa's
-# attention is replaced by one with the same outputs and gradients that takes a fraction of the memory.
+# The encoder keeps **fp32 master weights**: the public checkpoints are stored in fp16 and cannot be trained as they
+# are. The head starts at the constant predictor. The pairwise head scores both answers with the same weights and
+# compares the scores (Bradley–Terry with ties), so swapping A and B swaps its probabilities exactly.
 
 
 # %%
 def new_model(fold: int):
-    """A pretrained encoder with a fresh head; every fold has its own seed."""
+    """A pretrained encoder with a new head; every fold has its own seed."""
     start_session(cfg.seed + fold)
     shares = class_shares(labels[fold_of != fold], len(classes))
-    options = pick(cfg, "style", "pooling", "dropout", "side_bias", "label_smoothing", "fast_attention")
-    model = build_model(model_dir, tokenizer, class_shares=shares, **options)
-    adapt(model, cfg.freeze_embeddings, cfg.freeze_layers, cfg.reinit_layers)
-    return model
+    return build_model(model_dir, tokenizer, reading.style, shares, cfg.part(ModelSettings))
 
 
-# %% [markdown]
-# ## Check before training
-#
-# The doctor measures, on the real rows and in the precision of the training, every known reason why a model does not
-# learn: shattered text, a cut answer, weights in half precision, a warmup that never arrives, and more. It changes
-# nothing. A FAIL stops here, before the night is lost.
-
-
-# %%
 def new_trainer(fold: int):
-    """A fresh model and the Trainer that will train it on all other folds."""
+    """A new model and the Trainer that trains it on all other folds."""
     return make_trainer(
         new_model(fold),
         train=encoded.select(np.flatnonzero(fold_of != fold)),
         valid=encoded.select(np.flatnonzero(fold_of == fold)),
         pad_token_id=tokenizer.pad_token_id,
         output_dir=output / "checkpoints" / f"fold_{fold}",
+        settings=cfg.part(TrainingSettings),
+        classes=classes,
         precision=precision,
         seed=cfg.seed + fold,
-        **pick(cfg, "epochs", "lr", "head_lr", "layer_decay", "weight_decay", "warmup", "max_grad_norm"),
-        **pick(cfg, "batch_size", "micro_batch", "evals_per_epoch"),
     )
 
+
+# %% [markdown]
+# A fold is trained, predicts its own validation rows, and is saved. A temperature is fitted to these predictions: a
+# fine-tuned model is usually too certain, and log loss punishes that.
+
+
+# %%
+def train_fold(fold: int, until: float) -> None:
+    """Train one fold, at most `until` then, and save its model, predictions and history."""
+    start_session(cfg.seed + fold)
+    trainer = new_trainer(fold)
+    rows, folder = fold_of == fold, output / f"fold_{fold}"
+    rows_after = (rows.sum() + len(test)) * (1 if reading.style == "pairwise" else 2)
+    fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes)
+    raw = predict_pairs(trainer.model, tokenizer, train[rows], reading, precision=precision)
+    temperature = fit_temperature(raw, labels[rows]) if cfg.temperature else 1.0
+    print(f"log loss {score(labels[rows], raw)['log_loss']:.4f}, temperature {temperature:.2f}")
+    known = pd.DataFrame({"id": train["id"], "fold": fold, "label": labels})[rows].reset_index(drop=True)
+    calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
+    write_csv(folder / "validation.csv", known.join(calibrated))
+    write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
+    settings = SavedSettings(RECIPE, classes, reading, cfg.pooling, cfg.side_bias, temperature)
+    save_trained(trainer.model, tokenizer, folder, settings)
+
+
+# %% [markdown]
+# Finished folds and checkpoints of the same run are used again: the same settings, rows, encoder and code, in this
+# folder or in an attached output. If something changed, the line below names it and the run starts from the beginning.
+
+# %%
+todo = []
+run_files = RunFiles(RECIPE, tuple(f"fold_{fold}" for fold in cfg.folds), temporary=("checkpoints",))
+if folds:
+    run = identify(cfg, [train, fold_of], model_dir, [new_model, new_trainer, train_fold])
+    begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
+    saved = find_trained(output, RECIPE)
+    todo = [fold for fold in folds if output / f"fold_{fold}" not in saved]
+    print(f"Folds to train: {todo or 'none'}")
+
+# %% [markdown]
+# ## Check before training
+#
+# The doctor measures, on the real rows and in the precision of the training, 26 known causes of a model that does not
+# learn: shattered text, a cut answer, weights in half precision, a warmup that never arrives, and more. It changes
+# nothing. A FAIL stops the notebook here, before the night is lost.
 
 # %%
 for fold in todo[:1]:
@@ -215,52 +249,25 @@ clock.mark("Check before training")
 # %% [markdown]
 # ## Train
 #
-# Several evaluations an epoch; the checkpoint with the lowest validation **log loss** is kept: accuracy goes on
-# rising while the model grows over-certain. The predicted shares give away a model that always answers the same.
-# The watcher ends a run that cannot get better. Pairs of equal length go through the model together, as many as a
-# fixed number of tokens holds; an optimizer step is always `batch_size` pairs. With two GPUs each computes half of
-# every step. A training that would not end in time is stopped early enough to evaluate and submit.
-
-
-# %%
-def train_fold(fold: int, until: float):
-    """The model with the best validation log loss, and its history."""
-    start_session(cfg.seed + fold)
-    trainer = new_trainer(fold)
-    rows_after = ((fold_of == fold).sum() + len(test)) * (1 if cfg.style == "pairwise" else 2)
-    fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes)
-    return trainer.model, history_table(trainer.state.log_history)
-
-
-# %% [markdown]
-# Each fold's predictions for its validation rows are kept out of fold, and a temperature is fitted to them: a
-# fine-tuned model is usually too certain, and log loss charges for that. A fold is stored as it ends.
+# The checkpoint with the lowest validation **log loss** is used: accuracy often still rises while the model becomes
+# over-certain. In each line, compare the log loss with the constant predictor's, and look at the predicted shares: a
+# model that always answers the same shows there. Pairs of similar length go through the model together; an optimizer
+# step always has `batch_size` pairs, and with two GPUs each computes half of it. A run that would exceed `hours` stops
+# early enough to evaluate and submit.
 
 # %%
 for number, fold in enumerate(todo):
-    rows, folder = fold_of == fold, output / f"fold_{fold}"
     print(f"fold {fold}")
-    model, history = train_fold(fold, until=clock.share(len(todo) - number))
-    raw = predict_pairs(model, tokenizer, train[rows], **reading, batch_size=32, precision=precision)
-    temperature = fit_temperature(raw, labels[rows]) if cfg.temperature else 1.0
-    print(f"log loss {score(labels[rows], raw)['log_loss']:.4f}, temperature {temperature:.2f}")
-    known = pd.DataFrame({"id": train["id"], "fold": fold, "label": labels})[rows].reset_index(drop=True)
-    folder.mkdir(exist_ok=True)
-    calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
-    write_csv(folder / "validation.csv", known.join(calibrated))
-    write_csv(folder / "history.csv", history.reset_index())
-    settings = reading | pick(cfg, "pooling", "side_bias") | {"n_classes": len(classes), "temperature": temperature}
-    save_trained(model, tokenizer, folder, settings)
-    del model
+    train_fold(fold, until=clock.share(len(todo) - number))
     free_memory()
 clock.mark("Train")
 
 # %% [markdown]
 # ## Evaluate
 #
-# The curve against the constant predictor's line is the answer to "does it learn?": training loss that falls while
-# validation stays on the line is memorising, both on the line is not learning. The verdict compares with the
-# constant predictor and with a regression that sees nothing but lengths.
+# Does it learn? Compare the curve with the constant predictor's line. Training loss that falls while validation stays
+# at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
+# predictor and with a regression that sees only lengths.
 
 # %%
 validations = {fold: pd.read_csv(output / f"fold_{fold}/validation.csv", dtype={"id": str}) for fold in folds}
@@ -272,48 +279,44 @@ for fold, validation in validations.items():
     lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
     display(verdict.table, history.round(4), plot_learning(history, lines))
 
+# %% [markdown]
+# All validation rows together. In the confusion matrix, the diagonal holds the correct predictions; in the calibration
+# plot, a curve below the diagonal means that the model is too certain.
+
 # %%
-oof_path = (trained[0].parent if trained else output) / "oof.csv"
+oof_path = (finished or output) / "oof.csv"
 if folds:
     write_csv(oof_path, pd.concat(validations.values()))
 if oof_path.is_file():
     oof = pd.read_csv(oof_path, dtype={"id": str})
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
     constant = np.tile(class_shares(labels, len(classes)), (len(oof), 1))
-    display(
-        pd.DataFrame({"model": score(truth, probabilities), "constant predictor": score(truth, constant)}).T.round(4)
-    )
-    display(plot_predictions(truth, probabilities, classes))
+    scores = {"model": score(truth, probabilities), "constant predictor": score(truth, constant)}
+    display(pd.DataFrame(scores).T.round(4), plot_predictions(truth, probabilities, classes))
 clock.mark("Evaluate")
 
 # %% [markdown]
 # ## Submission
 #
-# The test rows are predicted by the saved folders, whether trained just now or attached, so that this run rehearses
-# the scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
+# The saved models predict the test rows, whether they were trained just now or attached, so this run rehearses the
+# scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
 
 # %%
-folders = trained or [output / f"fold_{fold}" for fold in folds]
-total = np.zeros((len(test), len(classes)))
-for folder in folders:
-    model, settings = load_trained(folder, cfg.fast_attention)
-    options = {key: settings[key] for key in reading}
-    predicted = predict_pairs(model, load_tokenizer(folder), test, **options, batch_size=32, precision=precision)
-    total += apply_temperature(predicted, settings["temperature"])
-submission = write_submission(output / "submission.csv", test["id"], total / len(folders))
+folders = find_trained(finished, RECIPE) if finished else [output / f"fold_{fold}" for fold in folds]
+predicted = predict_saved(folders, test, precision, cfg.fast_attention)
+submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
-    end_run(output, run)
+    end_run(output, run_files)
 clock.mark("Submission")
 display(submission.head(), clock.table())
 
 # %% [markdown]
 # ## What to change next
 #
-# - **Small model** (deberta-v3-small, xsmall): `micro_batch=8`; the learning rate follows the size by itself.
-# - **Large model**: `micro_batch=1`, `freeze_layers=6`, `epochs=1`; if a run stays on the constant line, try another
-#   `seed` or `reinit_layers=1` before anything else: large encoders fail now and then.
-# - **More out of the same data**: `folds=(0, 1, 2, 3, 4)` averages five models and completes `oof.csv` for blending.
-# - **Longer texts**: `max_length=1024` if the truncation report shows many rows mostly cut; halve `micro_batch`.
-# - **Scoring run**: attach this notebook's output as an input; training is then skipped.
-# - **Broken off**: run again, or attach the output and keep the configuration: finished folds and the last checkpoint
-#   are used.
+# - **Small model** (deberta-v3-small, xsmall): `micro_batch = 8`; the learning rate follows the size by itself.
+# - **Large model**: `micro_batch = 1`, `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try
+#   another `seed` or `reinit_layers = 1` first: large encoders sometimes fail to start.
+# - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.
+# - **Longer texts**: `max_length = 1024` if the truncation report shows many rows mostly cut; halve `micro_batch`.
+# - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
+# - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.

@@ -1,39 +1,99 @@
-"""Apply and check the settings of a recipe's CFG dataclass."""
+"""The settings of a notebook: what its `CFG` class may hold, checked in seconds before anything is read."""
 
 import difflib
+import math
+import os
 import shlex
-from dataclasses import fields, replace
-from typing import get_args, get_origin, get_type_hints
+from dataclasses import field, fields
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from src_py.errors import InputError
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text in quotes"}
+MISSPELT = 0.75  # difflib's ratio from which an unknown name counts as a misspelt one: "epoch" and "epochs" have 0.91
+
+Kind = TypeVar("Kind")
 
 
-def configure(config, overrides: str = ""):
-    """Return `config` with overrides applied and every field's type checked.
+def setting(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple = (),
+    folder: bool = False,
+) -> Any:
+    """A field of a settings dataclass, with what `check_config` lets it be.
 
     Args:
-        config: an instance of the recipe's `CFG` dataclass.
-        overrides: `"key=value key=value"`, split as a shell would; tuples are comma-separated.
+        least, most: inclusive bounds of a number, or of each item of a tuple.
+        above, below: exclusive bounds.
+        choices: the allowed values, or the allowed items of a tuple, each at most once.
+        folder: the value names a folder that must exist.
+    """
+    limits = {"least": least, "most": most, "above": above, "below": below, "choices": choices, "folder": folder}
+    return field(default=default, metadata=limits)
+
+
+class Config:
+    """Checked settings: every value by its name, and `part` for those that belong together."""
+
+    def __init__(self, values: dict[str, Any], parts: dict[type, Any]):
+        self.__dict__.update(values)
+        self._parts = parts
+
+    def __getattr__(self, name: str) -> Any:  # only called for names that are absent
+        raise AttributeError(f"CFG has no setting {name!r}.")
+
+    def part(self, kind: type[Kind]) -> Kind:
+        """The settings of one dataclass, such as `Reading`."""
+        return self._parts[kind]
+
+    def values(self) -> dict[str, Any]:
+        """All settings by name."""
+        return {name: value for name, value in vars(self).items() if name != "_parts"}
+
+
+def check_config(user: type, *kinds: type, overrides: str = "") -> Config:
+    """Check a notebook's `CFG` class against the dataclasses that declare its settings.
+
+    Names that no dataclass declares are kept for the notebook's own cells, and said; unless they look like a misspelt
+    setting.
+
+    Args:
+        user: the class from the configuration cell; values need no annotation, and a list may stand for a tuple.
+        kinds: frozen dataclasses whose fields are made by `setting`.
+        overrides: `"key=value key=value"`, split as a shell does; items of a tuple are separated by commas.
 
     Raises:
-        InputError: for an unknown key (with the nearest valid name) or a value of the wrong type.
+        InputError: an unknown, misspelt or missing name, a wrong type, a value out of range, an unknown choice, or a
+            folder that does not exist; the sentence names the field.
     """
-    types = get_type_hints(type(config))
-    changes = {}
+    declared = {f.name: (f, get_type_hints(kind)[f.name]) for kind in kinds for f in fields(kind)}
+    given = {name: value for part in reversed(user.__mro__[:-1]) for name, value in vars(part).items()}
+    given = {name: value for name, value in given.items() if not name.startswith("_")}
+    for name in given:
+        if name not in declared:
+            nearest = difflib.get_close_matches(name, declared, n=1, cutoff=MISSPELT)
+            if nearest:
+                raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
+            print(f"CFG.{name} is not a setting of this notebook: only your own cells can use it.")
     for item in shlex.split(overrides):
-        key, separator, text = item.partition("=")
+        name, separator, text = item.partition("=")
         if not separator:
-            raise InputError(f"CFG: {item!r} is no setting; write key=value.")
-        if key not in types:
-            nearest = difflib.get_close_matches(key, types, n=1, cutoff=0.0)
-            raise InputError(f"CFG has no field {key!r}; did you mean {nearest[0]!r}?")
-        changes[key] = _parse(key, text, types[key])
-    config = replace(config, **changes)
-    for field in fields(config):
-        _check(field.name, getattr(config, field.name), types[field.name])
-    return config
+            raise InputError(f"CFG: {item!r} is not a setting; write key=value.")
+        if name not in declared:
+            nearest = difflib.get_close_matches(name, declared, n=1, cutoff=0.0)
+            raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
+        given[name] = _parse(name, text, declared[name][1])
+    for name, (declaration, kind) in declared.items():
+        if name not in given:
+            raise InputError(f"CFG.{name} is missing; put it back, for example {name} = {declaration.default!r}.")
+        given[name] = _checked(name, given[name], kind, declaration.metadata)
+    return Config(given, {kind: kind(**{f.name: given[f.name] for f in fields(kind)}) for kind in kinds})
 
 
 def check_choice(key: str, value: str, choices) -> None:
@@ -42,48 +102,63 @@ def check_choice(key: str, value: str, choices) -> None:
         raise InputError(f"CFG.{key} is {value!r}; use one of {', '.join(map(repr, choices))}.")
 
 
-def check_choices(key: str, values: tuple[str, ...], choices) -> None:
-    """Raise `InputError` unless `values` are some of `choices`, each once."""
-    if not values or len(set(values)) < len(values) or not set(values) <= set(choices):
-        raise InputError(f"CFG.{key} is {values}; name some of {', '.join(map(repr, choices))}, each once.")
-
-
-def check_folds(folds: tuple[int, ...], n_folds: int) -> None:
-    """Raise `InputError` unless `folds` names at least one fold, each once and below `n_folds`."""
-    if not folds or len(set(folds)) < len(folds) or not set(folds) <= set(range(n_folds)):
-        raise InputError(f"CFG.folds is {folds}; name some of 0 to {n_folds - 1}, each once.")
-
-
-def pick(config, *keys: str) -> dict:
-    """The named fields as keyword arguments."""
-    return {key: getattr(config, key) for key in keys}
-
-
-def _parse(key: str, text: str, kind):
+def _parse(name: str, text: str, kind) -> Any:
     if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        return tuple(_parse(key, part, item) for part in text.split(",") if part)
+        return tuple(_parse(name, part, get_args(kind)[0]) for part in text.split(",") if part)
     if kind is bool and text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
     try:
         return {int: int, float: float, str: str}[kind](text)
     except (KeyError, ValueError):
-        raise InputError(f"CFG.{key} wants {_name(kind)}, but got {text!r}.") from None
+        raise InputError(f"CFG.{name} must be {_KINDS[kind]}, but got {text!r}.") from None
 
 
-def _check(key: str, value, kind) -> None:
+def _checked(name: str, value: Any, kind, limits) -> Any:
+    """The value in its declared type; raises `InputError` when it cannot have it or breaks a limit."""
     if get_origin(kind) is tuple:
-        fits = isinstance(value, tuple) and all(type(v) is get_args(kind)[0] for v in value)
-    elif kind is float:
-        fits = type(value) in (int, float)
-    else:
-        fits = type(value) is kind
-    if not fits:
-        raise InputError(f"CFG.{key} wants {_name(kind)}, but is {value!r}.")
+        item_kind = get_args(kind)[0]
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"CFG.{name} is {value!r}; write a list, such as [{value!r}].")
+        items = tuple(_typed(name, item, item_kind, "a list, each item ") for item in value)
+        choices = limits.get("choices")
+        if choices and (len(set(items)) < len(items) or not set(items) <= set(choices)):
+            raise InputError(f"CFG.{name} is {list(items)}; use some of {', '.join(map(repr, choices))}, each once.")
+        for item in items:
+            _check_range(name, item, limits)
+        return items
+    value = _typed(name, value, kind)
+    if limits.get("choices"):
+        check_choice(name, value, limits["choices"])
+    _check_range(name, value, limits)
+    if limits.get("folder") and not os.path.isdir(value):
+        raise InputError(
+            f"The folder {value} does not exist; set CFG.{name}, or run this cell again if the inputs were attached "
+            "just now."
+        )
+    return value
 
 
-def _name(kind) -> str:
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-    if get_origin(kind) is tuple:
-        return f"a tuple, each item {names[get_args(kind)[0]]}"
-    return names[kind]
+def _typed(name: str, value: Any, kind, prefix: str = "") -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) is not kind:
+        raise InputError(f"CFG.{name} must be {prefix}{_KINDS[kind]}, but is {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"CFG.{name} must be a finite number, but is {value!r}.")
+    return value
+
+
+def _check_range(name: str, value: Any, limits) -> None:
+    least, most, above, below = (limits.get(key) for key in ("least", "most", "above", "below"))
+    inside = (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    if not inside:
+        words = [("at least", least), ("at most", most), ("above", above), ("below", below)]
+        wanted = " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None)
+        raise InputError(f"CFG.{name} is {value!r}; it must be {wanted}.")

@@ -17,37 +17,37 @@ from transformers import AutoConfig, TrainerCallback
 
 from src_py.ablation.arms import Arm, parse_arm
 from src_py.ablation.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
+from src_py.config import setting
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.files import WEIGHTS, folder_digest, write_arrays, writing
-from src_py.kaggle.session import free_memory, start_session
+from src_py.kaggle.session import PRECISIONS, free_memory, start_session
 from src_py.model.predict import predict_logits
-from src_py.model.preference import adapt, build_model
-from src_py.model.saved import save_trained
+from src_py.model.preference import ModelSettings, build_model
+from src_py.model.saved import SavedSettings, save_trained
 from src_py.pairs.contest import TEXT_COLUMNS
-from src_py.pairs.encode import encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
-from src_py.training.trainer import make_trainer
+from src_py.training.trainer import TrainingSettings, make_trainer
 
+RECIPE = "ablate_subset_vs_full"
 FORMAT = 1  # of a stored cell; raise it when older cells must not be read any more
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all configurations share, and the values a repair sets. Lengths in tokens; a pair read as one sequence
-    has twice `max_length`, so that all configurations may read the same amount of text."""
+class TrialSettings:
+    """What all configurations share, and the values that a repair sets. Lengths are in tokens; a pair read as one
+    sequence has twice `max_length`, so that all configurations may read the same amount of text."""
 
-    max_length: int = 512
-    epochs: float = 2.0
-    batch_size: int = 16
-    micro_batch: int = 4
-    lr: float = 0.0
-    head_lr: float = 0.0
-    layer_decay: float = 0.9
-    warmup: float = 0.1
-    freeze_layers: int = 0
-    evaluations: int = 3
-    precision: str = "fp32"
+    max_length: int = setting(512, least=16, most=8192)
+    epochs: float = setting(2.0, above=0, most=100)
+    batch_size: int = setting(16, least=1)
+    micro_batch: int = setting(4, least=1)
+    lr: float = setting(0.0, least=0, most=1)
+    head_lr: float = setting(0.0, least=0, most=1)
+    freeze_layers: int = setting(0, least=0)
+    evaluations: int = setting(3, least=1)
+    precision: str = setting("fp32", choices=PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,15 @@ class Problem:
     valid: pd.DataFrame
     prompts: pd.Series
     model_dir: Path
-    n_classes: int
-    settings: Settings
+    classes: tuple[str, ...]
+    settings: TrialSettings
     blocks: tuple[int, ...] = ()
     save_dir: Path | None = None
     _readings: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
 
     def key(self) -> str:
         """Digest of rows, labels, encoder and settings: what every cell's result depends on."""
@@ -104,7 +108,7 @@ class Outcome:
     predict_seconds: float
 
 
-def steps_of(cell: Cell, settings: Settings) -> int:
+def steps_of(cell: Cell, settings: TrialSettings) -> int:
     """Optimizer steps of a cell."""
     batches = math.ceil((cell.as_rows or cell.rows) / _batch(parse_arm(cell.arm), settings)[0])
     return max(1, math.ceil(batches * settings.epochs))
@@ -121,7 +125,18 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
     batch_size, micro_batch = _batch(arm, settings)
     steps = steps_of(cell, settings)
     posted = posted_config()
-    rates = {"lr": settings.lr, "head_lr": settings.head_lr, "layer_decay": settings.layer_decay}
+    usual = TrainingSettings()
+    how = {
+        "epochs": steps / math.ceil(cell.rows / batch_size),
+        "lr": settings.lr if "rates" in arm else posted.lr,
+        "head_lr": settings.head_lr if "rates" in arm else posted.lr,
+        "layer_decay": usual.layer_decay if "rates" in arm else 1.0,
+        "warmup": usual.warmup if "warmup" in arm else posted.warmup,
+        "weight_decay": posted.weight_decay,
+        "batch_size": batch_size,
+        "micro_batch": micro_batch,
+        "evals_per_epoch": 0,
+    }
     scratch = Path(tempfile.mkdtemp(prefix="cell-"))
     try:
         trainer = make_trainer(
@@ -130,13 +145,7 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
             valid=valid,
             pad_token_id=tokenizer.pad_token_id,
             output_dir=scratch,
-            epochs=steps / math.ceil(cell.rows / batch_size),
-            **(rates if "rates" in arm else {"lr": posted.lr, "head_lr": posted.lr, "layer_decay": 1.0}),
-            warmup=settings.warmup if "warmup" in arm else posted.warmup,
-            weight_decay=posted.weight_decay,
-            batch_size=batch_size,
-            micro_batch=micro_batch,
-            evals_per_epoch=0,
+            settings=TrainingSettings(**how),
             precision=settings.precision,
             seed=cell.seed,
         )
@@ -148,9 +157,13 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if keep_model and problem.save_dir:
-        told = {"style": _style(arm), "max_length": _max_length(arm, problem), "prompt_share": 0.3, "head_share": 0.6}
-        told |= {"pooling": model.pooling, "side_bias": False, "n_classes": problem.n_classes, "temperature": 1.0}
-        save_trained(model, tokenizer, problem.save_dir / f"{cell.arm}_{cell.rows:08d}", told)
+        saved = SavedSettings(
+            recipe=RECIPE,
+            classes=problem.classes,
+            reading=Reading(_style(arm), _max_length(arm, problem)),
+            pooling=model.pooling,
+        )
+        save_trained(model, tokenizer, problem.save_dir / f"{cell.arm}_{cell.rows:08d}", saved)
     del model, trainer
     free_memory()
     return Outcome(np.stack(measure.probabilities), measure.at, taken, measure.step_seconds(), measure.seconds)
@@ -159,7 +172,7 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
 class _Measure(TrainerCallback):
     """Predicts the validation rows at equal distances, the last time after the last step."""
 
-    def __init__(self, valid, pad_token_id: int, settings: Settings, n_classes: int, steps: int):
+    def __init__(self, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
         self.valid, self.pad_token_id, self.settings, self.n_classes = valid, pad_token_id, settings, n_classes
         self.marks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.probabilities, self.at, self.seconds, self.step_times = [], [], 0.0, []
@@ -187,7 +200,7 @@ class _Measure(TrainerCallback):
             self.seconds += time.perf_counter() - begun
 
 
-def _batch(arm: Arm, settings: Settings) -> tuple[int, int]:
+def _batch(arm: Arm, settings: TrialSettings) -> tuple[int, int]:
     size = settings.batch_size if "batch" in arm else posted_config().batch_size
     return size, min(size, settings.micro_batch)
 
@@ -206,13 +219,12 @@ def _max_length(arm: Arm, problem: Problem) -> int:
 
 def _reading(arm: Arm, problem: Problem):
     """The arm's tokenizer, and a function that encodes a table its way."""
-    options = {"style": _style(arm), "max_length": _max_length(arm, problem)}
-    options["cut"] = "parts" if "cut" in arm else "right"
+    reading, cut = Reading(_style(arm), _max_length(arm, problem)), "parts" if "cut" in arm else "right"
     if "line_break" in arm:
         tokenizer = load_tokenizer(problem.model_dir)
-        return tokenizer, lambda table: encode_pairs(table, tokenizer, **options)
+        return tokenizer, lambda table: encode_pairs(table, tokenizer, reading, cut=cut)
     tokenizer = posted_tokenizer(problem.model_dir, posted_config())
-    return tokenizer, lambda table: encode_posted(table, tokenizer, **options)
+    return tokenizer, lambda table: encode_posted(table, tokenizer, reading.max_length, reading.style, cut)
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):
@@ -229,10 +241,13 @@ def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
         tokenizer,
         _style(arm),
         list(class_shares(subset["label"], problem.n_classes) if "head" in arm else even),
-        pooling="mean" if "head" in arm else "cls",
+        settings=ModelSettings(
+            pooling="mean" if "head" in arm else "cls",
+            freeze_embeddings="frozen" in arm,
+            freeze_layers=problem.settings.freeze_layers,
+        ),
         fit=None if "line_break" in arm else resize_posted,
     )
-    adapt(model, "frozen" in arm, problem.settings.freeze_layers, reinit_layers=0)
     return model
 
 

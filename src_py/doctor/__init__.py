@@ -1,1 +1,5 @@
 """Why a model does not learn: checks before training, a watcher during it, a verdict after it."""
+
+from src_py.doctor.check import check_before_training
+from src_py.doctor.verdict import judge_training
+from src_py.doctor.watch import watch

@@ -60,7 +60,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     return PreferenceMetric(keep_in_memory=True).compute(predictions=probabilities.tolist(), references=list(labels))
 
 
-def evaluation_metrics(prediction) -> dict[str, float]:
+def evaluation_metrics(prediction, classes: tuple[str, ...] = ()) -> dict[str, float]:
     """`compute_metrics` for a Trainer: log loss, accuracy, share of each predicted class, spread over rows.
 
     `spread` is the standard deviation of the predicted probabilities over rows, averaged over classes: 0 means that
@@ -72,7 +72,7 @@ def evaluation_metrics(prediction) -> dict[str, float]:
         return {"log_loss": float("nan"), "accuracy": float("nan"), "spread": float("nan")}
     probabilities = softmax(logits.astype(np.float64), axis=1)
     shares = class_shares(probabilities.argmax(1), probabilities.shape[1])
-    named = {f"predicted_{name}": float(share) for name, share in zip(("a", "b", "tie"), shares)}
+    named = {f"predicted_{name}": float(share) for name, share in zip(classes or range(len(shares)), shares)}
     return score(prediction.label_ids, probabilities) | named | {"spread": float(probabilities.std(0).mean())}
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from src_py.errors import InputError
 
 WEIGHTS = (".json", ".safetensors", ".bin")
+ENCODER_FILES = (*WEIGHTS, ".model", ".txt")  # the tokenizer's files too
 
 
 def folder_digest(folder: str | Path, suffixes: tuple[str, ...]) -> str:

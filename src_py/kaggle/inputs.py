@@ -2,13 +2,26 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from src_py.config import setting
 from src_py.errors import InputError
 
 DATA_SUFFIXES = (".csv", ".parquet")
 TRAINED_MARKER = "preference.json"
+EARLIER = "earlier_runs"  # results that another run left and that nothing may find
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where inputs are attached and results go."""
+
+    input_dir: str = setting("/kaggle/input", folder=True)
+    data_dir: str = setting("")
+    model_dir: str = setting("")
+    output_dir: str = setting(".")
 
 
 class DataFiles(NamedTuple):
@@ -106,7 +119,7 @@ def _walk(root: str | Path):
             "attached just now."
         )
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if name != EARLIER)
         yield Path(folder), subfolders, set(names)
 
 

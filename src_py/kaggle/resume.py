@@ -1,82 +1,138 @@
-"""Go on with a run that was broken off: which files are its, and where an attached output left them."""
+"""Runs: resume one that was interrupted, set aside the results of another, and predict with a finished one."""
 
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from src_py.kaggle.files import folder_digest, write_text, writing
-from src_py.kaggle.inputs import TRAINED_MARKER, find_named, find_trained
+from src_py.config import setting
+from src_py.errors import InputError
+from src_py.kaggle.files import write_text, writing
+from src_py.kaggle.identity import changes, code_changes, helper_digests, key_of, setting_changes
+from src_py.kaggle.inputs import EARLIER, find_named
 
-ELSEWHERE = ("input_dir", "model_dir", "output_dir", "hours", "processes", "micro_batch", "stop_on_failure", "folds")
+MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
 
 
-class Files(NamedTuple):
-    """What a recipe leaves in its output folder, as patterns: results, what goes when the run ends, and what runs with
-    other settings may use too. `record` says whose they are."""
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run does.
 
-    record: str
+    Args:
+        mode: "train", "predict" with a finished run that is attached, or "auto": predict if one is attached.
+        resume: "auto" uses finished folds and checkpoints of the same run, "never" starts from the beginning.
+    """
+
+    mode: str = setting("auto", choices=MODES)
+    resume: str = setting("auto", choices=RESUMES)
+
+
+class RunFiles(NamedTuple):
+    """What a recipe leaves in its output folder: the record says whose the results are; temporary folders go when the
+    run ends; shared ones hold results that name what they depend on themselves."""
+
+    recipe: str
     results: tuple[str, ...]
-    passing: tuple[str, ...] = ()
-    common: tuple[str, ...] = ()
+    temporary: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> str:
+        return f"{self.recipe}_run.json"
 
 
-FINE_TUNING = Files("finetune_run.json", results=("fold_*",), passing=("checkpoints",))
-TABULAR = Files("tabular_run.json", results=("tabular",), common=("embeddings",))
+def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Path | None:
+    """The output folder of the finished run to predict with; None when this run trains.
 
+    What is chosen, and which settings and code are therefore ignored, is printed in one line.
 
-def run_key(config, data: Path, model: Path | None) -> str:
-    """Digest of what a run's result depends on: settings, training file, encoder (if there is one).
+    Args:
+        root: where inputs are attached.
+        mode: from `RunSettings`.
+        config: this notebook's settings, from `Config.values`.
 
-    Where files lie, the folds asked for, the time limit and the number of processes change no fold's result.
+    Raises:
+        InputError: mode "predict" without a run to predict with, or several of them.
     """
-    settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=list).encode())
-    with open(data, "rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
-    if model:
-        digest.update(folder_digest(model, (".json", ".safetensors", ".bin", ".model")).encode())
-    return digest.hexdigest()[:16]
+    if mode == "train":
+        return None
+    records = {folder: _read(folder / f"{recipe}_run.json") for folder in _attached(root, recipe)}
+    usable = [folder for folder, record in records.items() if record.get("finished") and record.get("learned", True)]
+    if not usable and (mode == "predict" or is_scoring_run()):
+        usable = [folder for folder, record in records.items() if record.get("results")]
+    if len(usable) > 1:
+        raise InputError(
+            f"Several finished runs of {recipe} are attached ({', '.join(map(str, usable))}); keep one of them, or set "
+            "CFG.mode = 'train'."
+        )
+    if not usable:
+        if mode == "predict":
+            raise InputError(
+                f"CFG.mode is 'predict', but no finished run of {recipe} is attached below {root}; attach the output "
+                "of a notebook that ran to its end, or set CFG.mode = 'train'."
+            )
+        for folder, record in records.items():
+            if record.get("finished"):
+                print(f"{folder} is not used: that run did not learn.")
+        return None
+    record = records[usable[0]]
+    ignored = setting_changes(record.get("config", {}), json.loads(json.dumps(config, default=str)))
+    ignored = [name for name in ignored if not name.startswith(("CFG.input_dir", "CFG.output_dir", "CFG.data_dir"))]
+    stored = {name: text for name, text in record.get("identity", {}).get("code", {}).items() if "()" not in name}
+    edited = code_changes(stored, helper_digests()) if stored else []
+    also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
+    also += f" Its code was different: {', '.join(edited)}." if edited else ""
+    print(f"PREDICTING ONLY, with the finished run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
+    return usable[0]
 
 
-def finished_folds(root: str | Path) -> list[Path]:
-    """Trained folders below `root` to predict with: those of finished runs, for a broken-off one is gone on with.
+def begin_run(
+    output: Path, root: str | Path, identity: dict, files: RunFiles, config: dict, resume: str = "auto"
+) -> None:
+    """Make `output` hold what an earlier run with this identity has done, and no result of another.
 
-    In the scoring run, which has no time to train, those of a broken-off one too.
-    """
-    left = [] if is_scoring_run() else _unfinished(root, FINE_TUNING)
-    return [folder for folder in find_trained(root) if folder.parent not in left]
+    Results of another run are moved to `earlier_runs/`, from where they come back when its settings and code do; they
+    are deleted only when the disk has no room. What belongs to no run is left alone.
 
-
-def begin_run(output: Path, root: str | Path, key: str, files: Files = FINE_TUNING) -> None:
-    """Make `output` hold what an earlier run with this key has done, and no result of another.
-
-    What is there already comes first, then the attached outputs of broken-off runs below `root`.
+    Args:
+        root: where inputs are attached; a run with this identity that lies there is copied.
+        identity: from `identify`.
+        config: all settings, for the record.
 
     Raises:
         InputError: when the folder cannot be written.
     """
+    key = key_of(identity)
     with writing(output):
-        if _read(output, files).get("key") == key:
-            print(f"Going on in {output}: {_told(output)}. For a run from the beginning change CFG.seed or the folder.")
+        output.mkdir(parents=True, exist_ok=True)
+        record = _read(output / files.record)
+        same = record.get("identity") == identity
+        if same and resume == "auto":
+            print(f"Resuming the run in {output}: {_progress(output)}. CFG.resume = 'never' starts from the beginning.")
         else:
-            _remove(output, files.results + files.passing)
-            _take_over(output, root, key, files)
-        _write(output, files, key, finished=False)  # last: copying that was itself broken off starts again
+            if record:
+                why = (
+                    "CFG.resume is 'never'"
+                    if same
+                    else f"changed: {', '.join(changes(record.get('identity', {}), identity))}"
+                )
+                _set_aside(output, record, files, why, keep=not same)
+            if resume == "auto":
+                _bring_back(output, key) or _copy_attached(output, root, identity, files)
+        results = sorted({*files.results, *files.temporary, *(record.get("results", []) if same else [])})
+    state = {"recipe": files.recipe, "identity": identity, "config": config, "results": results}
+    # Written last: copying that was itself interrupted starts again.
+    write_text(output / files.record, json.dumps(state | {"finished": False}, indent=1, default=str))
 
 
-def end_run(output: Path, key: str, files: Files = FINE_TUNING) -> None:
-    """The run is complete: attached to another one its folds are for predicting."""
-    _remove(output, files.passing)
-    _write(output, files, key, finished=True)
-
-
-def open_folds(output: Path, folds: tuple[int, ...]) -> list[int]:
-    """The folds that are still to be trained."""
-    return [fold for fold in folds if not (output / f"fold_{fold}" / TRAINED_MARKER).is_file()]
+def end_run(output: Path, files: RunFiles, learned: bool = True) -> None:
+    """The run is complete: attached to another notebook, it is for predicting if it has `learned`."""
+    for name in files.temporary:
+        shutil.rmtree(output / name, ignore_errors=True)
+    state = _read(output / files.record) | {"finished": True, "learned": learned}
+    write_text(output / files.record, json.dumps(state, indent=1))
 
 
 def is_scoring_run() -> bool:
@@ -84,48 +140,80 @@ def is_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-def _take_over(output: Path, root: str | Path, key: str, files: Files) -> None:
-    left = _unfinished(root, files)
-    mine = [attached for attached in left if _read(attached, files).get("key") == key]
-    for attached in left:
-        if attached not in mine:
-            print(f"{attached} was broken off with other settings, rows or encoder; it is not used.")
-    for attached in mine[:1]:
-        print(f"Going on from {attached}: {_told(attached)}.")
-        parts = files.results + files.passing + files.common
-        for source in (path for part in parts for path in attached.glob(f"{part}/**/*")):
-            # One by one: whole folders would come with the rights of a read-only mount. A workers' job is made again.
-            if source.is_file() and "job" not in source.parts:
-                target = output / source.relative_to(attached)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+def _set_aside(output: Path, record: dict, files: RunFiles, why: str, keep: bool) -> None:
+    names = [name for name in record.get("results", []) if (output / name).exists()]
+    if not names:
+        return
+    target = output / EARLIER / key_of(record.get("identity", {}))
+    size = sum(path.stat().st_size for name in names for path in [output / name, *(output / name).rglob("*")])
+    room = keep and shutil.disk_usage(output).free > 2 * size  # as much again for the results to come
+    done = f"moved to {target.relative_to(output)}" if room else "removed"
+    print(f"The earlier results {', '.join(names)} are {done} ({why}); this run starts from the beginning.")
+    shutil.rmtree(target, ignore_errors=True)
+    for name in names:
+        if room:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.move(output / name, target / name)
+        elif (output / name).is_dir():
+            shutil.rmtree(output / name)
+        else:
+            (output / name).unlink()
+    if room:
+        shutil.copyfile(output / files.record, target / files.record)
 
 
-def _remove(output: Path, patterns: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for left in output.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+def _bring_back(output: Path, key: str) -> bool:
+    source = output / EARLIER / key
+    if not source.is_dir():
+        return False
+    print(f"The results of this run are back from {source.relative_to(output)}.")
+    for path in list(source.iterdir()):
+        if not (output / path.name).exists():
+            shutil.move(path, output / path.name)
+    shutil.rmtree(source)
+    return True
 
 
-def _unfinished(root: str | Path, files: Files) -> list[Path]:
-    return [path.parent for path in find_named(root, files.record) if not _read(path.parent, files).get("finished")]
+def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFiles) -> None:
+    for folder in _attached(root, files.recipe):
+        record = _read(folder / files.record)
+        different = changes(record.get("identity", {}), identity)
+        if different:
+            state = "finished" if record.get("finished") else "interrupted"
+            print(f"The {state} run in {folder} is not resumed; different there: {', '.join(different)}.")
+            continue
+        print(f"Resuming the run in {folder}: {_progress(folder)}.")
+        for name in [*record.get("results", []), *files.shared]:
+            for source in [folder / name, *(folder / name).rglob("*")]:
+                # One by one: whole folders would come with the rights of a read-only mount.
+                if source.is_file():
+                    target = output / source.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, target)
+        return
 
 
-def _read(folder: Path, files: Files) -> dict:
+def _attached(root: str | Path, recipe: str) -> list[Path]:
+    return [path.parent for path in find_named(root, f"{recipe}_run.json")]
+
+
+def _read(path: Path) -> dict:
+    """A record, or {} when there is none or it is damaged."""
     try:
-        found = json.loads((folder / files.record).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    valid = isinstance(found, dict) and isinstance(found.get("results"), list)
+    return found if valid and all(_is_name(name) for name in found["results"]) else {}
 
 
-def _write(folder: Path, files: Files, key: str, finished: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / files.record, json.dumps({"key": key, "finished": finished}))
+def _is_name(name: object) -> bool:
+    """A record may name only what lies in its own folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
-def _told(folder: Path) -> str:
-    folds = sorted(path.parent.name for path in folder.glob(f"fold_*/{TRAINED_MARKER}"))
+def _progress(folder: Path) -> str:
+    folds = sorted(path.parent.name for path in folder.glob("fold_*/preference.json"))
     folds += sorted(path.stem for path in folder.glob("tabular/fold_*.npz"))
     steps = sorted(path.name for path in folder.glob("checkpoints/*/checkpoint-*"))
-    return f"finished {', '.join(folds) or 'no fold'}" + "".join(f", {step}" for step in steps)
+    return f"{', '.join(folds) or 'no fold'} finished" + "".join(f", {step}" for step in steps)

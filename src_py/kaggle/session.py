@@ -6,11 +6,26 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import transformers
 
+from src_py.config import check_choice, setting
 from src_py.errors import InputError
+
+PRECISIONS = ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a notebook uses the machine: `hours` for everything, `processes` for training (0: one for each GPU)."""
+
+    precision: str = setting("fp16", choices=PRECISIONS)
+    hours: float = setting(8.5, above=0, most=12)
+    processes: int = setting(0, least=0, most=16)
+    stop_on_failure: bool = setting(True)
+    seed: int = setting(0, least=0, most=2**31 - 1)
 
 
 def start_session(seed: int) -> None:
@@ -79,8 +94,7 @@ def choose_precision(wanted: str) -> str:
     Raises:
         InputError: for an unknown name, or bf16 without native support.
     """
-    if wanted not in ("fp16", "bf16", "fp32"):
-        raise InputError(f"CFG.precision is {wanted!r}; use 'fp16', 'bf16' or 'fp32'.")
+    check_choice("precision", wanted, PRECISIONS)
     if not torch.cuda.is_available():
         return "fp32"
     if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):

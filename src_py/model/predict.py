@@ -9,7 +9,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from src_py.kaggle.session import all_devices, share_out
-from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
 
 
@@ -73,15 +73,7 @@ def predict_logits(
 
 
 def predict_pairs(
-    model,
-    tokenizer,
-    table,
-    style: str,
-    max_length: int,
-    prompt_share: float,
-    head_share: float,
-    batch_size: int = 32,
-    precision: str = "fp32",
+    model, tokenizer, table, reading: Reading, batch_size: int = 32, precision: str = "fp32"
 ) -> np.ndarray:
     """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
 
@@ -90,10 +82,10 @@ def predict_pairs(
     """
 
     def probabilities(pairs) -> np.ndarray:
-        encoded = encode_pairs(pairs, tokenizer, style, max_length, prompt_share, head_share)
+        encoded = encode_pairs(pairs, tokenizer, reading)
         return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, batch_size, precision), axis=1)
 
     straight = probabilities(table)
-    if style == "pairwise":
+    if reading.style == "pairwise":
         return straight
     return (straight + probabilities(swap_sides(table))[:, [1, 0, *range(2, straight.shape[1])]]) / 2

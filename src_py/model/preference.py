@@ -1,12 +1,13 @@
 """An encoder with a preference head: build it and choose what is trained."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from src_py.config import check_choice
+from src_py.config import check_choice, setting
 from src_py.errors import InputError
 from src_py.model.attention import FastEncoder, use_fast_attention
 from src_py.model.encoder import encoder_layers, fit_embeddings, load_encoder, no_pooler
@@ -60,35 +61,60 @@ class PreferenceModel(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing), "logits": logits}
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is built on the encoder, and which of its parts are trained.
+
+    Args:
+        pooling: of the tokens' vectors, "mean" or "cls".
+        dropout: in the head.
+        side_bias: let a pairwise model learn that people favour one side.
+        label_smoothing: share of the label that is spread over all classes.
+        fast_attention: as in `load_encoder`.
+        freeze_embeddings: train no embeddings: in deberta-v3-base they are 53 % of all parameters, so that many
+            gradients and Adam states are saved.
+        freeze_layers: lowest layers that are not trained.
+        reinit_layers: top layers that start from random weights (Zhang et al., arXiv 2006.05987).
+    """
+
+    pooling: str = setting("mean", choices=POOLINGS)
+    dropout: float = setting(0.1, least=0, below=1)
+    fast_attention: bool = setting(True)
+    freeze_embeddings: bool = setting(True)
+    freeze_layers: int = setting(0, least=0)
+    reinit_layers: int = setting(0, least=0)
+    side_bias: bool = setting(False)
+    label_smoothing: float = setting(0.0, least=0, below=1)
+
+
 def build_model(
     folder: str | Path,
     tokenizer,
     style: str,
     class_shares: list[float],
-    pooling: str = "mean",
-    dropout: float = 0.1,
-    side_bias: bool = False,
-    label_smoothing: float = 0.0,
+    settings: ModelSettings | None = None,
     fit=None,
-    fast_attention: bool = True,
 ) -> PreferenceModel:
     """A pretrained encoder with a fresh head that starts at the constant predictor.
 
     Args:
         folder: Hugging Face model folder (safetensors, or a `.bin` read with weights_only).
         class_shares: share of each class among the training labels; their number is the number of classes.
-        fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless told otherwise.
-        fast_attention: as in `load_encoder`.
+        settings: the defaults of `ModelSettings` unless given.
+        fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless given.
 
     Raises:
         InputError: unreadable weights, or an architecture that is no bidirectional encoder.
     """
     check_choice("style", style, STYLES)
-    encoder = load_encoder(folder, fast_attention)
+    settings = settings or ModelSettings()
+    encoder = load_encoder(folder, settings.fast_attention)
     (fit or fit_embeddings)(encoder, tokenizer)
-    head = make_head(style, encoder.config.hidden_size, len(class_shares), dropout, side_bias)
+    head = make_head(style, encoder.config.hidden_size, len(class_shares), settings.dropout, settings.side_bias)
     head.set_prior(list(class_shares))
-    return PreferenceModel(encoder, head, pooling, label_smoothing)
+    model = PreferenceModel(encoder, head, settings.pooling, settings.label_smoothing)
+    _choose_trained(model, settings)
+    return model
 
 
 def model_settings(model: PreferenceModel) -> dict:
@@ -117,22 +143,19 @@ def model_from_settings(folder: str | Path, settings: dict) -> PreferenceModel:
     return PreferenceModel(encoder, head, settings["pooling"], settings["label_smoothing"])
 
 
-def adapt(model: PreferenceModel, freeze_embeddings: bool, freeze_layers: int, reinit_layers: int) -> None:
-    """Freeze what shall not be trained and start the top layers afresh (Zhang et al., arXiv 2006.05987).
-
-    Frozen embeddings keep no gradients and no Adam state: in deberta-v3-base they are 53 % of all parameters.
-    """
+def _choose_trained(model: PreferenceModel, settings: ModelSettings) -> None:
+    """Freeze what is not trained, and start the top layers from random weights."""
     layers = encoder_layers(model.encoder)
-    if freeze_layers + reinit_layers > len(layers) or min(freeze_layers, reinit_layers) < 0:
+    if settings.freeze_layers + settings.reinit_layers > len(layers):
         raise InputError(
-            f"CFG.freeze_layers ({freeze_layers}) and CFG.reinit_layers ({reinit_layers}) need "
+            f"CFG.freeze_layers ({settings.freeze_layers}) and CFG.reinit_layers ({settings.reinit_layers}) need "
             f"more than the model's {len(layers)} layers."
         )
-    if freeze_embeddings:
+    if settings.freeze_embeddings:
         model.encoder.embeddings.requires_grad_(False)
-    for layer in layers[:freeze_layers]:
+    for layer in layers[: settings.freeze_layers]:
         layer.requires_grad_(False)
-    for layer in layers[len(layers) - reinit_layers :]:
+    for layer in layers[len(layers) - settings.reinit_layers :]:
         for module in layer.modules():
             _reset(module, getattr(model.encoder.config, "initializer_range", 0.02))
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from src_py.config import check_choice
-from src_py.errors import InputError
+from src_py.config import check_choice, setting
 from src_py.kaggle.files import writing
 from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.tokenizer import newline_id, single_token_id
@@ -21,27 +21,34 @@ CUTS = ("parts", "right")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
-def encode_pairs(
-    table: pd.DataFrame,
-    tokenizer,
-    style: str = "pairwise",
-    max_length: int = 512,
-    prompt_share: float = 0.3,
-    head_share: float = 0.6,
-    cache_dir: str | Path | None = None,
-    cut: str = "parts",
-) -> Dataset:
-    """Tokenise every pair, cutting prompt, A and B separately.
-
-    `pairwise` makes two sequences a row, [CLS] P [SEP] A [SEP] and [CLS] P [SEP] B [SEP]; `joint` makes one,
-    [CLS] P [SEP] A [SEP] B [SEP]. Each part may use its share of the budget, and what one leaves unused goes
-    to the others. A part that is too long keeps its last turn first, and of a turn its head and its tail.
+@dataclass(frozen=True)
+class Reading:
+    """How a pair is read.
 
     Args:
-        table: from `load_pairs`.
+        style: "pairwise" makes two sequences of a pair, [CLS] P [SEP] A [SEP] and [CLS] P [SEP] B [SEP]; "joint" makes
+            one, [CLS] P [SEP] A [SEP] B [SEP].
         max_length: tokens in one sequence, special tokens included.
         prompt_share: share of the budget that is the prompt's; the answers have the rest.
         head_share: share of a cut turn that is taken from its beginning.
+    """
+
+    style: str = setting("pairwise", choices=STYLES)
+    max_length: int = setting(512, least=16, most=16384)
+    prompt_share: float = setting(0.3, above=0, below=1)
+    head_share: float = setting(0.6, least=0, most=1)
+
+
+def encode_pairs(
+    table: pd.DataFrame, tokenizer, reading: Reading, cache_dir: str | Path | None = None, cut: str = "parts"
+) -> Dataset:
+    """Tokenise every pair, cutting prompt, A and B separately.
+
+    Each part may use its share of the budget, and what one leaves unused goes to the others. A part that is too long
+    keeps its last turn first, and of a turn its head and its tail.
+
+    Args:
+        table: from `load_pairs`.
         cache_dir: where finished encodings are kept, keyed by text, tokenizer and settings.
         cut: "parts", or "right" for what the posted notebook did: the end of the sequence goes, and answer B with it.
 
@@ -49,16 +56,12 @@ def encode_pairs(
         A `datasets.Dataset` in the table's order: `sequences` (1 or 2 lists of token ids), `length` (tokens of
         the longest), `labels` (if the table has them), and `<part>_tokens`, `<part>_kept` for each part.
     """
-    check_choice("style", style, STYLES)
     check_choice("cut", cut, CUTS)
-    if max_length < 16 or not 0 < prompt_share < 1 or not 0 <= head_share <= 1:
-        raise InputError("CFG.max_length must be at least 16, prompt_share in (0, 1) and head_share in [0, 1].")
-    budget = max_length - (4 if style == "joint" else 3)
-    cutter = _Cutter(tokenizer, style, budget, prompt_share, head_share, cut)
+    cutter = _Cutter(tokenizer, reading, cut)
     columns = {column: table[column].tolist() for column in TEXT_COLUMNS}
     if "label" in table:
         columns["labels"] = table["label"].tolist()
-    key = _encoding_key(columns, tokenizer, [style, max_length, prompt_share, head_share, cut])
+    key = _encoding_key(columns, tokenizer, [*asdict(reading).values(), cut])
     cache = None if cache_dir is None else Path(cache_dir) / f"pairs-{key}.arrow"
 
     def encode() -> Dataset:
@@ -142,11 +145,11 @@ def cut_right(parts: list[list[int]], budget: int) -> list[list[int]]:
 class _Cutter:
     """Tokenises a batch of rows and cuts them to the budget."""
 
-    def __init__(self, tokenizer, style, budget, prompt_share, head_share, cut):
-        self.tokenizer, self.style, self.budget, self.head_share = tokenizer, style, budget, head_share
-        self.cut = cut
-        answers = 2 if style == "joint" else 1
-        self.shares = [prompt_share] + [(1 - prompt_share) / answers] * answers
+    def __init__(self, tokenizer, reading: Reading, cut: str):
+        self.tokenizer, self.style, self.head_share, self.cut = tokenizer, reading.style, reading.head_share, cut
+        answers = 2 if reading.style == "joint" else 1
+        self.budget = reading.max_length - answers - 2  # [CLS], and a [SEP] after each part
+        self.shares = [reading.prompt_share] + [(1 - reading.prompt_share) / answers] * answers
         self.newline = newline_id(tokenizer)
         self.gap = single_token_id(tokenizer, ("…", "...", ".")) or self.newline
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id

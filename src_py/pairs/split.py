@@ -1,13 +1,32 @@
 """Which rows to train on: folds that keep a prompt on one side, and nested subsets."""
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from src_py.config import setting
 from src_py.errors import InputError
 from src_py.pairs.load import prompt_key
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How rows are held out: `folds` of `n_folds` are validation folds in turn; `temperature` calibrates on them.
+
+    Raises:
+        InputError: when `folds` does not name some of the folds, each once.
+    """
+
+    n_folds: int = setting(5, least=2, most=100)
+    folds: tuple[int, ...] = setting((0,), least=0)
+    temperature: bool = setting(True)
+
+    def __post_init__(self) -> None:
+        if not self.folds or len(set(self.folds)) < len(self.folds) or not set(self.folds) <= set(range(self.n_folds)):
+            raise InputError(f"CFG.folds is {list(self.folds)}; use some of 0 to {self.n_folds - 1}, each once.")
 
 
 def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:

@@ -1,1 +1,4 @@
 """Fine-tuning: the Trainer, its batches and checkpoints, and one process for each GPU."""
+
+from src_py.training.processes import fit
+from src_py.training.trainer import TrainingSettings, make_trainer

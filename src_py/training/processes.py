@@ -64,7 +64,7 @@ def write_job(trainer, folder: Path, run: dict) -> None:
     trainer.train_dataset.save_to_disk(str(folder / TRAIN))
     trainer.eval_dataset.save_to_disk(str(folder / VALID))
     job = {
-        "trainer": trainer.settings,
+        "trainer": trainer.job,
         "model": model_settings(model),
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "most": trainer.most,

@@ -1,6 +1,8 @@
 """Fine-tune with Hugging Face's Trainer: optimizer groups, arguments, progress."""
 
 import math
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from src_py.errors import InputError
+from src_py.config import setting
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.model.encoder import encoder_layers, reference_lr
 from src_py.model.preference import PreferenceModel
@@ -43,70 +45,82 @@ def parameter_groups(
     return list(groups.values())
 
 
-def make_trainer(
-    model: PreferenceModel,
-    train: Dataset,
-    valid: Dataset,
-    pad_token_id: int,
-    output_dir: str | Path,
-    epochs: float,
-    lr: float,
-    head_lr: float,
-    batch_size: int,
-    micro_batch: int,
-    warmup: float,
-    evals_per_epoch: int,
-    precision: str,
-    seed: int,
-    layer_decay: float = 1.0,
-    weight_decay: float = 0.01,
-    max_grad_norm: float = 1.0,
-    most: int | None = None,
-) -> BudgetTrainer:
-    """A Trainer for `PreferenceModel`.
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained.
 
     Args:
+        epochs: passes over the training rows.
         lr: peak learning rate of the encoder's top layer; 0 takes `reference_lr`.
-        head_lr: peak learning rate of the head; 0 takes ten times `lr`.
+        head_lr: peak learning rate of the head; 0 takes `HEAD_FACTOR` times `lr`.
+        layer_decay: learning rate of a layer against the one above it.
         batch_size: pairs in one optimizer step, in as many forward passes as it takes.
         micro_batch: pairs of the greatest length in one forward pass: what has to fit the memory. Of shorter pairs it
             holds more, at equally many tokens.
         warmup: share of all optimizer steps over which the learning rate rises.
         evals_per_epoch: evaluations, each with a checkpoint, of which the best by log loss is loaded at the end;
             with 0 there are none, and the last weights stay.
+    """
+
+    epochs: float = setting(2.0, above=0, most=100)
+    lr: float = setting(0.0, least=0, most=1)
+    head_lr: float = setting(0.0, least=0, most=1)
+    layer_decay: float = setting(0.9, above=0, most=1)
+    weight_decay: float = setting(0.01, least=0, most=100)
+    batch_size: int = setting(16, least=1)
+    micro_batch: int = setting(4, least=1)
+    warmup: float = setting(0.1, least=0, below=1)
+    max_grad_norm: float = setting(1.0, above=0)
+    evals_per_epoch: int = setting(4, least=0)
+
+
+def make_trainer(
+    model: PreferenceModel,
+    train: Dataset,
+    valid: Dataset,
+    pad_token_id: int,
+    output_dir: str | Path,
+    settings: TrainingSettings,
+    classes: tuple[str, ...] = (),
+    precision: str = "fp32",
+    seed: int = 0,
+    most: int | None = None,
+) -> BudgetTrainer:
+    """A Trainer for `PreferenceModel`.
+
+    Args:
+        train, valid: from `encode_pairs`.
+        classes: names for the predicted-class shares in the log.
         precision: "fp16", "bf16" or "fp32", from `choose_precision`.
         most: pairs in a forward pass at most, when memory was found to be short.
 
     Returns:
-        `settings` of it are the arguments, for another process to make the same Trainer.
-
-    Raises:
-        InputError: for a batch of no pairs.
+        The Trainer; its `job` holds the arguments, for another process to make the same Trainer.
     """
-    if min(batch_size, micro_batch) < 1:
-        raise InputError(f"CFG.batch_size ({batch_size}) and CFG.micro_batch ({micro_batch}) must be at least 1.")
-    settings = {
-        "pad_token_id": int(pad_token_id), "output_dir": str(output_dir), "epochs": epochs, "lr": lr,
-        "head_lr": head_lr, "batch_size": batch_size, "micro_batch": micro_batch, "warmup": warmup,
-        "evals_per_epoch": evals_per_epoch, "precision": precision, "seed": seed, "layer_decay": layer_decay,
-        "weight_decay": weight_decay, "max_grad_norm": max_grad_norm,
-    }  # fmt: skip
-    lr = lr or reference_lr(model)
-    head_lr = head_lr or HEAD_FACTOR * lr
-    steps_per_epoch = math.ceil(len(train) / batch_size)
-    total_steps = max(1, math.ceil(steps_per_epoch * epochs))
-    eval_steps = max(1, min(steps_per_epoch // (evals_per_epoch or 1), total_steps))
-    rhythm = "steps" if evals_per_epoch else "no"
+    job = {
+        "pad_token_id": int(pad_token_id),
+        "output_dir": str(output_dir),
+        "settings": asdict(settings),
+        "classes": list(classes),
+        "precision": precision,
+        "seed": seed,
+    }
+    lr = settings.lr or reference_lr(model)
+    head_lr = settings.head_lr or HEAD_FACTOR * lr
+    steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+    total_steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
+    eval_steps = max(1, min(steps_per_epoch // (settings.evals_per_epoch or 1), total_steps))
+    rhythm = "steps" if settings.evals_per_epoch else "no"
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=epochs,
+        num_train_epochs=settings.epochs,
         # The Trainer's batch is the whole step; `BudgetTrainer` splits it.
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=4 * micro_batch,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=4 * settings.micro_batch,
         # A float below 1 is a share of all steps; `warmup_ratio` is gone in transformers 5.15.
-        warmup_steps=float(warmup),
+        warmup_steps=float(settings.warmup),
         lr_scheduler_type="linear",
-        max_grad_norm=max_grad_norm,
+        max_grad_norm=settings.max_grad_norm,
         fp16=precision == "fp16",
         bf16=precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
@@ -120,7 +134,7 @@ def make_trainer(
         save_strategy=rhythm,
         save_steps=eval_steps,
         save_total_limit=1,
-        load_best_model_at_end=evals_per_epoch > 0,
+        load_best_model_at_end=settings.evals_per_epoch > 0,
         metric_for_best_model="log_loss",
         greater_is_better=False,
         seed=seed,
@@ -132,18 +146,18 @@ def make_trainer(
     )
     # Trainer would wrap the model in nn.DataParallel over all GPUs it sees: twice the batch, half the steps.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    groups = parameter_groups(model, lr, head_lr, layer_decay, weight_decay)
+    groups = parameter_groups(model, lr, head_lr, settings.layer_decay, settings.weight_decay)
     trainer = BudgetTrainer(
-        micro_batch=micro_batch,
+        micro_batch=settings.micro_batch,
         most=most,
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=valid.select(np.argsort(valid["length"], kind="stable")),
         data_collator=PairCollator(pad_token_id),
-        compute_metrics=evaluation_metrics,
+        compute_metrics=partial(evaluation_metrics, classes=classes) if classes else evaluation_metrics,
         optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6, fused=True), None),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.settings = settings
+    trainer.job = job
     return trainer

@@ -24,7 +24,7 @@ from torch import distributed
 from src_py.kaggle.session import start_session
 from src_py.model.preference import model_from_settings
 from src_py.training.run import run_training
-from src_py.training.trainer import HANG_SECONDS, make_trainer
+from src_py.training.trainer import HANG_SECONDS, TrainingSettings, make_trainer
 
 JOB, MODEL, TRAIN, VALID = "job.json", "model", "train", "valid"
 RESULT, STATE = "result.safetensors", "result.json"
@@ -68,7 +68,8 @@ def load_job(folder: Path, job: dict):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in job["frozen"])
     data = (load_from_disk(str(folder / name)) for name in (TRAIN, VALID))
-    return make_trainer(model, *data, most=job["most"], **job["trainer"])
+    options = job["trainer"] | {"settings": TrainingSettings(**job["trainer"]["settings"])}
+    return make_trainer(model, *data, most=job["most"], **options | {"classes": tuple(options["classes"])})
 
 
 def leave_error(folder: Path, text: str, most: int | None = None) -> None:
