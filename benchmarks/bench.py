@@ -35,7 +35,7 @@ from src_py.evaluation.metrics import score
 from src_py.kaggle.inputs import find_data
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import fit_embeddings, load_encoder
-from src_py.pairs.encode import encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs, prompt_key
 from src_py.pairs.split import assign_folds
 from src_py.pairs.tokenizer import load_tokenizer
@@ -151,7 +151,7 @@ def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
     tokenizer = load_tokenizer(model)
     limit = 512
     sequences = []
-    for with_a, with_b in encode_pairs(table, tokenizer, max_length=limit)["sequences"]:
+    for with_a, with_b in encode_pairs(table, tokenizer, Reading(max_length=limit))["sequences"]:
         sequences += [with_a[: with_a.index(tokenizer.sep_token_id) + 1], with_a, with_b]
     seconds = {"alternative": [], "here": []}
     for _ in range(repeats):

@@ -15,8 +15,8 @@ from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
 from src_py.model.attention import use_fast_attention, use_stock_attention
-from src_py.model.preference import adapt, build_model, length_groups
-from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.model.preference import build_model, length_groups
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.batches import TokenBudget
 from src_py.training.trainer import make_trainer, parameter_groups
@@ -205,7 +205,7 @@ def bench_steps(table: pd.DataFrame, scratch: Path, shape: DebertaV2Config, pair
 def _posted_steps(folder, tokenizer, rows, max_length):
     """Steps of two pairs in random order, every parameter trained, stock attention."""
     model = build_model(folder, tokenizer, "joint", SHARES, fast_attention=False)
-    order = encode_pairs(rows, tokenizer, "joint", max_length).shuffle(seed=0)
+    order = encode_pairs(rows, tokenizer, Reading("joint", max_length)).shuffle(seed=0)
     collate = PairCollator(tokenizer.pad_token_id)
     steps = [[collate([order[i] for i in range(at, min(at + 2, len(order)))])] for at in range(0, len(order), 2)]
     return _steps(model, steps, torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01)), False)
@@ -214,8 +214,7 @@ def _posted_steps(folder, tokenizer, rows, max_length):
 def _recipe_step(folder, tokenizer, rows, style, max_length):
     """The same pairs in one step, in parts of as many tokens as four of the longest have."""
     model = build_model(folder, tokenizer, style, SHARES)
-    adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
-    encoded = list(encode_pairs(rows, tokenizer, style, max_length))
+    encoded = list(encode_pairs(rows, tokenizer, Reading(style, max_length)))
     tokens = 4 * max(row["length"] for row in encoded) * len(encoded[0]["sequences"])
     parts = TokenBudget(PairCollator(tokenizer.pad_token_id), tokens)(encoded)["parts"]
     return _steps(model, [parts], torch.optim.AdamW(parameter_groups(model, 1e-5, 1e-4, 0.9, 0.01), fused=True), True)
@@ -244,7 +243,7 @@ def _steps(model, steps: list[list[dict]], optimizer, trimmed: bool):
 def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
     """Share of padding among the tokens of an epoch, in the order in which the recipe's Trainer hands them out."""
     tokenizer = load_tokenizer(model)
-    encoded = encode_pairs(table, tokenizer, max_length=512)
+    encoded = encode_pairs(table, tokenizer, Reading(max_length=512))
     fresh = build_model(model, tokenizer, "pairwise", SHARES)
     trainer = make_trainer(
         fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", 1, 0, 0, 16, 4, 0.1, 1, "fp32", 0

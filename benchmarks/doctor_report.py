@@ -17,8 +17,8 @@ from src_py.doctor.check import check_before_training
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.inputs import find_data
 from src_py.kaggle.session import start_session
-from src_py.model.preference import adapt, build_model
-from src_py.pairs.encode import encode_pairs
+from src_py.model.preference import build_model
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from src_py.pairs.split import assign_folds
 from src_py.pairs.tokenizer import load_tokenizer
@@ -56,11 +56,10 @@ def posted(model, train, valid):
 def recipe(model, train, valid):
     tokenizer = load_tokenizer(model)
     fresh = build_model(model, tokenizer, "pairwise", list(class_shares(train["label"], 3)))
-    adapt(fresh, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             fresh,
-            *(encode_pairs(table, tokenizer, max_length=512) for table in (train, valid)),
+            *(encode_pairs(table, tokenizer, Reading(max_length=512)) for table in (train, valid)),
             pad_token_id=tokenizer.pad_token_id,
             output_dir=folder,
             epochs=2,

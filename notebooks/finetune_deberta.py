@@ -38,6 +38,7 @@ class CFG:
     # What to do
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts if one is attached
     resume = "auto"  # use finished folds and checkpoints of the same run; "never" starts from the beginning
+    save_fp16 = True  # half of the disk space, predictions within 0.001; False stores the weights in fp32
     # Reading a pair
     style = "pairwise"  # read P+A and P+B and compare; "joint" reads P, A and B in one sequence
     max_length = 512  # tokens in a sequence
@@ -88,6 +89,7 @@ class CFG:
 
 # %%
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,16 +103,17 @@ from src_py.evaluation import (
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run,
-    find_finished, free_memory, identify, start_session, write_csv,
+    find_finished, free_memory, identify, key_of, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, find_encoder, find_trained, predict_pairs, predict_saved, save_trained,
+    ModelSettings, SavedSettings, build_model, find_encoder, find_trained, finished_folds, predict_pairs, predict_saved,
+    save_trained, stopped_folds,
 )  # fmt: skip
 from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
     truncation_report, write_submission,
 )  # fmt: skip
-from src_py.training import TrainingSettings, fit, make_trainer
+from src_py.training import TrainingSettings, disk_needed, fit, make_trainer
 
 # %%
 RECIPE = "finetune_deberta"
@@ -160,7 +163,7 @@ display(class_table(labels[~is_valid], labels[is_valid], classes))
 # %%
 if folds:
     tokenizer = load_tokenizer(model_dir)
-    encoded = encode_pairs(train, tokenizer, reading, cache_dir=output / "cache")
+    encoded = encode_pairs(train, tokenizer, reading, cache_dir=scratch_folder(output) / "tokens")
     display(truncation_report(encoded))
 clock.mark("Encode")
 
@@ -205,7 +208,7 @@ def train_fold(fold: int, until: float) -> None:
     trainer = new_trainer(fold)
     rows, folder = fold_of == fold, output / f"fold_{fold}"
     rows_after = (rows.sum() + len(test)) * (1 if reading.style == "pairwise" else 2)
-    fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes)
+    stopped = fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes, scratch_folder(output))
     raw = predict_pairs(trainer.model, tokenizer, train[rows], reading, precision=precision)
     temperature = fit_temperature(raw, labels[rows]) if cfg.temperature else 1.0
     print(f"log loss {score(labels[rows], raw)['log_loss']:.4f}, temperature {temperature:.2f}")
@@ -213,8 +216,9 @@ def train_fold(fold: int, until: float) -> None:
     calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
     write_csv(folder / "validation.csv", known.join(calibrated))
     write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
-    settings = SavedSettings(RECIPE, classes, reading, cfg.pooling, cfg.side_bias, temperature)
-    save_trained(trainer.model, tokenizer, folder, settings)
+    settings = SavedSettings(RECIPE, classes, reading, cfg.pooling, cfg.side_bias, temperature, key_of(run), stopped)
+    save_trained(trainer.model, tokenizer, folder, settings, cfg.save_fp16)
+    shutil.rmtree(output / "checkpoints" / f"fold_{fold}", ignore_errors=True)
 
 
 # %% [markdown]
@@ -227,8 +231,8 @@ run_files = RunFiles(RECIPE, tuple(f"fold_{fold}" for fold in cfg.folds), tempor
 if folds:
     run = identify(cfg, [train, fold_of], model_dir, [new_model, new_trainer, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
-    saved = find_trained(output, RECIPE)
-    todo = [fold for fold in folds if output / f"fold_{fold}" not in saved]
+    saved = finished_folds(output, key_of(run))
+    todo = [fold for fold in folds if fold not in saved]
     print(f"Folds to train: {todo or 'none'}")
 
 # %% [markdown]
@@ -240,9 +244,14 @@ if folds:
 
 # %%
 for fold in todo[:1]:
-    checked = check_before_training(new_trainer(fold), tokenizer, train[fold_of != fold], train[fold_of == fold])
+    trainer = new_trainer(fold)
+    needed = disk_needed(trainer.model, len(todo), cfg.save_fp16)
+    require_space(output, needed, f"Training {len(todo)} folds")
+    checked = check_before_training(trainer, tokenizer, train[fold_of != fold], train[fold_of == fold])
     display(checked)
+    print(f"Training needs up to {needed / 1e9:.1f} GB of disk, and there is room for it.")
     checked.stop_on_failure(cfg.stop_on_failure)
+    del trainer
     free_memory()
 clock.mark("Check before training")
 
@@ -257,9 +266,15 @@ clock.mark("Check before training")
 
 # %%
 for number, fold in enumerate(todo):
+    if stopped_folds(output, folds):
+        break
     print(f"fold {fold}")
     train_fold(fold, until=clock.share(len(todo) - number))
     free_memory()
+stopped = stopped_folds(output, folds)
+for fold, reason in stopped.items():
+    print(f"NOT LEARNED: the watcher stopped fold {fold}. {reason} No further fold is trained; see the advice above.")
+folds = tuple(fold for fold in folds if (output / f"fold_{fold}").is_dir())
 clock.mark("Train")
 
 # %% [markdown]
@@ -306,7 +321,7 @@ folders = find_trained(finished, RECIPE) if finished else [output / f"fold_{fold
 predicted = predict_saved(folders, test, precision, cfg.fast_attention)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
-    end_run(output, run_files)
+    end_run(output, run_files, learned=not stopped)
 clock.mark("Submission")
 display(submission.head(), clock.table())
 

@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import shlex
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from src_py.errors import InputError
@@ -38,6 +38,21 @@ def setting(
     return field(default=default, metadata=limits)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Base of settings dataclasses: every value is checked when one is made.
+
+    Raises:
+        InputError: a wrong type, a value out of range, an unknown choice, or a folder that does not exist.
+    """
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for declared in fields(self):
+            value = _checked(declared.name, getattr(self, declared.name), kinds[declared.name], declared.metadata)
+            object.__setattr__(self, declared.name, value)
+
+
 class Config:
     """Checked settings: every value by its name, and `part` for those that belong together."""
 
@@ -57,7 +72,7 @@ class Config:
         return {name: value for name, value in vars(self).items() if name != "_parts"}
 
 
-def check_config(user: type, *kinds: type, overrides: str = "") -> Config:
+def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Config:
     """Check a notebook's `CFG` class against the dataclasses that declare its settings.
 
     Names that no dataclass declares are kept for the notebook's own cells, and said; unless they look like a misspelt
@@ -65,7 +80,7 @@ def check_config(user: type, *kinds: type, overrides: str = "") -> Config:
 
     Args:
         user: the class from the configuration cell; values need no annotation, and a list may stand for a tuple.
-        kinds: frozen dataclasses whose fields are made by `setting`.
+        kinds: subclasses of `Settings`, frozen dataclasses whose fields are made by `setting`.
         overrides: `"key=value key=value"`, split as a shell does; items of a tuple are separated by commas.
 
     Raises:
@@ -89,11 +104,12 @@ def check_config(user: type, *kinds: type, overrides: str = "") -> Config:
             nearest = difflib.get_close_matches(name, declared, n=1, cutoff=0.0)
             raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
         given[name] = _parse(name, text, declared[name][1])
-    for name, (declaration, kind) in declared.items():
+    for name, (declaration, _) in declared.items():
         if name not in given:
             raise InputError(f"CFG.{name} is missing; put it back, for example {name} = {declaration.default!r}.")
-        given[name] = _checked(name, given[name], kind, declaration.metadata)
-    return Config(given, {kind: kind(**{f.name: given[f.name] for f in fields(kind)}) for kind in kinds})
+    parts = {kind: kind(**{f.name: given[f.name] for f in fields(kind)}) for kind in kinds}
+    checked = {name: value for part in parts.values() for name, value in vars(part).items()}
+    return Config(given | checked, parts)
 
 
 def check_choice(key: str, value: str, choices) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from src_py.ablation.arms import Arm, parse_arm
 from src_py.ablation.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.files import WEIGHTS, folder_digest, write_arrays, writing
 from src_py.kaggle.session import PRECISIONS, free_memory, start_session
@@ -35,7 +35,7 @@ FORMAT = 1  # of a stored cell; raise it when older cells must not be read any m
 
 
 @dataclass(frozen=True)
-class TrialSettings:
+class TrialSettings(Settings):
     """What all configurations share, and the values that a repair sets. Lengths are in tokens; a pair read as one
     sequence has twice `max_length`, so that all configurations may read the same amount of text."""
 

@@ -1,8 +1,8 @@
 """What the platform gives and takes: attached inputs, hardware, time, files that survive, runs that resume."""
 
 from src_py.kaggle.clock import Clock
-from src_py.kaggle.files import write_csv, write_text
-from src_py.kaggle.identity import identify
+from src_py.kaggle.files import require_space, scratch_folder, write_csv, write_text
+from src_py.kaggle.identity import identify, key_of
 from src_py.kaggle.inputs import Paths
 from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished
 from src_py.kaggle.session import Session, choose_precision, describe_hardware, free_memory, start_session, visible_gpus

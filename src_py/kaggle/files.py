@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,16 @@ from safetensors import SafetensorError
 
 from src_py.errors import InputError
 
+TEMPORARY, WORKING = Path("/kaggle/temp"), "/kaggle/working"
+LIMIT = 20e9  # bytes that Kaggle keeps of /kaggle/working
 WEIGHTS = (".json", ".safetensors", ".bin")
 ENCODER_FILES = (*WEIGHTS, ".model", ".txt")  # the tokenizer's files too
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: str | Path, suffixes: tuple[str, ...]) -> str:
@@ -24,6 +33,35 @@ def folder_digest(folder: str | Path, suffixes: tuple[str, ...]) -> str:
             with open(path, "rb") as file:
                 digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:24]
+
+
+def scratch_folder(output: str | Path) -> Path:
+    """Where caches lie that no later notebook needs: outside the output on Kaggle, below it elsewhere."""
+    return TEMPORARY if TEMPORARY.is_dir() else Path(output) / "scratch"
+
+
+def free_bytes(output: str | Path) -> int:
+    """Space left for results in `output`: what the disk has, and of Kaggle's 20 GB what earlier files leave.
+
+    Files that cannot be read, such as links to nowhere, count as empty.
+    """
+    output = Path(output)
+    existing = next(folder for folder in (output.resolve(), *output.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if str(output.resolve()).startswith(WORKING):
+        used = sum(path.lstat().st_size for path in Path(WORKING).rglob("*"))
+        free = min(free, LIMIT - used)
+    return free
+
+
+def require_space(output: str | Path, needed: float, purpose: str) -> None:
+    """Raises InputError when `needed` bytes do not fit: before the work whose result would not."""
+    free = free_bytes(output)
+    if needed > free:
+        raise InputError(
+            f"{purpose} needs {needed / 1e9:.1f} GB, but {output} has room for {max(0, free) / 1e9:.1f} GB; remove "
+            "files there, or train fewer folds at a time."
+        )
 
 
 @contextmanager

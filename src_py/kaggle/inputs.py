@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.errors import InputError
 
 DATA_SUFFIXES = (".csv", ".parquet")
@@ -15,7 +15,7 @@ EARLIER = "earlier_runs"  # results that another run left and that nothing may f
 
 
 @dataclass(frozen=True)
-class Paths:
+class Paths(Settings):
     """Where inputs are attached and results go."""
 
     input_dir: str = setting("/kaggle/input", folder=True)

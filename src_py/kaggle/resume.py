@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.files import write_text, writing
 from src_py.kaggle.identity import changes, code_changes, helper_digests, key_of, setting_changes
@@ -17,16 +18,18 @@ MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Settings):
     """What a run does.
 
     Args:
         mode: "train", "predict" with a finished run that is attached, or "auto": predict if one is attached.
         resume: "auto" uses finished folds and checkpoints of the same run, "never" starts from the beginning.
+        save_fp16: store trained weights in fp16: half of the space, predictions within 0.001.
     """
 
     mode: str = setting("auto", choices=MODES)
     resume: str = setting("auto", choices=RESUMES)
+    save_fp16: bool = setting(True)
 
 
 class RunFiles(NamedTuple):
@@ -112,13 +115,10 @@ def begin_run(
         if same and resume == "auto":
             print(f"Resuming the run in {output}: {_progress(output)}. CFG.resume = 'never' starts from the beginning.")
         else:
-            if record:
-                why = (
-                    "CFG.resume is 'never'"
-                    if same
-                    else f"changed: {', '.join(changes(record.get('identity', {}), identity))}"
-                )
-                _set_aside(output, record, files, why, keep=not same)
+            different = ", ".join(changes(record.get("identity", {}), identity))
+            why = "CFG.resume is 'never'" if same else f"changed: {different}" if record else "their run is unknown"
+            names = record.get("results", [*files.results, *files.temporary])
+            _set_aside(output, names, files, key_of(record.get("identity", {})), why, keep=not same)
             if resume == "auto":
                 _bring_back(output, key) or _copy_attached(output, root, identity, files)
         results = sorted({*files.results, *files.temporary, *(record.get("results", []) if same else [])})
@@ -140,11 +140,11 @@ def is_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-def _set_aside(output: Path, record: dict, files: RunFiles, why: str, keep: bool) -> None:
-    names = [name for name in record.get("results", []) if (output / name).exists()]
+def _set_aside(output: Path, names: list[str], files: RunFiles, key: str, why: str, keep: bool) -> None:
+    names = [name for name in names if (output / name).exists()]
     if not names:
         return
-    target = output / EARLIER / key_of(record.get("identity", {}))
+    target = output / EARLIER / key
     size = sum(path.stat().st_size for name in names for path in [output / name, *(output / name).rglob("*")])
     room = keep and shutil.disk_usage(output).free > 2 * size  # as much again for the results to come
     done = f"moved to {target.relative_to(output)}" if room else "removed"
@@ -159,7 +159,8 @@ def _set_aside(output: Path, record: dict, files: RunFiles, why: str, keep: bool
         else:
             (output / name).unlink()
     if room:
-        shutil.copyfile(output / files.record, target / files.record)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(output / files.record, target / files.record)
 
 
 def _bring_back(output: Path, key: str) -> bool:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 import transformers
 
-from src_py.config import check_choice, setting
+from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
 
 PRECISIONS = ("fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Settings):
     """How a notebook uses the machine: `hours` for everything, `processes` for training (0: one for each GPU)."""
 
     precision: str = setting("fp16", choices=PRECISIONS)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from src_py.config import check_choice, setting
+from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
 from src_py.model.attention import FastEncoder, use_fast_attention
 from src_py.model.encoder import encoder_layers, fit_embeddings, load_encoder, no_pooler
@@ -62,7 +62,7 @@ class PreferenceModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """What is built on the encoder, and which of its parts are trained.
 
     Args:

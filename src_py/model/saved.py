@@ -9,23 +9,36 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
+from src_py.config import check_choice
 from src_py.errors import InputError
 from src_py.evaluation.metrics import apply_temperature
-from src_py.kaggle.files import write_text, writing
+from src_py.kaggle.files import file_digest, require_space, write_text, writing
 from src_py.kaggle.inputs import TRAINED_MARKER, find_named
 from src_py.kaggle.session import free_memory
 from src_py.model.encoder import load_encoder
 from src_py.model.predict import predict_pairs
-from src_py.model.preference import PreferenceModel, make_head
+from src_py.model.preference import POOLINGS, PreferenceModel, make_head
 from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
 
 HEAD = "head.safetensors"
+TEMPERATURES = (0.05, 20.0)  # wider than `fit_temperature` looks
 
 
 @dataclass(frozen=True)
 class SavedSettings:
-    """What a trained folder says of its model: which recipe saved it, for which classes, and how it reads a pair."""
+    """What a trained folder says of its model.
+
+    Args:
+        recipe, run: the recipe that saved it, and the key of its run (`kaggle.identity.key_of`).
+        classes: names of the classes, in the order of the model's outputs.
+        reading: how the model reads a pair.
+        temperature: calibrates its probabilities.
+        stopped: why its training was stopped by the watcher; "" when it was not.
+
+    Raises:
+        InputError: a value that no run writes.
+    """
 
     recipe: str
     classes: tuple[str, ...]
@@ -33,25 +46,53 @@ class SavedSettings:
     pooling: str = "mean"
     side_bias: bool = False
     temperature: float = 1.0
+    run: str = ""
+    stopped: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("pooling", self.pooling, POOLINGS)
+        texts = (self.recipe, self.run, self.stopped, *self.classes)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.side_bias, bool):
+            raise InputError("a name is not a text, or side_bias is not true or false")
+        if len(self.classes) not in (2, 3) or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"classes are {list(self.classes)}; they must be two or three different names")
+        low, high = TEMPERATURES
+        if not (isinstance(self.temperature, (int, float)) and low <= self.temperature <= high):
+            raise InputError(f"temperature is {self.temperature!r}; it must be between {low:g} and {high:g}")
 
 
-def save_trained(model: PreferenceModel, tokenizer, folder: str | Path, settings: SavedSettings) -> None:
+def save_trained(
+    model: PreferenceModel, tokenizer, folder: str | Path, settings: SavedSettings, half: bool = False
+) -> None:
     """Write encoder, tokenizer, head and settings as one folder, all weights as safetensors.
 
-    The encoder alone can be read back with `AutoModel.from_pretrained(folder)`. The marker file comes last, so
-    that a half-written folder is never taken for a trained one.
+    The encoder alone can be read back with `AutoModel.from_pretrained(folder)`. The marker file comes last and holds
+    a digest of every other file, so that a half-written or altered folder is never taken for a trained one.
+
+    Args:
+        half: store the encoder's weights in fp16, which takes half of the space; the model is not changed.
 
     Raises:
         InputError: when the folder cannot be written or the disk is full.
     """
     folder = Path(folder)
+    size = sum(p.numel() * (2 if half else 4) for p in model.parameters())
+    require_space(folder, size, f"Saving the model in {folder.name}")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TRAINED_MARKER).unlink(missing_ok=True)
-        model.encoder.save_pretrained(folder)
+        weights = {k: v.half() if half and v.is_floating_point() else v for k, v in model.encoder.state_dict().items()}
+        model.encoder.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
         save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / HEAD)
-    write_text(folder / TRAINED_MARKER, json.dumps(asdict(settings), indent=1))
+    marker = asdict(settings) | {"files": _digests(folder)}
+    write_text(folder / TRAINED_MARKER, json.dumps(marker, indent=1))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that the model needs; tables of results beside them may change."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".csv" and path.name != TRAINED_MARKER)
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def read_settings(folder: str | Path) -> SavedSettings:
@@ -60,14 +101,19 @@ def read_settings(folder: str | Path) -> SavedSettings:
     Raises:
         InputError: when they are missing, damaged, or hold a value that no run writes.
     """
+    return _read_marker(folder)[0]
+
+
+def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
+    """Settings and file digests."""
     try:
         found = json.loads((Path(folder) / TRAINED_MARKER).read_text(encoding="utf-8"))
-        reading = Reading(**found.pop("reading"))
-        return SavedSettings(**found | {"classes": tuple(found["classes"]), "reading": reading})
-    except Exception as error:
+        digests, reading = found.pop("files"), Reading(**found.pop("reading"))
+        return SavedSettings(**found | {"classes": tuple(found["classes"]), "reading": reading}), dict(digests)
+    except Exception as error:  # whatever a damaged file makes of these lines
         raise InputError(
-            f"The settings of the trained folder {folder} cannot be read ({type(error).__name__}: {error}); "
-            "attach the complete output of a finished run."
+            f"The trained folder {folder} cannot be read: {TRAINED_MARKER} is damaged or of another version "
+            f"({type(error).__name__}: {str(error)[:150]}); attach the complete output of a finished run."
         ) from error
 
 
@@ -78,7 +124,13 @@ def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[Prefe
         InputError: when anything in it is missing or damaged.
     """
     folder = Path(folder)
-    settings = read_settings(folder)
+    settings, digests = _read_marker(folder)
+    for name, digest in digests.items():
+        if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
+            raise InputError(
+                f"The trained folder {folder} cannot be read: {name} is missing or differs from what was saved; attach "
+                "the complete output of a finished run."
+            )
     encoder = load_encoder(folder, fast_attention)
     style, n_classes = settings.reading.style, len(settings.classes)
     head = make_head(style, encoder.config.hidden_size, n_classes, 0.0, settings.side_bias)
@@ -100,6 +152,25 @@ def find_trained(root: str | Path, recipe: str | None = None) -> list[Path]:
     """
     folders = [path.parent for path in find_named(root, TRAINED_MARKER)]
     return [folder for folder in folders if recipe is None or read_settings(folder).recipe == recipe]
+
+
+def finished_folds(output: Path, run: str) -> list[int]:
+    """Folds that this run has saved in `output`; a folder with a damaged marker is said and counts as not saved."""
+    found = []
+    for marker in sorted(output.glob(f"fold_*/{TRAINED_MARKER}")):
+        try:
+            if read_settings(marker.parent).run == run:
+                found.append(int(marker.parent.name.removeprefix("fold_")))
+        except (InputError, ValueError) as error:
+            print(f"{marker.parent.name} is trained again: {error}")
+    return found
+
+
+def stopped_folds(output: Path, folds: tuple[int, ...]) -> dict[int, str]:
+    """Saved folds whose training the watcher stopped, and why."""
+    saved = [fold for fold in folds if (output / f"fold_{fold}" / TRAINED_MARKER).is_file()]
+    reasons = {fold: read_settings(output / f"fold_{fold}").stopped for fold in saved}
+    return {fold: reason for fold, reason in reasons.items() if reason}
 
 
 def predict_saved(

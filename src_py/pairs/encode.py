@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from src_py.config import check_choice, setting
+from src_py.config import Settings, check_choice, setting
 from src_py.kaggle.files import writing
 from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.tokenizer import newline_id, single_token_id
@@ -22,7 +22,7 @@ _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Settings):
     """How a pair is read.
 
     Args:

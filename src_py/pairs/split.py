@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.pairs.load import prompt_key
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(Settings):
     """How rows are held out: `folds` of `n_folds` are validation folds in turn; `temperature` calibrates on them.
 
     Raises:
@@ -25,6 +25,7 @@ class Validation:
     temperature: bool = setting(True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.folds or len(set(self.folds)) < len(self.folds) or not set(self.folds) <= set(range(self.n_folds)):
             raise InputError(f"CFG.folds is {list(self.folds)}; use some of 0 to {self.n_folds - 1}, each once.")
 

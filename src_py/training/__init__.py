@@ -1,4 +1,5 @@
 """Fine-tuning: the Trainer, its batches and checkpoints, and one process for each GPU."""
 
+from src_py.training.checkpoints import disk_needed
 from src_py.training.processes import fit
 from src_py.training.trainer import TrainingSettings, make_trainer

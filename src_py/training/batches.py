@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 
 from src_py.errors import InputError
+from src_py.kaggle.files import require_space
 from src_py.kaggle.session import free_memory
 from src_py.pairs.encode import PairCollator
 
@@ -128,6 +129,9 @@ class BudgetTrainer(Trainer):
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Raises InputError when the disk is full or the folder cannot be written."""
+        parameters = list(self.model.parameters())
+        needed = sum(4 * p.numel() for p in parameters) + sum(8 * p.numel() for p in parameters if p.requires_grad)
+        require_space(self.args.output_dir, needed, "The next checkpoint")
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own

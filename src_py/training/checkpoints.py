@@ -11,6 +11,17 @@ STATE, WEIGHTS = "trainer_state.json", "model.safetensors"
 NEEDED = (STATE, WEIGHTS, "optimizer.pt", "scheduler.pt")
 
 
+def disk_needed(model, folds: int, half: bool) -> float:
+    """Bytes that training `folds` folds one after another takes at its peak.
+
+    Three checkpoints of one fold (the best, the last, and the next one while it is written) with their weights and two
+    Adam states a trained weight, and the saved folders of all folds.
+    """
+    weights = sum(4 * p.numel() for p in model.parameters())
+    trained = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    return 3 * (weights + 2 * trained) + folds * weights / (2 if half else 1)
+
+
 def last_good_checkpoint(folder: str | Path) -> Path | None:
     """The newest whole checkpoint in a Trainer's output folder; damaged ones are removed, and it says so.
 

@@ -17,14 +17,14 @@ from src_py.errors import InputError
 from src_py.kaggle.session import free_memory, visible_gpus
 from src_py.model.preference import model_settings
 from src_py.training.run import run_training
-from src_py.training.worker import JOB, MODEL, RESULT, STATE, TRAIN, VALID, die_with_parent
+from src_py.training.worker import JOB, MODEL, RESULT, STATE, STOPPED, TRAIN, VALID, die_with_parent
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 _TIMED_OUT = re.compile(r"timed out|operation timeout", re.IGNORECASE)
 _LOST_PARTNER = re.compile(r"gloo|nccl|DistBackendError|Connection (closed|reset)", re.IGNORECASE)
 
 
-def fit(trainer, stop: bool, until: float, rows_after: int, processes: int = 0) -> None:
+def fit(trainer, stop: bool, until: float, rows_after: int, processes: int = 0, scratch: Path | None = None) -> str:
     """Train `trainer` on all GPUs of this machine; its model and state are then those of the finished training.
 
     An optimizer step holds the same pairs on any number of processes, so that the result is the same but for rounding.
@@ -33,23 +33,28 @@ def fit(trainer, stop: bool, until: float, rows_after: int, processes: int = 0) 
         trainer: from `make_trainer`.
         stop, until, rows_after: as in `run_training`.
         processes: 0 is one for each GPU. More than one on a CPU is for tests.
+        scratch: folder for the files that the processes exchange; the Trainer's output folder unless given.
+
+    Returns:
+        Why the watcher stopped the training; "" when it did not.
 
     Raises:
         RuntimeError: with the traceback of the process that failed.
     """
     processes = processes or max(1, len(visible_gpus()))
     if processes == 1:
-        run_training(trainer, stop, until, rows_after)
-        return
+        return run_training(trainer, stop, until, rows_after)
     trainer.model.cpu()  # the workers need the memory of the first GPU
     free_memory()
-    folder = Path(trainer.args.output_dir) / "job"
+    folder = Path(scratch or trainer.args.output_dir) / "job"
     write_job(trainer, folder, {"stop": stop, "until": until, "rows_after": rows_after})
     while not run_workers(folder, processes):
         pass
     trainer.model.load_state_dict(load_file(folder / RESULT))
     trainer.state = TrainerState.load_from_json(str(folder / STATE))
+    stopped = (folder / STOPPED).read_text(encoding="utf-8")
     shutil.rmtree(folder)
+    return stopped
 
 
 def write_job(trainer, folder: Path, run: dict) -> None:
@@ -116,13 +121,13 @@ def run_workers(folder: Path, processes: int) -> bool:
     if hung := [text for text in (*texts, *ends) if _TIMED_OUT.search(text)]:
         raise RuntimeError(
             f"One of the {processes} training processes did not answer in time (a hanging disk, or a lost GPU). Run "
-            f"the cell again: it goes on from the last checkpoint.\n{hung[0]}"
+            f"the cell again: it resumes from the last checkpoint.\n{hung[0]}"
         )
     ended = {-int(code) for code in _EXIT_CODE.findall(said)} - {signal.SIGTERM}  # which the launcher sends the others
     if any(code > 0 for code in ended):
         raise RuntimeError(
             f"One of the {processes} training processes was killed from outside (signal {max(ended)}; often the "
-            "machine's memory was full). Run the cell again: it goes on from the last checkpoint."
+            "machine's memory was full). Run the cell again: it resumes from the last checkpoint."
         )
     # A process that lost its partner says so; the partner's own reason is the one that matters.
     own = [text for text in texts if not _LOST_PARTNER.search(text)] or texts or [said[-3000:]]

@@ -34,7 +34,7 @@ class TimeLimit(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         now, done = time.time(), state.global_step - self.first
         step = (now - self.begun - self.evaluating) / done
-        # Until an evaluation has told: a forward pass is a third of a training step.
+        # Until an evaluation has measured it: a forward pass is a third of a training step.
         row = self.seconds_a_row or step / self.batch_size / 3
         # One evaluation with its checkpoint is to come, taken as twice the evaluation.
         after = row * (2 * self.eval_rows + self.rows_after)
@@ -64,14 +64,17 @@ class TimeLimit(TrainerCallback):
             self.evaluating += seconds
 
 
-def run_training(trainer, stop: bool, until: float, rows_after: int) -> None:
+def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
     """Train `trainer` from the last good checkpoint in its output folder, or from the beginning.
 
     Args:
         stop: as in `watch`.
         until: when the training and the prediction of `rows_after` rows have to be done, as of `time.time()`.
+
+    Returns:
+        Why the watcher stopped the training; "" when it did not.
     """
-    watch(trainer, stop)
+    watcher = watch(trainer, stop)
     trainer.add_callback(
         TimeLimit(until, rows_after, len(trainer.eval_dataset), trainer.args.per_device_train_batch_size)
     )
@@ -79,12 +82,13 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> None:
         trainer.add_callback(_Together())  # the last one: it sees what all others decided
     checkpoint = last_good_checkpoint(trainer.args.output_dir) if trainer.args.process_index == 0 else None
     if trainer.args.world_size > 1:
-        told = [str(checkpoint) if checkpoint else None]
-        distributed.broadcast_object_list(told)
-        checkpoint = told[0]
+        shared = [str(checkpoint) if checkpoint else None]
+        distributed.broadcast_object_list(shared)
+        checkpoint = shared[0]
     if checkpoint:
-        print(f"Going on from {checkpoint}.", flush=True)
+        print(f"Resuming from {checkpoint}.", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return watcher.events[-1] if stop and watcher.events else ""
 
 
 class _Together(TrainerCallback):

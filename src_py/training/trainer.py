@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.model.encoder import encoder_layers, reference_lr
 from src_py.model.preference import PreferenceModel
@@ -46,7 +46,7 @@ def parameter_groups(
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a model is trained.
 
     Args:

@@ -27,7 +27,7 @@ from src_py.training.run import run_training
 from src_py.training.trainer import HANG_SECONDS, TrainingSettings, make_trainer
 
 JOB, MODEL, TRAIN, VALID = "job.json", "model", "train", "valid"
-RESULT, STATE = "result.safetensors", "result.json"
+RESULT, STATE, STOPPED = "result.safetensors", "result.json", "stopped.txt"
 
 
 def main(folder: Path) -> None:
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     if trainer.args.process_index > 0:
         sys.stdout = open(os.devnull, "w")  # one voice is enough
     try:
-        run_training(trainer, **job["run"])
+        stopped = run_training(trainer, **job["run"])
     except torch.OutOfMemoryError:
         leave_error(folder, traceback.format_exc(), trainer.most // 2)
         raise
@@ -46,6 +46,7 @@ def main(folder: Path) -> None:
         weights = {name: value.contiguous().cpu() for name, value in trainer.model.state_dict().items()}
         save_file(weights, folder / RESULT)
         trainer.state.save_to_json(str(folder / STATE))
+        (folder / STOPPED).write_text(stopped, encoding="utf-8")
     distributed.barrier()
 
 

@@ -12,10 +12,10 @@ from src_py.evaluation import metrics
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.report import calibration, plot_predictions
 from src_py.kaggle.files import write_csv
-from src_py.kaggle.inputs import find_trained
 from src_py.model.preference import build_model
-from src_py.model.saved import save_trained
+from src_py.model.saved import SavedSettings, find_trained, save_trained
 from src_py.pairs.contest import submission_table, write_submission
+from src_py.pairs.encode import Reading
 
 
 @pytest.fixture
@@ -131,5 +131,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk):
 def test_a_full_disk_leaves_no_folder_that_looks_trained(tmp_path, tiny, tokenizer, full_disk):
     model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
     with pytest.raises(InputError, match="cannot be written"):
-        save_trained(model, tokenizer, tmp_path / "fold_0", {})
+        save_trained(
+            model, tokenizer, tmp_path / "fold_0", SavedSettings("finetune_deberta", ("a", "b", "tie"), Reading())
+        )
     assert find_trained(tmp_path) == []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from src_py.errors import InputError
 from src_py.kaggle.session import share_out
 from src_py.model.encoder import encoder_layers
 from src_py.model.predict import predict_logits, predict_pairs
-from src_py.model.preference import adapt, build_model
-from src_py.model.saved import load_trained, save_trained
-from src_py.pairs.encode import encode_pairs
+from src_py.model.preference import ModelSettings, build_model
+from src_py.model.saved import SavedSettings, load_trained, save_trained
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import swap_sides
 from src_py.pairs.tokenizer import newline_id
 
-READING = {"style": "pairwise", "max_length": 48, "prompt_share": 0.3, "head_share": 0.6}
+READING = Reading(max_length=48)
 SHARES = [0.35, 0.34, 0.31]
 
 
@@ -31,30 +32,30 @@ def model(tiny, tokenizer):
 def test_swapping_a_and_b_swaps_the_probabilities(tiny, tokenizer, pairs, style, tolerance):
     model = build_model(tiny, tokenizer, style, SHARES)
     torch.nn.init.normal_(model.head.tie[-1].weight if style == "pairwise" else model.head.classifier.weight)
-    reading = READING | {"style": style}
-    straight = predict_pairs(model, tokenizer, pairs[:40], **reading)
-    swapped = predict_pairs(model, tokenizer, swap_sides(pairs[:40]), **reading)
+    reading = replace(READING, style=style)
+    straight = predict_pairs(model, tokenizer, pairs[:40], reading)
+    swapped = predict_pairs(model, tokenizer, swap_sides(pairs[:40]), reading)
     assert np.abs(straight - swapped[:, [1, 0, 2]]).max() <= tolerance
     assert straight[:, 0].std() > 1e-4
 
 
 def test_a_side_bias_breaks_the_symmetry(tiny, tokenizer, pairs):
-    model = build_model(tiny, tokenizer, "pairwise", SHARES, side_bias=True)
+    model = build_model(tiny, tokenizer, "pairwise", SHARES, ModelSettings(side_bias=True))
     model.head.bias.data.fill_(0.5)
-    probabilities = predict_pairs(model, tokenizer, pairs[:20], **READING)
+    probabilities = predict_pairs(model, tokenizer, pairs[:20], READING)
     assert (probabilities[:, 0] > probabilities[:, 1]).mean() > 0.9
 
 
 @pytest.mark.parametrize("style", ["pairwise", "joint"])
 def test_the_model_starts_near_the_constant_predictor(tiny, tokenizer, pairs, style):
     model = build_model(tiny, tokenizer, style, [0.2, 0.2, 0.6])
-    probabilities = predict_pairs(model, tokenizer, pairs[:40], **READING | {"style": style})
+    probabilities = predict_pairs(model, tokenizer, pairs[:40], replace(READING, style=style))
     assert probabilities.mean(0) == pytest.approx([0.2, 0.2, 0.6], abs=0.05)
 
 
 def test_two_classes_have_no_tie(tiny, tokenizer, pairs):
     model = build_model(tiny, tokenizer, "pairwise", [0.5, 0.5])
-    assert predict_pairs(model, tokenizer, pairs[:3], **READING).shape == (3, 2)
+    assert predict_pairs(model, tokenizer, pairs[:3], READING).shape == (3, 2)
 
 
 def test_half_precision_checkpoints_become_fp32(tiny, tmp_path, tokenizer):
@@ -71,9 +72,9 @@ def test_the_embedding_matrix_never_shrinks_and_the_line_break_has_a_vector(mode
     assert norms[newline_id(tokenizer)] > 0.5 * norms.median()
 
 
-def test_frozen_parts_are_frozen_and_reset_layers_are_new(tiny, tokenizer, model):
+def test_frozen_parts_are_frozen_and_reset_layers_are_new(tiny, tokenizer):
     untouched = build_model(tiny, tokenizer, "pairwise", SHARES)
-    adapt(model, freeze_embeddings=True, freeze_layers=1, reinit_layers=1)
+    model = build_model(tiny, tokenizer, "pairwise", SHARES, ModelSettings(freeze_layers=1, reinit_layers=1))
     layers, old = encoder_layers(model.encoder), encoder_layers(untouched.encoder)
     assert not any(p.requires_grad for p in model.encoder.embeddings.parameters())
     assert not any(p.requires_grad for p in layers[0].parameters())
@@ -81,17 +82,17 @@ def test_frozen_parts_are_frozen_and_reset_layers_are_new(tiny, tokenizer, model
     assert torch.equal(layers[0].output.dense.weight, old[0].output.dense.weight)
     assert not torch.equal(layers[1].output.dense.weight, old[1].output.dense.weight)
     with pytest.raises(InputError, match="2 layers"):
-        adapt(model, True, freeze_layers=2, reinit_layers=1)
+        build_model(tiny, tokenizer, "pairwise", SHARES, ModelSettings(freeze_layers=2, reinit_layers=1))
 
 
 def test_a_trained_folder_predicts_the_same(tmp_path, model, tokenizer, pairs):
     torch.nn.init.normal_(model.head.tie[-1].weight)
-    save_trained(model, tokenizer, tmp_path, READING | {"pooling": "mean", "side_bias": False, "n_classes": 3})
+    save_trained(model, tokenizer, tmp_path, SavedSettings("finetune_deberta", ("a", "b", "tie"), READING))
     again, settings = load_trained(tmp_path)
-    assert settings["max_length"] == 48
+    assert settings.reading == READING
     reading = READING
     np.testing.assert_array_equal(
-        predict_pairs(model, tokenizer, pairs[:9], **reading), predict_pairs(again, tokenizer, pairs[:9], **reading)
+        predict_pairs(model, tokenizer, pairs[:9], reading), predict_pairs(again, tokenizer, pairs[:9], reading)
     )
     assert not list(tmp_path.glob("*.bin"))
     (tmp_path / "head.safetensors").write_bytes(b"cut")
@@ -120,11 +121,11 @@ def test_a_bert_works(tmp_path, tokenizer, pairs):
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
     model = build_model(tmp_path, tokenizer, "pairwise", SHARES)
     assert model.encoder.get_input_embeddings().num_embeddings == len(tokenizer)
-    assert predict_pairs(model, tokenizer, pairs[:3], **READING).shape == (3, 3)
+    assert predict_pairs(model, tokenizer, pairs[:3], READING).shape == (3, 3)
 
 
 def test_two_devices_predict_what_one_does(model, tokenizer, pairs):
-    encoded = encode_pairs(pairs[:30], tokenizer, max_length=48)
+    encoded = encode_pairs(pairs[:30], tokenizer, Reading(max_length=48))
     one = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False)
     two = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False, devices=("cpu", "cpu"))
     np.testing.assert_array_equal(one, two)

@@ -14,13 +14,13 @@ from src_py.kaggle.resume import begin_run
 from src_py.model.predict import predict_pairs
 from src_py.model.preference import build_model
 from src_py.pairs.contest import write_submission
-from src_py.pairs.encode import encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from tools.demo_data import write_contest
 
 TESTS = Path(__file__).resolve().parent
 SURVIVED, REFUSED = "survived", "refused"
-READING = {"style": "pairwise", "max_length": 48, "prompt_share": 0.3, "head_share": 0.6}
+READING = Reading(max_length=48)
 FAULTS = {
     "kill -9 in training, checkpointing, evaluation, saving and submission": (
         SURVIVED, "test_recipe_killed.py", "test_killed_in_training_checkpointing_evaluation_saving_and_submission"),
@@ -81,19 +81,18 @@ def test_a_working_folder_that_cannot_be_written(tmp_path, tokenizer, pairs):
     with pytest.raises(InputError, match="cannot be written"):
         begin_run(blocked, tmp_path / "in", "key")
     with pytest.raises(InputError, match="cannot be written"):
-        encode_pairs(pairs[:4], tokenizer, max_length=48, cache_dir=blocked)
+        encode_pairs(pairs[:4], tokenizer, Reading(max_length=48), cache_dir=blocked)
     with pytest.raises(InputError, match="cannot be written"):
         write_submission(blocked / "submission.csv", pd.Series(["1"]), np.full((1, 3), 1 / 3))
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.0, -1.0], ids=["cut", "empty", "other bytes"])
 def test_a_damaged_cache_is_made_again(tmp_path, tokenizer, pairs, kept, capsys):
-    options = {"max_length": 48, "cache_dir": tmp_path}
-    whole = encode_pairs(pairs[:20], tokenizer, **options)["sequences"][:]
+    whole = encode_pairs(pairs[:20], tokenizer, READING, cache_dir=tmp_path)["sequences"][:]
     cache = next(tmp_path.glob("*.arrow"))
     data = cache.read_bytes()
     cache.write_bytes(data[: int(len(data) * kept)] if kept >= 0 else b"x" * len(data))
-    assert encode_pairs(pairs[:20], tokenizer, **options)["sequences"][:] == whole
+    assert encode_pairs(pairs[:20], tokenizer, READING, cache_dir=tmp_path)["sequences"][:] == whole
     assert "damaged" in capsys.readouterr().out
 
 
@@ -105,7 +104,7 @@ def answer(tiny, tokenizer, tmp_path):
         rows.to_csv(tmp_path / "test.csv", index=False)
         table, _ = load_pairs(tmp_path / "test.csv", labelled=False)
         model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
-        predicted = predict_pairs(model, tokenizer, table, **READING)
+        predicted = predict_pairs(model, tokenizer, table, READING)
         return write_submission(tmp_path / "submission.csv", table["id"], predicted)
 
     return run

@@ -95,7 +95,7 @@ def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recip
         told += process.communicate()[0]
         assert process.returncode == -9, (moment, told[-3000:])
     told += finish(recipe("killed"))
-    assert told.count("Going on from") >= 3
+    assert told.count("Resuming from") >= 3
     assert "broken off before" in told
     assert_same(tmp_path / "killed", tmp_path / "undisturbed")
     assert not (tmp_path / "killed/checkpoints").exists()

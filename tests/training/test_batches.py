@@ -6,10 +6,10 @@ import torch
 
 from src_py.errors import InputError
 from src_py.kaggle.session import start_session
-from src_py.model.preference import adapt, build_model, length_groups
-from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.model.preference import ModelSettings, build_model, length_groups
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.training.batches import PooledBatches, TokenBudget
-from src_py.training.trainer import make_trainer
+from src_py.training.trainer import TrainingSettings, make_trainer
 
 
 @pytest.fixture
@@ -59,21 +59,18 @@ def test_a_row_over_the_budget_goes_alone():
 
 @pytest.fixture
 def new_trainer(tiny, tokenizer, pairs, tmp_path):
-    encoded = encode_pairs(pairs[:60], tokenizer, max_length=48)
+    encoded = encode_pairs(pairs[:60], tokenizer, Reading(max_length=48))
 
     def make(micro_batch=16, **changes):
         """Without dropout, so that runs can be compared."""
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=0.0, **changes)
-        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(dropout=0.0, **changes))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         options = {"epochs": 1, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "warmup": 0.25, "evals_per_epoch": 0}
-        return make_trainer(
-            model, encoded, encoded, tokenizer.pad_token_id, tmp_path, micro_batch=micro_batch, precision="fp32",
-            seed=0, **options,
-        )  # fmt: skip
+        settings = TrainingSettings(**options, micro_batch=micro_batch)
+        return make_trainer(model, encoded, encoded, tokenizer.pad_token_id, tmp_path, settings)
 
     return make
 
@@ -139,9 +136,9 @@ def test_groups_hold_every_sequence_once_and_little_padding(lengths):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_groups_change_no_output_and_no_gradient(tiny, tokenizer, pairs, pooling, monkeypatch):
     monkeypatch.setattr("src_py.model.preference.length_groups", lambda lengths: length_groups(lengths, call=4))
-    encoded = encode_pairs(pairs[:8], tokenizer, max_length=48)
+    encoded = encode_pairs(pairs[:8], tokenizer, Reading(max_length=48))
     batch = PairCollator(tokenizer.pad_token_id)(list(encoded))
-    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], pooling=pooling).eval()
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(pooling=pooling)).eval()
     found = []
     for lengths in (None, batch["lengths"]):
         result = model(batch["input_ids"], batch["attention_mask"], batch["labels"], lengths)

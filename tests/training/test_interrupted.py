@@ -1,7 +1,6 @@
 """Trainings that were broken off: which checkpoint is trusted, what is gone on with, and when time is up."""
 
 import json
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,31 +10,30 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from src_py.config import configure
 from src_py.errors import InputError
 from src_py.evaluation.report import history_table
 from src_py.kaggle.clock import Clock
-from src_py.kaggle.resume import TABULAR, begin_run, end_run, finished_folds, open_folds, run_key
 from src_py.kaggle.session import start_session
-from src_py.model.preference import adapt, build_model
-from src_py.pairs.encode import encode_pairs
+from src_py.model.preference import build_model
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.training.checkpoints import last_good_checkpoint
 from src_py.training.run import TimeLimit, run_training
-from src_py.training.trainer import make_trainer
+from src_py.training.trainer import TrainingSettings, make_trainer
 
 
 @pytest.fixture
 def new_trainer(tiny, tokenizer, pairs, tmp_path):
-    encoded = encode_pairs(pairs[:80], tokenizer, max_length=48)
+    encoded = encode_pairs(pairs[:80], tokenizer, Reading(max_length=48))
 
     def make(name="out", **changes):
         start_session(0)
         model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])  # with dropout: random numbers go on too
-        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
         options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 4, "warmup": 0.25}
-        options |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
+        options |= {"evals_per_epoch": 2}
         train, valid = encoded.select(range(64)), encoded.select(range(64, 80))
-        return make_trainer(model, train, valid, tokenizer.pad_token_id, tmp_path / name, **options | changes)
+        return make_trainer(
+            model, train, valid, tokenizer.pad_token_id, tmp_path / name, TrainingSettings(**options | changes)
+        )
 
     return make
 
@@ -77,7 +75,7 @@ class TestCheckpoints:
         undisturbed = run(new_trainer("other"))
         broken_off(new_trainer, step)
         again = run(new_trainer())
-        assert "Going on from" in capsys.readouterr().out
+        assert "Resuming from" in capsys.readouterr().out
         pd.testing.assert_frame_equal(again[0], undisturbed[0])
         for name, value in undisturbed[1].items():
             torch.testing.assert_close(again[1][name], value, rtol=0, atol=0, msg=name)
@@ -194,103 +192,3 @@ class TestClock:
         history, _ = run(trainer, seconds=-10)
         assert history.index.tolist() == [1]
         assert trainer.state.best_metric == pytest.approx(history["log loss"].min())
-
-
-class TestRuns:
-    @pytest.fixture
-    def mounts(self, tmp_path):
-        (tmp_path / "in").mkdir()
-        return tmp_path / "in"
-
-    def left(self, folder, key, finished=False, folds=(0,), steps=()):
-        for fold in folds:
-            (folder / f"fold_{fold}").mkdir(parents=True)
-            (folder / f"fold_{fold}/preference.json").write_text("{}")
-        for step in steps:
-            (folder / f"checkpoints/fold_1/checkpoint-{step}").mkdir(parents=True)
-            (folder / f"checkpoints/fold_1/checkpoint-{step}/weights").write_text("w")
-        (folder / "finetune_run.json").write_text(json.dumps({"key": key, "finished": finished}))
-        return folder
-
-    def test_the_same_run_goes_on_where_it_is(self, tmp_path, mounts):
-        out = self.left(tmp_path / "out", "k", steps=(3,))
-        begin_run(out, mounts, "k")
-        assert open_folds(out, (0, 1)) == [1]
-        assert (out / "checkpoints/fold_1/checkpoint-3").is_dir()
-
-    def test_another_run_starts_afresh(self, tmp_path, mounts):
-        out = self.left(tmp_path / "out", "other", steps=(3,))
-        begin_run(out, mounts, "k")
-        assert open_folds(out, (0, 1)) == [0, 1]
-        assert not (out / "checkpoints").exists()
-
-    def test_an_attached_broken_off_run_is_taken_over_and_left_as_it_is(self, tmp_path, mounts, capsys):
-        attached = self.left(mounts / "notebooks/me/nb", "k", steps=(3, 6))
-        self.left(mounts / "notebooks/me/old", "other")
-        for folder in [*attached.rglob("*"), attached]:
-            folder.chmod(0o555 if folder.is_dir() else 0o444)
-        begin_run(tmp_path / "out", mounts, "k")
-        for folder in [attached, *attached.rglob("*")]:
-            folder.chmod(0o755)
-        assert open_folds(tmp_path / "out", (0, 1)) == [1]
-        target = tmp_path / "out/checkpoints/fold_1/checkpoint-6/weights"
-        assert os.stat(target).st_mode & 0o200, "a copy can be written"
-        assert "other settings" in capsys.readouterr().out
-
-    def test_a_finished_run_is_for_predicting_a_broken_off_one_only_in_the_scoring_run(self, mounts, monkeypatch):
-        done, open_ = self.left(mounts / "done", "k", finished=True), self.left(mounts / "open", "k")
-        monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
-        assert finished_folds(mounts) == [done / "fold_0"]
-        monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-        assert finished_folds(mounts) == [done / "fold_0", open_ / "fold_0"]
-
-    def test_the_end_removes_checkpoints_and_says_so(self, tmp_path, mounts):
-        out = self.left(tmp_path / "out", "k", steps=(3,))
-        end_run(out, "k")
-        assert not (out / "checkpoints").exists()
-        assert json.loads((out / "finetune_run.json").read_text()) == {"key": "k", "finished": True}
-
-    def test_a_broken_record_is_no_record(self, tmp_path, mounts):
-        out = self.left(tmp_path / "out", "k")
-        (out / "finetune_run.json").write_text('{"key": "k", "fin')
-        begin_run(out, mounts, "k")
-        assert open_folds(out, (0,)) == [0]
-
-    def test_the_key_knows_what_changes_a_result(self, tmp_path, tiny):
-        from dataclasses import dataclass
-
-        @dataclass
-        class CFG:
-            lr: float = 0.1
-            output_dir: str = "."
-            folds: tuple[int, ...] = (0,)
-
-        data = tmp_path / "train.csv"
-        data.write_text("x")
-        key = run_key(CFG(), data, tiny)
-        assert key == run_key(configure(CFG(), "output_dir=elsewhere folds=0,1"), data, tiny)
-        assert key != run_key(configure(CFG(), "lr=0.2"), data, tiny)
-        data.write_text("y")
-        assert key != run_key(CFG(), data, tiny)
-
-    def test_a_tabular_run_keeps_embeddings_whatever_its_settings_and_folds_only_of_its_own(self, tmp_path, mounts):
-        attached = mounts / "notebooks/me/nb"
-        for name in ("tabular/fold_0.npz", "embeddings/block.npz"):
-            (attached / name).parent.mkdir(parents=True)
-            (attached / name).write_text("x")
-        (attached / "tabular_run.json").write_text(json.dumps({"key": "k", "finished": False}))
-        out = tmp_path / "out"
-        begin_run(out, mounts, "k", TABULAR)
-        assert (out / "tabular/fold_0.npz").is_file()
-        assert (out / "embeddings/block.npz").is_file()
-        begin_run(out, mounts, "other", TABULAR)
-        assert not (out / "tabular").exists()
-        assert (out / "embeddings/block.npz").is_file()
-        end_run(out, "other", TABULAR)
-        assert (out / "embeddings/block.npz").is_file()
-        assert finished_folds(mounts) == [], "no fine-tuned model"
-
-    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path, mounts):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match=r"CFG\.output_dir"):
-            begin_run(tmp_path / "file" / "out", mounts, "k")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from src_py.evaluation.report import history_table
 from src_py.kaggle.session import start_session
-from src_py.model.preference import adapt, build_model
-from src_py.pairs.encode import PairCollator, encode_pairs
+from src_py.model.preference import ModelSettings, build_model
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.training.batches import TokenBudget
 from src_py.training.processes import fit, write_job
-from src_py.training.trainer import make_trainer
+from src_py.training.trainer import TrainingSettings, make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {"stop": False, "rows_after": 24}
@@ -55,21 +55,22 @@ SHORT = """if self.most > 2:
 
 @pytest.fixture
 def new_trainer(tiny, tokenizer, pairs, tmp_path):
-    encoded = encode_pairs(pairs[:89], tokenizer, max_length=48)
+    encoded = encode_pairs(pairs[:89], tokenizer, Reading(max_length=48))
 
     def make(name, **changes):
         """Without dropout, so that runs can be compared."""
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=0.0)
-        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(dropout=0.0))
         model.encoder.config.hidden_dropout_prob = model.encoder.config.attention_probs_dropout_prob = 0.0
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 4, "warmup": 0.25}
-        options |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
+        options |= {"evals_per_epoch": 2}
         train, valid = encoded.select(range(65)), encoded.select(range(65, 89))
-        return make_trainer(model, train, valid, tokenizer.pad_token_id, tmp_path / name, **options | changes)
+        return make_trainer(
+            model, train, valid, tokenizer.pad_token_id, tmp_path / name, TrainingSettings(**options | changes)
+        )
 
     return make
 
@@ -119,7 +120,7 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
         trained(new_trainer("two"), 2)
     capsys.readouterr()
     two = trained(new_trainer("two"), 2)
-    assert "Going on from" in (told := capsys.readouterr().out)
+    assert "Resuming from" in (told := capsys.readouterr().out)
     assert "checkpoint-4" in told
     assert_same(one, two)
     assert not (Path(two.args.output_dir) / "job").exists()

@@ -10,29 +10,28 @@ from src_py.evaluation.report import history_table, plot_learning
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import encoder_layers, reference_lr
 from src_py.model.predict import predict_logits
-from src_py.model.preference import adapt, build_model
-from src_py.pairs.encode import PairCollator, encode_pairs
-from src_py.training.trainer import make_trainer, parameter_groups
+from src_py.model.preference import ModelSettings, build_model
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
+from src_py.training.trainer import TrainingSettings, make_trainer, parameter_groups
 
 OPTIONS = {"epochs": 1, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 16, "warmup": 0.25}
-OPTIONS |= {"evals_per_epoch": 2, "precision": "fp32", "seed": 0}
+OPTIONS |= {"evals_per_epoch": 2}
+CLASSES = ("a", "b", "tie")
 
 
 @pytest.fixture
 def encoded(tokenizer, pairs):
-    return encode_pairs(pairs[:96], tokenizer, max_length=48)
+    return encode_pairs(pairs[:96], tokenizer, Reading(max_length=48))
 
 
 @pytest.fixture
 def new_trainer(tiny, tokenizer, encoded, tmp_path):
-    def make(**changes):
+    def make(dropout=0.1, seed=0, **changes):
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], dropout=changes.pop("dropout", 0.1))
-        adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(dropout=dropout))
         train, valid = encoded.select(range(64)), encoded.select(range(64, 96))
-        return make_trainer(
-            model, train, valid, pad_token_id=tokenizer.pad_token_id, output_dir=tmp_path, **OPTIONS | changes
-        )
+        settings = TrainingSettings(**OPTIONS | changes)
+        return make_trainer(model, train, valid, tokenizer.pad_token_id, tmp_path, settings, CLASSES, seed=seed)
 
     return make
 
@@ -88,7 +87,6 @@ def test_the_same_seed_gives_the_same_weights(new_trainer):
 
 def test_learning_rates_fall_by_layer_and_frozen_parameters_are_left_out(tiny, tokenizer):
     model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
-    adapt(model, freeze_embeddings=True, freeze_layers=0, reinit_layers=0)
     groups = parameter_groups(model, lr=1e-5, head_lr=1e-4, layer_decay=0.5, weight_decay=0.01)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -102,7 +100,7 @@ def test_learning_rates_fall_by_layer_and_frozen_parameters_are_left_out(tiny, t
 
 
 def test_an_empty_batch_is_refused(new_trainer):
-    with pytest.raises(InputError, match=r"CFG\.batch_size"):
+    with pytest.raises(InputError, match=r"CFG\.micro_batch"):
         new_trainer(micro_batch=0)
 
 

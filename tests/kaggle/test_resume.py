@@ -1,0 +1,231 @@
+"""Runs: resumed when nothing changed, set aside when something did, used for predicting only loudly."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src_py.config import Settings, check_config, setting
+from src_py.errors import InputError
+from src_py.kaggle import identity
+from src_py.kaggle.identity import changes, identify, key_of, module_digest, rows_digest
+from src_py.kaggle.resume import RunFiles, begin_run, end_run, find_finished
+
+RECIPE = "finetune_deberta"
+FILES = RunFiles(RECIPE, ("fold_0", "fold_1"), temporary=("checkpoints",))
+
+
+@dataclass(frozen=True)
+class Some(Settings):
+    lr: float = setting(0.1)
+    output_dir: str = setting(".")
+
+
+def config(**values):
+    return check_config(type("CFG", (), {"lr": 0.1, "output_dir": "."} | values), Some)
+
+
+def run(lr=0.1, rows="x"):
+    return {"settings": {"lr": lr}, "rows": rows, "encoder": "e", "code": {"src_py/model/heads.py": "c"}}
+
+
+@pytest.fixture
+def mounts(tmp_path):
+    (tmp_path / "in").mkdir(exist_ok=True)
+    return tmp_path / "in"
+
+
+def leave(folder: Path, the_run, finished=False, learned=True, folds=(0,), steps=(), recipe=RECIPE):
+    """What a run of two folds leaves in its output folder."""
+    begin_run(
+        folder, folder.parent / "nothing", the_run, FILES._replace(recipe=recipe), {"lr": the_run["settings"]["lr"]}
+    )
+    for fold in folds:
+        (folder / f"fold_{fold}").mkdir()
+        (folder / f"fold_{fold}/preference.json").write_text("{}")
+    for step in steps:
+        (folder / f"checkpoints/fold_1/checkpoint-{step}").mkdir(parents=True)
+        (folder / f"checkpoints/fold_1/checkpoint-{step}/weights").write_text("w")
+    if finished:
+        end_run(folder, FILES._replace(recipe=recipe), learned)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "in/notebooks/me", tmp_path / "in"):
+        (folder / "nothing").mkdir(parents=True, exist_ok=True)
+
+
+def test_the_same_run_resumes_where_it_is(tmp_path, mounts, capsys):
+    out = leave(tmp_path / "out", run(), steps=(3,))
+    begin_run(out, mounts, run(), FILES, {})
+    assert (out / "fold_0").is_dir()
+    assert (out / "checkpoints/fold_1/checkpoint-3").is_dir()
+    assert "Resuming the run" in capsys.readouterr().out
+
+
+def test_a_changed_run_names_the_change_and_sets_only_its_own_results_aside(tmp_path, mounts, capsys):
+    out = leave(tmp_path / "out", run(), steps=(3,))
+    (out / "fold_notes").mkdir()
+    (out / "fold_notes/mine.txt").write_text("my notes")
+    begin_run(out, mounts, run(lr=0.2) | {"code": {"src_py/model/heads.py": "edited"}}, FILES, {})
+    said = capsys.readouterr().out
+    assert "CFG.lr (0.2, was 0.1)" in said
+    assert "src_py/model/heads.py" in said
+    assert not (out / "fold_0").exists()
+    assert not (out / "checkpoints").exists()
+    assert (out / "fold_notes/mine.txt").read_text() == "my notes"
+    begin_run(out, mounts, run(), FILES, {})
+    assert (out / "fold_0/preference.json").is_file(), "the first run's results are back with its settings"
+
+
+def test_resume_never_starts_from_the_beginning(tmp_path, mounts):
+    out = leave(tmp_path / "out", run(), steps=(3,))
+    begin_run(out, mounts, run(), FILES, {}, resume="never")
+    assert not (out / "fold_0").exists()
+    begin_run(out, mounts, run(), FILES, {})
+    assert not (out / "fold_0").exists()
+
+
+def test_an_attached_interrupted_run_is_copied_and_left_as_it_is(tmp_path, mounts, capsys):
+    attached = leave(mounts / "notebooks/me/nb", run(), steps=(3, 6))
+    leave(mounts / "notebooks/me/old", run(rows="others"))
+    for folder in [*attached.rglob("*"), attached]:
+        folder.chmod(0o555 if folder.is_dir() else 0o444)
+    begin_run(tmp_path / "out", mounts, run(), FILES, {})
+    for folder in [attached, *attached.rglob("*")]:
+        folder.chmod(0o755)
+    assert (tmp_path / "out/fold_0/preference.json").is_file()
+    target = tmp_path / "out/checkpoints/fold_1/checkpoint-6/weights"
+    assert os.stat(target).st_mode & 0o200, "a copy can be written"
+    begin_run(tmp_path / "other", mounts, run(lr=3), FILES, {})
+    assert "CFG.lr (3, was 0.1), the training rows" in capsys.readouterr().out
+    assert not (tmp_path / "other/fold_0").exists()
+
+
+def test_a_finished_run_of_this_recipe_is_for_predicting_and_says_what_it_ignores(mounts, monkeypatch, capsys):
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    leave(mounts / "open", run())
+    leave(mounts / "ablation", run(), finished=True, recipe="ablate_subset_vs_full")
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    done = leave(mounts / "done", run(), finished=True)
+    assert find_finished(mounts, RECIPE, "train", {}) is None
+    capsys.readouterr()
+    assert find_finished(mounts, RECIPE, "auto", {"lr": 0.3}) == done
+    said = capsys.readouterr().out
+    assert "PREDICTING ONLY" in said
+    assert "CFG.lr (0.3, was 0.1)" in said
+    leave(mounts / "second", run(), finished=True)
+    with pytest.raises(InputError, match=r"Several finished runs.*CFG\.mode = 'train'"):
+        find_finished(mounts, RECIPE, "auto", {})
+
+
+def test_an_interrupted_run_predicts_only_in_the_scoring_run_or_on_request(mounts, monkeypatch):
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    with pytest.raises(InputError, match="no finished run of finetune_deberta is attached"):
+        find_finished(mounts, RECIPE, "predict", {})
+    left = leave(mounts / "open", run())
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    assert find_finished(mounts, RECIPE, "predict", {}) == left
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert find_finished(mounts, RECIPE, "auto", {}) == left
+
+
+def test_a_run_that_did_not_learn_is_not_for_predicting(mounts, capsys):
+    leave(mounts / "done", run(), finished=True, learned=False)
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    assert "did not learn" in capsys.readouterr().out
+
+
+def test_the_end_removes_checkpoints(tmp_path):
+    out = leave(tmp_path / "out", run(), steps=(3,), finished=True)
+    assert not (out / "checkpoints").exists()
+    assert (out / "fold_0").is_dir()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"key": "k", "fin', "[]", '{"results": ["../../outside"]}', '{"results": 3}', "\x00"]
+)
+def test_a_damaged_record_removes_nothing(tmp_path, mounts, text):
+    out = leave(tmp_path / "out", run())
+    (tmp_path / "outside").mkdir()
+    (out / f"{RECIPE}_run.json").write_text(text)
+    begin_run(out, mounts, run(), FILES, {})
+    assert (tmp_path / "outside").is_dir()
+    assert not (out / "fold_0").exists()
+    assert list((out / "earlier_runs").glob("*/fold_0"))
+
+
+def test_shared_files_of_an_attached_run_come_along(tmp_path, mounts):
+    files = RunFiles("embed_deberta_lightgbm", ("tabular",), shared=("embeddings",))
+    attached = mounts / "nb"
+    begin_run(attached, tmp_path / "nothing", run(), files, {})
+    for name in ("tabular/fold_0.npz", "embeddings/block.npz"):
+        (attached / name).parent.mkdir(parents=True)
+        (attached / name).write_text("x")
+    out = tmp_path / "out"
+    begin_run(out, mounts, run(), files, {})
+    assert (out / "tabular/fold_0.npz").is_file()
+    begin_run(out, mounts, run(lr=2), files, {})
+    assert not (out / "tabular").exists()
+    assert (out / "embeddings/block.npz").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, mounts):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"CFG\.output_dir"):
+        begin_run(tmp_path / "file" / "out", mounts, run(), FILES, {})
+
+
+class TestIdentity:
+    @pytest.fixture
+    def helpers(self, tmp_path, monkeypatch):
+        """Two helper files: one imports the other."""
+        (tmp_path / "src_py/room").mkdir(parents=True)
+        (tmp_path / "src_py/room/low.py").write_text("x = 1\n")
+        (tmp_path / "src_py/room/high.py").write_text("from src_py.room.low import x\n")
+        (tmp_path / "src_py/room/plots.py").write_text("y = 1\n")
+        monkeypatch.setattr(identity, "HELPERS", tmp_path / "src_py")
+        return tmp_path / "src_py/room"
+
+    def test_it_changes_with_settings_rows_encoder_helpers_and_the_notebooks_functions(self, helpers, tiny, pairs):
+        def one():
+            return 1
+
+        def two():
+            return 2
+
+        two.__name__ = "one"
+        base = identify(config(), [pairs], tiny, [one])
+        assert base == identify(config(output_dir="elsewhere"), [pairs], tiny, [one])
+        assert changes(base, identify(config(lr=0.2), [pairs], tiny, [one])) == ["CFG.lr (0.2, was 0.1)"]
+        assert changes(base, identify(config(), [pairs[1:]], tiny, [one])) == ["the training rows or folds"]
+        assert changes(base, identify(config(), [pairs], helpers, [one])) == ["the encoder"]
+        assert changes(base, identify(config(), [pairs], tiny, [two])) == ["one()"]
+        for path in helpers.glob("*.py"):
+            old = path.read_text()
+            path.write_text(old + "# edited\n")
+            edited = identify(config(), [pairs], tiny, [one])
+            assert changes(base, edited) == [f"src_py/room/{path.name}"]
+            assert key_of(edited) != key_of(base)
+            path.write_text(old)
+
+    def test_a_cache_depends_on_the_modules_that_make_it_and_no_others(self, helpers):
+        before = module_digest("src_py.room.high")
+        (helpers / "plots.py").write_text("y = 2\n")
+        assert module_digest("src_py.room.high") == before
+        (helpers / "low.py").write_text("x = 20\n")
+        assert module_digest("src_py.room.high") != before
+
+    def test_every_cell_of_a_table_counts(self, pairs):
+        base = rows_digest(pairs)
+        for column in pairs:
+            edited = pairs.copy()
+            edited[column] = edited[column].to_numpy()[::-1]
+            assert rows_digest(edited) != base, column
+        assert rows_digest(np.arange(3)) != rows_digest(np.arange(3.0))
+        assert rows_digest(pd.DataFrame({"t": [["a", "b"]]})) != rows_digest(pd.DataFrame({"t": [["ab"]]}))
