@@ -1,6 +1,9 @@
 """Runs: resumed when nothing changed, set aside when something did, used for predicting only loudly."""
 
+import itertools
 import os
+import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,3 +232,72 @@ class TestIdentity:
             assert rows_digest(edited) != base, column
         assert rows_digest(np.arange(3)) != rows_digest(np.arange(3.0))
         assert rows_digest(pd.DataFrame({"t": [["a", "b"]]})) != rows_digest(pd.DataFrame({"t": [["ab"]]}))
+
+
+class TestAnyOrderOfEvents:
+    """A recipe in small: two folds, whose results are a digest of what they were made from."""
+
+    @pytest.fixture
+    def world(self, tmp_path, monkeypatch):
+        helper = tmp_path / "src_py/room.py"
+        helper.parent.mkdir()
+        helper.write_text("factor = 1\n")
+        monkeypatch.setattr(identity, "HELPERS", helper.parent)
+        monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+        return tmp_path, helper
+
+    def recipe(self, out, mounts, helper, lr, mode, until=2):
+        """Returns the submission, or None when interrupted before fold `until`."""
+
+        def train_fold(made_from):
+            return f"trained {made_from}"
+
+        finished = find_finished(mounts, RECIPE, mode, {"lr": lr})
+        if finished:
+            return [(finished / f"fold_{fold}/result").read_text() for fold in (0, 1)], True
+        the_run = identify(config(lr=lr), [np.arange(3)], None, [train_fold])
+        begin_run(out, mounts, the_run, FILES, {"lr": lr})
+        for fold in (0, 1):
+            result = out / f"fold_{fold}/result"
+            if not result.is_file():
+                if fold >= until:
+                    return None, False
+                result.parent.mkdir()
+                result.write_text(train_fold(f"lr {lr}, helper {helper.read_text()}, fold {fold}"))
+        end_run(out, FILES)
+        return [(out / f"fold_{fold}/result").read_text() for fold in (0, 1)], False
+
+    @pytest.mark.parametrize("share", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("mode", ["train", "auto"])
+    def test_the_submission_is_that_of_a_clean_run_with_the_final_code_and_settings(self, world, mode, share, capsys):
+        root, helper = world
+        events = ("attach", "edit the helper", "change lr", "interrupt", "run")
+        orders = list(itertools.product(events, repeat=4))
+        chosen = random.Random(0).sample(orders, int(share * len(orders)))
+        for number, order in enumerate(chosen):
+            place = root / str(number)
+            out, mounts, lr = place / "out", place / "in", 0.1
+            mounts.mkdir(parents=True)
+            helper.write_text("factor = 1\n")
+            for step, event in enumerate(order):
+                if event == "attach" and out.is_dir():
+                    shutil.rmtree(mounts / "output", ignore_errors=True)
+                    shutil.copytree(out, mounts / "output")
+                    shutil.rmtree(out)
+                elif event == "edit the helper":
+                    helper.write_text(f"factor = {step % 2 + 2}\n")
+                elif event == "change lr":
+                    lr = 0.3 - lr  # there and back
+                elif event == "interrupt":
+                    self.recipe(out, mounts, helper, lr, mode, until=1)
+                elif event == "run":
+                    self.recipe(out, mounts, helper, lr, mode)
+            capsys.readouterr()
+            found, predicted_only = self.recipe(out, mounts, helper, lr, mode)
+            said = capsys.readouterr().out
+            clean, _ = self.recipe(place / "clean", root / "nothing", helper, lr, "train")
+            if predicted_only:
+                assert "PREDICTING ONLY" in said
+                assert (found == clean) or "Ignored" in said or "Its code was different" in said, order
+            else:
+                assert found == clean, order
