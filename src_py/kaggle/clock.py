@@ -1,4 +1,4 @@
-"""The time limit of a session: what is left, who may use it, and where it went."""
+"""The time limit of a session: what is left of it, and which stage took how long."""
 
 import math
 import time

@@ -126,7 +126,7 @@ def share_out(items: Iterable, workers: list[Callable]) -> None:
                 worker(waiting.get_nowait())
         except queue.Empty:
             pass
-        except BaseException as error:  # told to the caller's own thread
+        except BaseException as error:  # raised again in the caller's thread
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(worker,)) for worker in workers]

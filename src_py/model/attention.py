@@ -16,16 +16,16 @@ _KEPT_BYTES = 3  # a score: its probability in fp16, and whether dropout left it
 
 
 def use_fast_attention(encoder: nn.Module, recompute: bool | None = None) -> bool:
-    """Replace the attention of a loaded DeBERTa-v2/v3 in place; weights, outputs and gradients stay what they were.
+    """Replace the attention of a loaded DeBERTa-v2/v3 in place; weights, outputs and gradients stay the same.
 
     Per layer the stock code (modeling_deberta_v2.py) repeats position projections over the batch, gathers and clamps
     with an index of its own, and makes a new (batch x heads, L, L) array for every step from score to probability. Here
     these steps happen in place, a few heads at a time, and the backward pass is written out: of all arrays of that size
-    only the probabilities are kept.
+    only the probabilities are stored.
 
     Args:
-        recompute: keep not even these but compute them again in the backward pass: less memory, more time. Unless told,
-            it is done where they would fill half of a GPU's memory.
+        recompute: do not store the probabilities either but compute them again in the backward pass: less memory, more
+            time. By default this is done where they would fill half of a GPU's memory.
 
     Returns:
         False, and nothing is changed, for another architecture (BERT and its kin have a fused attention already).
@@ -72,7 +72,7 @@ class Distances(NamedTuple):
 
 
 class FastEncoder(stock.DebertaV2Encoder):
-    """Makes one table of distances for all layers, and no mask of shape (batch, 1, L, L)."""
+    """Makes one table of distances for all layers, and a mask of shape (batch, L) instead of (batch, 1, L, L)."""
 
     def get_attention_mask(self, attention_mask):
         """Where padding is, bool (batch, tokens); None where there is none."""

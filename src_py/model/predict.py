@@ -28,7 +28,7 @@ def predict_logits(
 
     Args:
         progress: show a bar.
-        devices: all GPUs, or the CPU, unless told.
+        devices: all GPUs, or the CPU, unless given.
 
     Raises:
         ValueError: when a logit is not finite.

@@ -104,7 +104,7 @@ def build_model(
         fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless given.
 
     Raises:
-        InputError: unreadable weights, or an architecture that is no bidirectional encoder.
+        InputError: unreadable weights, or an architecture that is not a bidirectional encoder.
     """
     check_choice("style", style, STYLES)
     settings = settings or ModelSettings()

@@ -62,10 +62,10 @@ class TokenBudget:
     def __call__(self, rows: list[dict]) -> dict[str, list]:
         ordered = sorted(rows, key=lambda row: -row["length"])
         # A process that gets no row takes one without weight: it has to take part in averaging the gradients.
-        mine = ordered[self.process :: self.processes] or ordered[-1:]
+        own_rows = ordered[self.process :: self.processes] or ordered[-1:]
         parts: list[list[dict]] = []
         longest = 0
-        for row in mine:
+        for row in own_rows:
             if not parts or (len(parts[-1]) + 1) * longest > self.tokens:
                 parts.append([])
                 longest = row["length"] * len(row["sequences"])
@@ -137,7 +137,7 @@ class BudgetTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own
             raise InputError(
                 f"No checkpoint could be written to {self.args.output_dir} ({str(error).splitlines()[0][:150]}); free "
-                "some space or set CFG.output_dir. Checkpoints so far are kept."
+                "some space or set CFG.output_dir. Earlier checkpoints are still there."
             ) from error
 
     def _gradients(self, model, parts: list[dict], weights: list[float]) -> torch.Tensor:
@@ -153,7 +153,7 @@ class BudgetTrainer(Trainer):
 
 
 class _EpochToSampler(TrainerCallback):
-    """Tells the sampler the epoch; a Trainer that goes on in the middle of one does not reach it by itself."""
+    """Passes the epoch to the sampler, which a Trainer that resumes within an epoch does not do itself."""
 
     def __init__(self, trainer: BudgetTrainer):
         self.trainer = trainer

@@ -1,4 +1,4 @@
-"""Checkpoints that a broken-off training left: which one can be trusted."""
+"""Checkpoints of an interrupted training: which one is complete, and how much disk they need."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def disk_needed(model, folds: int, half: bool) -> float:
 
 
 def last_good_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in a Trainer's output folder; damaged ones are removed, and it says so.
+    """The newest whole checkpoint in a Trainer's output folder; damaged ones are removed, with a message.
 
     A checkpoint is whole when the Trainer's state, which it writes last, is there, every archive passes its checksums,
     the weights are as long as their header says, and the same holds for the weights of the best checkpoint so far.
@@ -41,7 +41,7 @@ def last_good_checkpoint(folder: str | Path) -> Path | None:
 def _problem(checkpoint: Path) -> str | None:
     missing = [name for name in NEEDED if not (checkpoint / name).is_file()]
     if missing:
-        return f"it was broken off before {missing[0]} was written"
+        return f"it was interrupted before {missing[0]} was written"
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         if state["best_model_checkpoint"]:

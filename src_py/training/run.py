@@ -1,4 +1,4 @@
-"""Run a Trainer to its end on this process's device: watched, within its time, from where it was broken off."""
+"""Run a Trainer on this process's device: watched, within a time limit, resuming from its last checkpoint."""
 
 import time
 
@@ -92,7 +92,7 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
 
 
 class _Together(TrainerCallback):
-    """What one process decides (to stop, to evaluate, to save), all do: else some wait for the others for ever."""
+    """Makes a decision of one process (to stop, evaluate or save) that of all; otherwise they wait for each other."""
 
     FLAGS = ("should_training_stop", "should_evaluate", "should_save", "should_log")
 

@@ -130,7 +130,7 @@ def make_trainer(
         eval_steps=eval_steps,
         logging_steps=eval_steps,
         logging_nan_inf_filter=False,
-        # Two checkpoints at most: the last, to go on from, and the best by log loss.
+        # Two checkpoints at most: the last, to resume from, and the best by log loss.
         save_strategy=rhythm,
         save_steps=eval_steps,
         save_total_limit=1,

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     join_group()
     trainer = load_job(folder, job)
     if trainer.args.process_index > 0:
-        sys.stdout = open(os.devnull, "w")  # one voice is enough
+        sys.stdout = open(os.devnull, "w")  # only the first process reports
     try:
         stopped = run_training(trainer, **job["run"])
     except torch.OutOfMemoryError:
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
 
 
 def join_group() -> None:
-    """Meet the other processes; who waits longer than `HANG_SECONDS` for one of them fails.
+    """Join the other processes; one that waits longer than `HANG_SECONDS` for another fails.
 
     accelerate would do it too, but on a CPU without the time limit.
     """

@@ -28,9 +28,9 @@ def cards(monkeypatch):
 
 def test_two_t4s_are_one_line(cards):
     cards(("Tesla T4", (7, 5)), ("Tesla T4", (7, 5)))
-    told = describe_hardware("fp16")
-    assert "\n" not in told
-    assert told.startswith("Tesla T4 (15.6 GB), Tesla T4 (15.6 GB); one process for each")
+    said = describe_hardware("fp16")
+    assert "\n" not in said
+    assert said.startswith("Tesla T4 (15.6 GB), Tesla T4 (15.6 GB); one process for each")
     assert visible_gpus() == (0, 1)
 
 

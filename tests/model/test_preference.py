@@ -1,4 +1,4 @@
-"""The model: symmetric, in fp32, adapted as asked, saved and loaded as one folder, and picky about folders."""
+"""The model: symmetric, in fp32, frozen where set, saved and loaded as one folder; unusable folders are refused."""
 
 import json
 import shutil

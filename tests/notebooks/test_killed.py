@@ -71,9 +71,9 @@ def recipe(tmp_path, tiny):
 
 
 def finish(process):
-    told = process.communicate()[0]
-    assert process.returncode == 0, told[-3000:]
-    return told
+    said = process.communicate()[0]
+    assert process.returncode == 0, said[-3000:]
+    return said
 
 
 def results(folder):
@@ -89,14 +89,14 @@ def assert_same(one, other):
 @pytest.mark.slow
 def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recipe, tmp_path):
     finish(recipe("undisturbed"))
-    told = ""
+    said = ""
     for moment in ("training", "checkpointing", "evaluation", "fold", "submission"):
         process = recipe("killed", moment)
-        told += process.communicate()[0]
-        assert process.returncode == -9, (moment, told[-3000:])
-    told += finish(recipe("killed"))
-    assert told.count("Resuming from") >= 3
-    assert "broken off before" in told
+        said += process.communicate()[0]
+        assert process.returncode == -9, (moment, said[-3000:])
+    said += finish(recipe("killed"))
+    assert said.count("Resuming from") >= 3
+    assert "interrupted before" in said
     assert_same(tmp_path / "killed", tmp_path / "undisturbed")
     assert not (tmp_path / "killed/checkpoints").exists()
 
@@ -105,13 +105,13 @@ def test_killed_in_training_checkpointing_evaluation_saving_and_submission(recip
 def test_boosting_killed_in_embedding_storing_and_submission(recipe, tmp_path):
     for moment in ("embedding", "storing", "settings", "submission"):
         process = recipe("killed", moment, "embed_deberta_lightgbm")
-        told = process.communicate()[0]
-        assert process.returncode == -9, (moment, told[-3000:])
+        said = process.communicate()[0]
+        assert process.returncode == -9, (moment, said[-3000:])
         if moment == "storing":
             kept = [tmp_path / "killed/tabular" / name for name in ("fold_0.npz", "options.json")]
             written = [path.stat().st_mtime_ns for path in kept]
-    told = finish(recipe("killed", name="embed_deberta_lightgbm"))
-    assert "finished fold_0, fold_1" in told
+    said = finish(recipe("killed", name="embed_deberta_lightgbm"))
+    assert "finished fold_0, fold_1" in said
     assert [path.stat().st_mtime_ns for path in kept] == written, "neither fitted nor searched again"
     # A search that is bounded by time is not the same twice: the undisturbed run has what the killed one found.
     for name in ("tabular_run.json", "tabular/options.json"):
@@ -129,13 +129,13 @@ def test_killed_at_twenty_random_moments(recipe, tmp_path):
     while kills < 20:
         process = recipe("killed")
         try:
-            told = process.communicate(timeout=rng.uniform(4, 30))[0]
+            said = process.communicate(timeout=rng.uniform(4, 30))[0]
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
         else:
-            assert process.returncode == 0, told[-3000:]
+            assert process.returncode == 0, said[-3000:]
             assert_same(tmp_path / "killed", tmp_path / "undisturbed")
             shutil.rmtree(tmp_path / "killed")
     finish(recipe("killed"))

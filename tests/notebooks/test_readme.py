@@ -71,10 +71,10 @@ def test_the_ablation_demo_tells_code_from_data():
     done = make("demo", "RECIPE=ablate_subset_vs_full")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     out = ROOT / "build/demo/ablate_subset_vs_full"
-    told = (out / "answer.md").read_text(encoding="utf-8")
-    assert re.search(r"posted: at 125\b.* stays? at the constant predictor: it learns nothing there", told), told
-    assert re.search(r"recipe: .*from [\d,]+ rows on it beats the constant predictor", told), told
-    assert "Data or code? The code" in told
+    said = (out / "answer.md").read_text(encoding="utf-8")
+    assert re.search(r"posted: at 125\b.* stays? at the constant predictor: it learns nothing there", said), said
+    assert re.search(r"recipe: .*from [\d,]+ rows on it beats the constant predictor", said), said
+    assert "Data or code? The code" in said
     results = pd.read_csv(out / "ablation.csv").query("as_rows == 0 and arm == 'recipe'")
     losses = results.groupby("rows")["log_loss"].mean()
     assert len(losses) >= 2
@@ -133,11 +133,11 @@ def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_i
         return done.stdout + done.stderr, check_submission(out, data / "test.csv")
 
     cfg = "max_length=48 n_folds=2 search_minutes=0"
-    told, first = run(tmp_path / "one", cfg)
-    assert "training with a fine-tuned DeBERTa" in told
+    said, first = run(tmp_path / "one", cfg)
+    assert "training with a fine-tuned DeBERTa" in said
     (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
-    told, again = run(tmp_path / "two", cfg)
-    assert "predicting only with a fine-tuned DeBERTa" in told
+    said, again = run(tmp_path / "two", cfg)
+    assert "predicting only with a fine-tuned DeBERTa" in said
     assert not (tmp_path / "two/tabular").exists()
     pd.testing.assert_frame_equal(first, again, atol=1e-6)
 
@@ -157,13 +157,13 @@ def test_an_ablation_goes_on_from_its_attached_output(tmp_path, tiny):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr, pd.read_csv(out / "ablation.csv")
 
-    told, first = run(tmp_path / "one", cfg)
-    assert "0 of 3 cells are done, 3 will run" in told
+    said, first = run(tmp_path / "one", cfg)
+    assert "0 of 3 cells are done, 3 will run" in said
     assert first["rows"].iloc[-1] > 100, "the extra file makes the largest size"
     check_submission(tmp_path / "one", tmp_path / "in/contest/test.csv")
     (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
-    told, second = run(tmp_path / "two", cfg)
-    assert "3 of 3 cells are done, 0 will run" in told
+    said, second = run(tmp_path / "two", cfg)
+    assert "3 of 3 cells are done, 0 will run" in said
     pd.testing.assert_frame_equal(first, second)
     check_submission(tmp_path / "two", tmp_path / "in/contest/test.csv")
 

@@ -112,9 +112,9 @@ def short_of_memory(trainer, rows):
 def test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing(new_trainer, capsys):
     whole = trained(new_trainer(16))
     assert_same(trained(short_of_memory(new_trainer(16), rows=5)), whole)
-    told = capsys.readouterr().out
-    assert told.count("Out of memory") == 2
-    assert "at most 3 pairs" in told
+    said = capsys.readouterr().out
+    assert said.count("Out of memory") == 2
+    assert "at most 3 pairs" in said
 
 
 def test_memory_for_less_than_a_pair_is_told(new_trainer):

@@ -1,4 +1,4 @@
-"""Trainings that were broken off: which checkpoint is trusted, what is gone on with, and when time is up."""
+"""Interrupted trainings: which checkpoint is used, and what happens when time is up."""
 
 import json
 import time
@@ -27,7 +27,9 @@ def new_trainer(tiny, tokenizer, pairs, tmp_path):
 
     def make(name="out", **changes):
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])  # with dropout: random numbers go on too
+        model = build_model(
+            tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31]
+        )  # with dropout, so that random states matter
         options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 4, "warmup": 0.25}
         options |= {"evals_per_epoch": 2}
         train, valid = encoded.select(range(64)), encoded.select(range(64, 80))
@@ -81,26 +83,26 @@ class TestCheckpoints:
             torch.testing.assert_close(again[1][name], value, rtol=0, atol=0, msg=name)
 
     @pytest.mark.parametrize(
-        ("file", "damage", "told"),
+        ("file", "damage", "said"),
         [
-            ("trainer_state.json", Path.unlink, "broken off before"),
+            ("trainer_state.json", Path.unlink, "interrupted before"),
             ("trainer_state.json", cut_short, "damaged"),
             ("model.safetensors", cut_short, "damaged"),
-            ("model.safetensors", Path.unlink, "broken off before"),
+            ("model.safetensors", Path.unlink, "interrupted before"),
             ("optimizer.pt", flip_a_byte, "damaged"),
             ("optimizer.pt", cut_short, "damaged"),
             ("rng_state.pth", cut_short, "damaged"),
-            ("scheduler.pt", Path.unlink, "broken off before"),
+            ("scheduler.pt", Path.unlink, "interrupted before"),
         ],
     )
     def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_used(
-        self, new_trainer, tmp_path, file, damage, told, capsys
+        self, new_trainer, tmp_path, file, damage, said, capsys
     ):
         broken_off(new_trainer, 5)
         steps = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
         damage(tmp_path / "out" / steps[-1] / file)
         found = last_good_checkpoint(tmp_path / "out")
-        assert told in capsys.readouterr().out
+        assert said in capsys.readouterr().out
         assert (found.name if found else None) == (steps[0] if len(steps) > 1 else None)
         assert not (tmp_path / "out" / steps[-1]).exists()
         run(new_trainer())
@@ -177,9 +179,9 @@ class TestClock:
         assert control.should_save
         assert 50 < steps < 120
         assert now.seconds + 8 <= 1120, "the last evaluation and the prediction of 16 rows fit in"
-        told = capsys.readouterr().out
-        assert "At this pace" in told
-        assert "the time is up" in told
+        said = capsys.readouterr().out
+        assert "At this pace" in said
+        assert "the time is up" in said
 
     def test_the_prediction_that_follows_has_its_time_reserved(self, now):
         begun = now.seconds

@@ -120,8 +120,8 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
         trained(new_trainer("two"), 2)
     capsys.readouterr()
     two = trained(new_trainer("two"), 2)
-    assert "Resuming from" in (told := capsys.readouterr().out)
-    assert "checkpoint-4" in told
+    assert "Resuming from" in (said := capsys.readouterr().out)
+    assert "checkpoint-4" in said
     assert_same(one, two)
     assert not (Path(two.args.output_dir) / "job").exists()
 
