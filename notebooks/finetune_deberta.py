@@ -318,7 +318,7 @@ clock.mark("Evaluate")
 
 # %%
 folders = find_trained(finished, RECIPE) if finished else [output / f"fold_{fold}" for fold in folds]
-predicted = predict_saved(folders, test, precision, cfg.fast_attention)
+predicted = predict_saved(folders, test, classes, precision, cfg.fast_attention)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
     end_run(output, run_files, learned=not stopped)

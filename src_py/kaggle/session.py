@@ -13,6 +13,7 @@ import transformers
 
 from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
+from src_py.kaggle.clock import SESSION_HOURS
 
 PRECISIONS = ("fp16", "bf16", "fp32")
 
@@ -22,7 +23,7 @@ class Session(Settings):
     """How a notebook uses the machine: `hours` for everything, `processes` for training (0: one for each GPU)."""
 
     precision: str = setting("fp16", choices=PRECISIONS)
-    hours: float = setting(8.5, above=0, most=12)
+    hours: float = setting(8.5, above=0, most=SESSION_HOURS)
     processes: int = setting(0, least=0, most=16)
     stop_on_failure: bool = setting(True)
     seed: int = setting(0, least=0, most=2**31 - 1)

@@ -174,9 +174,25 @@ def stopped_folds(output: Path, folds: tuple[int, ...]) -> dict[int, str]:
 
 
 def predict_saved(
-    folders: list[Path], table: pd.DataFrame, precision: str = "fp32", fast_attention: bool = True
+    folders: list[Path],
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    precision: str = "fp32",
+    fast_attention: bool = True,
 ) -> np.ndarray:
-    """Mean probabilities of trained folders, each at its own temperature, float64 of shape (rows, classes)."""
+    """Mean probabilities of trained folders, each at its own temperature, float64 of shape (rows, classes).
+
+    Raises:
+        InputError: when there is no folder, or one was trained for other classes than `classes`.
+    """
+    if not folders:
+        raise InputError("There is no trained model to predict with; train one, or attach the whole output of a run.")
+    for folder in folders:
+        if (found := read_settings(folder).classes) != tuple(classes):
+            raise InputError(
+                f"The model in {folder} was trained for the classes {', '.join(found)}, but this contest has "
+                f"{', '.join(classes)}; attach a run on this contest's data."
+            )
     total = 0.0
     for folder in folders:
         model, settings = load_trained(folder, fast_attention)
