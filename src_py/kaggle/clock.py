@@ -8,7 +8,6 @@ import pandas as pd
 
 from src_py.errors import InputError
 
-
 CODE_COMPETITION_HOURS, SESSION_HOURS = 9, 12  # Kaggle's limits with a GPU
 
 
