@@ -174,11 +174,10 @@ def submission_table(ids: pd.Series, probabilities: np.ndarray, contest: Contest
         ValueError: when rows or classes are missing, or values are repeated, not finite, negative, or do not sum to 1.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
-    if probabilities.shape != (len(ids), len(contest.classes)):
-        raise ValueError(
-            f"{len(ids)} test rows of {len(contest.classes)} classes, but {probabilities.shape[0]} predictions of "
-            f"{probabilities.shape[-1]}."
-        )
+    if len(probabilities) != len(ids):
+        raise ValueError(f"{len(ids)} test rows, but {len(probabilities)} predictions.")
+    if probabilities.shape[1:] != (len(contest.classes),):
+        raise ValueError(f"{contest.name} has {len(contest.classes)} classes; predictions are {probabilities.shape}.")
     if ids.duplicated().any():
         raise ValueError(f"id {ids[ids.duplicated()].iloc[0]} would be submitted twice.")
     if not np.isfinite(probabilities).all() or (probabilities < 0).any():

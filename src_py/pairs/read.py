@@ -93,6 +93,7 @@ def _opened(path: Path) -> Iterator[tuple[bool, IO[bytes]]]:
     """Whether the content is parquet (else csv), and a stream of it; any reader's error becomes one that names it."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; attach the competition data or set CFG.input_dir.")
+    before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         with ExitStack() as stack:
             file = stack.enter_context(open(path, "rb"))
@@ -115,13 +116,15 @@ def _opened(path: Path) -> Iterator[tuple[bool, IO[bytes]]]:
     except Exception as error:  # gzip, zlib, zipfile, csv and pyarrow raise a dozen kinds; the path is what helps
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         raise InputError(f"{path} cannot be read ({reason}); it may be cut off or damaged: attach it again.") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _member(path: Path, archive: zipfile.ZipFile) -> str:
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     if any(name.startswith(("xl/", "[Content_Types]")) for name in names):
         raise InputError(f"{path} is an Excel file; save it as csv (UTF-8) or parquet.")
-    tables = [name for name in names if name.lower().endswith((".csv", ".parquet"))]
+    tables = [name for name in names if name.lower().endswith((".csv", ".parquet"))] or names
     if len(tables) > 1:
         stem = path.name.split(".")[0]
         tables = [name for name in tables if Path(name).name.split(".")[0] == stem]
@@ -143,7 +146,6 @@ def _check_names(path: Path, names: list[str], columns: list[str]) -> None:
 def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[list[str]]:
     """The header, then each row, with the header's number of fields. Blank lines are not rows, as in pandas."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    before = csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(text, strict=True)
     width, row, start = 0, -1, 1
     try:
@@ -172,9 +174,6 @@ def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[list[str]]:
             f"{path}: row {row + 1} (line {start}) {fault}; the file may be cut off, or a quote inside a quoted text "
             'is not doubled ("").'
         ) from error
-    finally:
-        csv.field_size_limit(before)
-        text.detach()
     if row < 0 or not width:
         raise InputError(f"{path} is empty; attach the data again.")
 

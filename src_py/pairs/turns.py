@@ -1,7 +1,6 @@
 """Turn the cells of a text column into lists of turns, and count every repair."""
 
 import json
-import re
 from collections import Counter
 from typing import Any
 
@@ -17,7 +16,6 @@ REPAIRS = {
     "lone surrogate": "replaced by U+FFFD",
     "empty answer": "kept",
 }
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TurnReader:
@@ -93,7 +91,7 @@ class TurnReader:
         if "\0" in text:
             self.counts["NUL character"] += 1
             text = text.replace("\0", "")
-        if not _SURROGATE.search(text):
+        if not _has_surrogate(text):
             return text
         data = text.encode("utf-8", "surrogateescape")
         try:
@@ -104,11 +102,21 @@ class TurnReader:
             return data.decode("utf-8", "replace")
 
     def _clean(self, text: str) -> str:
-        if not _SURROGATE.search(text):
+        if not _has_surrogate(text):
             return text
         self.counts["lone surrogate"] += 1
         # A round trip through UTF-16 joins a proper pair and leaves only the lone ones to replace.
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _has_surrogate(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()  # several times as fast as a search by regular expression
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _in_brackets(text: str) -> bool:

@@ -98,6 +98,7 @@ def test_two_classes_submit_the_winner():
     [
         (["a", "b"], [[0.2, 0.3, 0.5]], "2 test rows, but 1"),
         (["a", "a"], [[0.2, 0.3, 0.5]] * 2, "submitted twice"),
+        (["a"], [[0.4, 0.6]], "LMSYS has 3 classes"),
         (["a"], [[np.nan, 0.5, 0.5]], "NaN"),
         (["a"], [[-0.2, 0.7, 0.5]], "negative"),
         (["a"], [[0.2, 0.3, 0.4]], "sum to 1"),
