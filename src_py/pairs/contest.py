@@ -154,12 +154,11 @@ def find_contest(root: str | Path, data_dir: str | Path = "", contests: Sequence
     folder = choose_folder(root, str(data_dir), stems)
     here = [contest for contest in contests if tables_in(folder, contest.train) and tables_in(folder, contest.test)]
     here = [contest for contest in here if (contest.train, contest.test) == (here[0].train, here[0].test)]
-    train, sample = _only(folder, here[0].train), _only(folder, here[0].sample)
-    assert train is not None
-    contest = recognise(read_names(train), None if sample is None else read_names(sample), here, train)
-    test = _only(folder, contest.test)
-    assert test is not None
-    return ContestFiles(contest, train, test, sample)
+    train = _first(tables_in(folder, here[0].train))
+    samples = [table for stem in dict.fromkeys(contest.sample for contest in here) for table in tables_in(folder, stem)]
+    sample = _first(samples) if samples else None
+    contest = recognise(read_names(train), sample and read_names(sample), here, train)
+    return ContestFiles(contest, train, _first(tables_in(folder, contest.test)), sample)
 
 
 def submission_table(ids: pd.Series, probabilities: np.ndarray, contest: Contest) -> pd.DataFrame:
@@ -207,9 +206,8 @@ def _submits(contest: Contest, columns: Sequence[str]) -> bool:
     return {contest.id_column, *contest.submission_columns} == set(columns)
 
 
-def _only(folder: Path, stem: str) -> Path | None:
-    """The table of this name; where there are several, the first of `DATA_SUFFIXES`, and a line that says so."""
-    tables = tables_in(folder, stem)
+def _first(tables: list[Path]) -> Path:
+    """The first, and a line that says so where there are several."""
     if len(tables) > 1:
         print(f"{tables[0]} is read; {', '.join(path.name for path in tables[1:])} beside it is not.", flush=True)
-    return tables[0] if tables else None
+    return tables[0]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,7 @@ _TEXT_TYPES = (  # the views are newer than some pyarrow
     "is_string", "is_large_string", "is_string_view",
     "is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary",
 )  # fmt: skip
+_FIELD = re.compile(r'(?:^|,)(?:"(?:[^"]++|"")*+"|([^,\r\n]*))')  # group 1: a text that is not quoted
 _LONGEST_FIELD = 2**31 - 1  # the csv module's own limit of 131,072 characters is shorter than some answers
 
 
@@ -146,13 +148,27 @@ def _check_names(path: Path, names: list[str], columns: list[str]) -> None:
 def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[list[str]]:
     """The header, then each row, with the header's number of fields. Blank lines are not rows, as in pandas."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, strict=True)
+    lines: list[str] = []  # of the row that is being read
+
+    def remembered() -> Iterator[str]:
+        for line in text:
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(remembered(), strict=True)
     width, row, start = 0, -1, 1
     try:
         for fields in reader:
+            record = "".join(lines)
+            lines.clear()
             if not fields:
                 continue
             row += 1
+            if _has_single_quote(record, fields):
+                raise InputError(
+                    f"{path}: row {row} (line {start}) has a single quote inside a text that is not quoted; remove it, "
+                    'or quote the whole text and double the quote ("").'
+                )
             if row == 0:
                 fields = [name.strip().lstrip("\ufeff").strip() for name in fields]
                 if not any(fields):
@@ -176,6 +192,18 @@ def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[list[str]]:
         ) from error
     if row < 0 or not width:
         raise InputError(f"{path} is empty; attach the data again.")
+
+
+def _has_single_quote(record: str, fields: list[str]) -> bool:
+    """Whether a text that is not quoted holds an odd number of quotes.
+
+    It does when a comma before a quoted text is lost: the text then parts at a comma inside it, and where it has just
+    one, the number of fields still is right although all columns up to it have shifted.
+    """
+    quoted_only = sum(2 * field.count('"') + 2 * any(c in field for c in '",\n\r') for field in fields)
+    if record.count('"') == quoted_only:  # the usual case: whatever needs quotes has them, and nothing else
+        return False
+    return any(match[1] and match[1].count('"') % 2 for match in _FIELD.finditer(record))
 
 
 def _parquet(stream: IO[bytes]) -> pq.ParquetFile:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from src_py.errors import InputError
-from src_py.pairs.contest import WSDM
+from src_py.pairs.contest import LMSYS, WSDM
 from src_py.pairs.load import load_pairs
 from src_py.pairs.read import read_cells, read_names
 
@@ -128,6 +128,8 @@ MISCOUNTED = {
     "cut off between fields": (2, "2,hi", "row 2 .line 4. has 2 fields"),
     "cut off inside a quoted text": (2, '2,hi,"A2', "row 2 .line 4. begins a quoted text that never ends"),
     "a quote after a quoted text": (2, '2,"hi" you,A2,B2,model_b', "row 2 .line 4. has a stray quote"),
+    "a comma lost before a quoted text": (2, '2,hi"you, there",B2,model_b', "row 2 .line 4. has a single quote"),
+    "a comma lost in a row of right width": (2, '2,hi"A2, or",B2,C,model_b', "row 2 .line 4. has a single quote"),
     "backslashes before quotes": (2, r'2,"say \"hi\"",A2,B2,model_b', "row 2 .line 4. has a stray quote"),
 }
 
@@ -141,6 +143,12 @@ def test_a_row_with_other_fields_than_the_header_is_named(tmp_path, row, line, w
     (tmp_path / "file.csv").write_text("\n".join(lines))
     with pytest.raises(InputError, match=rf"{tmp_path / 'file.csv'}: {words}"):
         load_pairs(tmp_path / "file.csv", WSDM, labelled=labelled)
+
+
+def test_pairs_of_quotes_need_no_quoting(tmp_path):
+    (tmp_path / "test.csv").write_text('id,prompt,response_a,response_b\n1,["p"],["a"],she said "b"\n')
+    table, _ = load_pairs(tmp_path / "test.csv", LMSYS, labelled=False)
+    assert table.iloc[0].tolist() == ["1", ["p"], ["a"], ['she said "b"']]
 
 
 @pytest.mark.parametrize("column", ["prompt", "response_a", "response_b"])
