@@ -32,9 +32,9 @@ from benchmarks.bench_training import (
     v3_config,
 )
 from src_py.evaluation.metrics import score
-from src_py.kaggle.inputs import find_data
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import fit_embeddings, load_encoder
+from src_py.pairs.contest import find_contest
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs, prompt_key
 from src_py.pairs.split import assign_folds
@@ -63,7 +63,8 @@ def main(words: list[str] | None = None) -> None:
             write_contest(data := Path(scratch) / "data", 800 if chosen.quick else 2500, 3)
         if model is None:
             model = write_tiny_deberta(Path(scratch) / "model")
-        table = load_pairs(find_data(data).train)[0]
+        files = find_contest(data)
+        table = load_pairs(files.train, files.contest)[0]
         rows = []
         for found in measure(chosen.quick, table, model, Path(scratch)):
             rows += found

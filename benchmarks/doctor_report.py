@@ -15,9 +15,9 @@ from transformers import AutoConfig
 from src_py.ablation.posted import posted_config, posted_trainer
 from src_py.doctor.check import check_before_training
 from src_py.evaluation.baselines import class_shares
-from src_py.kaggle.inputs import find_data
 from src_py.kaggle.session import start_session
 from src_py.model.preference import build_model
+from src_py.pairs.contest import find_contest
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from src_py.pairs.split import assign_folds
@@ -29,7 +29,8 @@ T4_BYTES = int(15.6e9)
 
 def main(data: str, model: str) -> None:
     start_session(0)
-    table, _ = load_pairs(find_data(data).train)
+    files = find_contest(data)
+    table, _ = load_pairs(files.train, files.contest)
     folds = assign_folds(table, 5, seed=0)
     train, valid = table[folds != 0], table[folds == 0]
     columns = {"posted": posted(model, train, valid), "recipe": recipe(model, train, valid)}

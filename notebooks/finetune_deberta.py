@@ -136,7 +136,7 @@ print(describe_hardware(precision), files.train, files.test, model_dir, sep="\n"
 # %%
 contest, classes = files.contest, files.contest.classes
 train, cleaning = load_pairs(files.train, contest)
-test, test_cleaning = load_pairs(files.test, contest, labelled=False)
+test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 

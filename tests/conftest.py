@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src_py.kaggle.session import start_session
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.load import load_pairs
 from src_py.pairs.tokenizer import load_tokenizer
 from tools.demo_data import write_contest, write_tiny_deberta
@@ -45,7 +46,7 @@ def tokenizer(tiny):
 
 @pytest.fixture
 def pairs(contest) -> pd.DataFrame:
-    return load_pairs(contest / "train.csv")[0]
+    return load_pairs(contest / "train.csv", LMSYS)[0]
 
 
 @pytest.fixture

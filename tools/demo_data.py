@@ -10,7 +10,7 @@ import sentencepiece
 import torch
 from transformers import DebertaV2Config, DebertaV2Model
 
-from src_py.pairs.contest import LABEL_COLUMNS
+from src_py.pairs.contest import LMSYS
 
 # Tie weight of Davidson's model and the scale of the quality gap: they give the real contest's class
 # shares (.349/.342/.309) and a gap between constant predictor and Bayes that a tiny model can close.
@@ -62,7 +62,7 @@ def make_pairs(
     frame["model_a"], frame["model_b"] = "model-x", "model-y"
     for name, column in (("prompt", prompts), ("response_a", answers["a"]), ("response_b", answers["b"])):
         frame[name] = [json.dumps(turns) for turns in column]
-    for k, name in enumerate(LABEL_COLUMNS):
+    for k, name in enumerate(LMSYS.label_columns):
         frame[name] = (labels == k).astype(int)
     return frame, truth
 
@@ -77,7 +77,7 @@ def write_contest(
     test = frame[train_rows:]
     frame[:train_rows].to_csv(folder / "train.csv", index=False)
     test[["id", "prompt", "response_a", "response_b"]].to_csv(folder / "test.csv", index=False)
-    sample = pd.DataFrame({"id": test["id"]} | dict.fromkeys(LABEL_COLUMNS, 1 / 3))
+    sample = pd.DataFrame({"id": test["id"]} | dict.fromkeys(LMSYS.submission_columns, 1 / 3))
     sample.to_csv(folder / "sample_submission.csv", index=False)
     return pd.DataFrame(truth, columns=["a", "b", "tie"]).assign(id=frame["id"].astype(str))
 

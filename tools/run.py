@@ -21,6 +21,7 @@ import papermill
 
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import score
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.load import load_pairs
 from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
 from tools.sync import HELPERS, SETUP, build
@@ -90,7 +91,7 @@ def _show_score(out: Path, contest: Path, truth: pd.DataFrame, file: str = "oof.
     oof = pd.read_csv(out / file, dtype={"id": str})
     known = truth.set_index("id").loc[oof["id"], ["a", "b", "tie"]].to_numpy()
     bayes = bayes_log_loss(known)
-    labels = load_pairs(contest / "train.csv")[0]["label"]
+    labels = load_pairs(contest / "train.csv", LMSYS)[0]["label"]
     constant = constant_log_loss(labels, oof["label"], 3)
     model = score(oof["label"], oof[["a", "b", "tie"]].to_numpy())["log_loss"]
     closed = (constant - model) / (constant - bayes)

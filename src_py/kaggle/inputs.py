@@ -4,12 +4,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from src_py.config import Settings, setting
 from src_py.errors import InputError
 
-DATA_SUFFIXES = (".csv", ".parquet")
+DATA_SUFFIXES = (".csv", ".csv.gz", ".csv.zip", ".zip", ".parquet")
 TRAINED_MARKER = "preference.json"
 EARLIER = "earlier_runs"  # results that another run left and that nothing may find
 
@@ -24,32 +23,46 @@ class Paths(Settings):
     output_dir: str = setting(".")
 
 
-class DataFiles(NamedTuple):
-    """Paths of one contest's files."""
-
-    train: Path
-    test: Path
+def tables_in(folder: Path, stem: str) -> list[Path]:
+    """The files `stem` + suffix in `folder`, in the order of `DATA_SUFFIXES`."""
+    return [path for suffix in DATA_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
 
 
-def find_data(root: str | Path) -> DataFiles:
-    """Find the folder below `root` that holds train and test (csv or parquet), wherever Kaggle mounts it.
+def choose_folder(root: str | Path, wanted: str, stems: list[tuple[str, str]]) -> Path:
+    """The folder that holds both tables of one of the pairs in `stems`, such as train and test.
+
+    Args:
+        root: where inputs are attached, wherever Kaggle mounts them.
+        wanted: CFG.data_dir: "" when there is only one such folder; a part of its path below `root`; or a folder,
+            which is taken if it holds the tables itself and otherwise searched.
 
     Raises:
-        InputError: when `root` is missing, or no folder or more than one holds both files.
+        InputError: when `root` is missing, no such folder is found, several are, or `wanted` matches none.
     """
-    found = []
-    for folder, _, names in _walk(root):
-        files = [_first(folder, stem, names) for stem in ("train", "test")]
-        if all(files):
-            found.append(DataFiles(*files))
+    what = " or ".join(" and ".join(pair) for pair in stems) + f" ({', '.join(DATA_SUFFIXES)})"
+    below = Path(root) / wanted  # `wanted` alone if it is absolute
+    if wanted and below.is_dir():
+        found = _at_or_below(below, stems)
+    else:
+        everything = _with_tables(root, stems)
+        found = [folder for folder in everything if wanted in folder.relative_to(root).as_posix()]
+        if not found and wanted and Path(wanted).is_dir():
+            found = _at_or_below(Path(wanted), stems)
+        elif not found and everything:
+            raise InputError(
+                f"CFG.data_dir is {wanted!r}, which is neither a folder nor a part of the path of one that holds "
+                f"{what}; set it to one of {', '.join(map(str, everything))}."
+            )
     if not found:
         raise InputError(
-            f"No folder below {root} holds both train and test as {' or '.join(DATA_SUFFIXES)}; "
-            "attach the competition data (Add Input), which may take a minute to appear, or set CFG.input_dir."
+            f"No folder below {below} holds {what}; attach the competition data (Add Input), which may take a minute "
+            f"to appear, or set {'CFG.data_dir' if wanted else 'CFG.input_dir'}."
         )
     if len(found) > 1:
-        folders = ", ".join(str(files.train.parent) for files in found)
-        raise InputError(f"Several folders hold train and test ({folders}); set CFG.input_dir to one of them.")
+        raise InputError(
+            f"Several folders hold {what}: {', '.join(map(str, found))}; set CFG.data_dir to one of them, or to a part "
+            "of its path."
+        )
     return found[0]
 
 
@@ -107,8 +120,8 @@ def find_extra(root: str | Path, name: str) -> Path:
         return Path(name)
     found = find_named(root, name)
     if len(found) != 1:
-        where = f"several files are ({', '.join(map(str, found))})" if found else "no file is"
-        raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give its whole path, or attach it.")
+        where = f"several files ({', '.join(map(str, found))}) are" if found else "no file is"
+        raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give the whole path, or attach it.")
     return found[0]
 
 
@@ -119,12 +132,22 @@ def _walk(root: str | Path):
             "attached just now."
         )
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if name != EARLIER)
-        yield Path(folder), subfolders, set(names)
+        here = Path(folder)
+        above = {os.path.realpath(parent) for parent in (here, *here.parents)}
+        entered = (name for name in subfolders if name != EARLIER and os.path.realpath(here / name) not in above)
+        subfolders[:] = sorted(entered)  # links must not lead in circles
+        yield here, subfolders, set(names)
 
 
-def _first(folder: Path, stem: str, names: set[str]) -> Path | None:
-    return next((folder / f"{stem}{suffix}" for suffix in DATA_SUFFIXES if f"{stem}{suffix}" in names), None)
+def _with_tables(root: str | Path, stems: list[tuple[str, str]]) -> list[Path]:
+    return [
+        folder for folder, _, _ in _walk(root) if any(all(tables_in(folder, stem) for stem in pair) for pair in stems)
+    ]
+
+
+def _at_or_below(folder: Path, stems: list[tuple[str, str]]) -> list[Path]:
+    found = _with_tables(folder, stems)
+    return [folder] if folder in found else found
 
 
 def _model_type(folder: Path) -> str | None:

@@ -1,64 +1,74 @@
 """Read preference pairs into one clean table, and count every repair."""
 
-import json
+import csv
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from src_py.errors import InputError
-from src_py.pairs.contest import LABEL_COLUMNS, TEXT_COLUMNS, WINNER_VALUES
+from src_py.pairs.contest import CONTESTS, TEXT_COLUMNS, Contest
+from src_py.pairs.read import read_cells, read_names
+from src_py.pairs.turns import REPAIRS, TurnReader
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def class_names(path: str | Path) -> tuple[str, ...]:
-    """Classes of a training file in label order: ("a", "b", "tie"), or ("a", "b") in a contest without ties."""
-    return ("a", "b") if "winner" in _columns(Path(path)) else ("a", "b", "tie")
+UNDECODABLE_SHARE, UNDECODABLE_ROWS = 0.01, 2  # more rows than either: the whole file has another encoding
+_NOT_IN_AN_ID = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
 
-def load_pairs(path: str | Path, labelled: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read a train or test file (csv or parquet).
+def load_pairs(
+    path: str | Path, contest: Contest, labelled: bool = True, sample: str | Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a train or test file: csv or parquet, also packed as gzip or zip.
 
-    Text cells are JSON lists of turns (LMSYS) or plain texts (WSDM), whichever most cells are.
-    A training row that cannot be read is an error; a test row never is: it is repaired and counted,
-    because a scoring run must answer every row.
+    Text cells are lists of turns (in parquet), JSON lists of turns (LMSYS) or plain texts (WSDM); JSON or plain is
+    decided column by column, by most of its cells. A training row that cannot be read is an error; a test row is
+    repaired and counted, because a scoring run must answer every row.
+
+    Args:
+        contest: from `find_contest`: how columns and classes are called in the file.
+        labelled: False for the test file.
+        sample: the sample submission, if there is one. Each of its ids must be in the file, or rows were lost.
 
     Returns:
         The table, with columns id (str), prompt, response_a, response_b (each a list of turns, str)
-        and, if labelled, label (int64; 0 a, 1 b, 2 tie); and a report with columns `count` and `what was done`.
+        and, if labelled, label (int64; number of the class in `contest.classes`), whatever the file calls them; and a
+        report with columns `count` and `what was done`.
 
     Raises:
-        InputError: missing or empty file, missing column, unreadable cell, bad label, duplicate ids.
+        InputError: a file that `read_cells` refuses, an unreadable training cell, a bad label, labels that contradict
+            each other, a missing or duplicate id, an id of `sample` without a row, or undecodable bytes in more than
+            2 rows and more than 1 % of them. The message names the path and the row.
     """
     path = Path(path)
-    label_columns = [c for c in _columns(path) if c == "winner"] or list(LABEL_COLUMNS)
-    frame = _read(path, ["id", *TEXT_COLUMNS, *(label_columns if labelled else [])])
-    table = pd.DataFrame({"id": frame["id"].map(str)})
-    repeated = table["id"].duplicated()
-    if repeated.any():
-        raise InputError(f"{path}: id {table['id'][repeated].iloc[0]} occurs more than once; ids must be unique.")
-
-    counts = dict.fromkeys(_REPAIRS, 0)
-    as_json = _mostly_json(frame)
-    for column in TEXT_COLUMNS:
-        cells = frame.pop(column)
-        turns = [_turns(cell, as_json, counts) for cell in cells]
-        if labelled and None in turns:
-            row = turns.index(None)
+    names = read_names(path)
+    labellings = _labellings(contest, names) if labelled else []
+    label_columns = [column for labelling in labellings for column in labelling.label_columns]
+    cells = read_cells(path, list(dict.fromkeys([contest.id_column, *contest.text_columns, *label_columns])))
+    table = pd.DataFrame({"id": _ids(path, cells.pop(contest.id_column))})
+    reader = TurnReader()
+    for canonical, column in zip(TEXT_COLUMNS, contest.text_columns):
+        raw = cells.pop(column)
+        turns, bad = reader.read(raw)
+        if labelled and bad is not None:
             raise InputError(
-                f"{path}: column {column}, row {row + 1} (id {table['id'][row]}) is no JSON list of texts: "
-                f"{str(cells[row])[:60]!r}; mend or remove that row."
+                f"{path}: column {column}, row {bad + 1} (id {table['id'][bad]}) is not a JSON list of texts: "
+                f"{str(raw[bad])[:60]!r}; mend or remove that row."
             )
-        counts["not a JSON list"] += turns.count(None)
-        table[column] = [[_clean(str(cell), counts)] if turn is None else turn for cell, turn in zip(cells, turns)]
-        if column != "prompt":
-            counts["empty answer"] += sum(not "".join(turn).strip() for turn in table[column])
+        if labelled:
+            _refuse_swallowed_rows(path, contest, names, column, raw, table["id"])
+        if canonical != "prompt":
+            reader.counts["empty answer"] += sum(not "".join(turn).strip() for turn in turns)
+        table[canonical] = pd.Series(turns, dtype=object)
+    _check_encoding(path, reader.undecodable, len(table))
     if labelled:
-        table["label"] = _labels(frame, label_columns, path, table["id"])
-    return table, _report(table, counts)
+        table["label"] = _labels(path, contest, cells, table["id"])
+        for other in labellings[1:]:
+            _check_agreement(path, contest, other, cells, table)
+    strangers = None if sample is None else _compare_ids(path, table["id"], Path(sample), contest)
+    return table, _report(table, reader, strangers)
 
 
 def prompt_key(table: pd.DataFrame) -> pd.Series:
@@ -67,110 +77,125 @@ def prompt_key(table: pd.DataFrame) -> pd.Series:
 
 
 def swap_sides(table: pd.DataFrame) -> pd.DataFrame:
-    """The same pairs with A and B exchanged, labels included."""
+    """The same pairs with A and B exchanged, labels included: class 0 becomes 1 and 1 becomes 0, others stay."""
     swapped = table.assign(response_a=table["response_b"], response_b=table["response_a"])
     if "label" in table:
-        swapped["label"] = table["label"].map({0: 1, 1: 0, 2: 2})
+        swapped["label"] = table["label"].where(table["label"] > 1, 1 - table["label"])
     return swapped
 
 
-_REPAIRS = {
-    "null turn": "read as an empty turn",
-    "missing cell": "read as one empty turn",
-    "not a JSON list": "read as plain text",
-    "lone surrogate": "replaced by U+FFFD",
-    "empty answer": "kept",
-    "repeated prompt": "kept; never on both sides of a split",
-}
-
-
-def _columns(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; attach the competition data or set CFG.input_dir.")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; attach the data again.")
-    if path.suffix == ".parquet":
-        return pq.read_schema(path).names
-    return list(pd.read_csv(path, nrows=0, encoding="utf-8", encoding_errors="surrogateescape").columns)
-
-
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    missing = [column for column in columns if column not in _columns(path)]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]!r}; it has {', '.join(_columns(path))}.")
-    if path.suffix == ".parquet":
-        frame = pd.read_parquet(path, columns=columns)
-    else:
-        # dtype=object keeps Python strings: Arrow-backed ones cannot hold a lone surrogate. Only a
-        # truly empty cell is missing: an answer may well read "NA".
-        frame = pd.read_csv(
-            path,
-            usecols=columns,
-            dtype=object,
-            keep_default_na=False,
-            na_values=[""],
-            encoding="utf-8",
-            encoding_errors="surrogateescape",
-        )
-    if frame.empty:
-        raise InputError(f"{path} has a header but no rows; attach the data again.")
-    return frame.astype(object)
-
-
-def _mostly_json(frame: pd.DataFrame) -> bool:
-    looks = [
-        isinstance(cell, str) and cell.startswith("[") and cell.endswith("]")
-        for column in TEXT_COLUMNS
-        for cell in frame[column]
+def _labellings(contest: Contest, names: list[str]) -> list[Contest]:
+    """The contest, and others whose label columns the file has as well: they must say the same."""
+    others = [
+        other
+        for other in CONTESTS
+        if other.label_columns != contest.label_columns and set(other.label_columns) <= set(names)
     ]
-    return sum(looks) * 2 >= len(looks)
+    return [contest, *others]
 
 
-def _turns(cell, as_json: bool, counts: dict) -> list[str] | None:
-    """The turns of one cell; None when it should be a JSON list of texts and is not."""
-    if cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell)):
-        counts["missing cell"] += 1
-        return [""]
-    if not as_json:
-        return [_clean(str(cell), counts)]
-    try:
-        turns = json.loads(cell)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(turns, list) or not all(turn is None or isinstance(turn, str) for turn in turns):
-        return None
-    counts["null turn"] += turns.count(None)
-    return [_clean(turn or "", counts) for turn in turns] or [""]
+def _ids(path: Path, values: list[Any]) -> list[str]:
+    ids = [_id(path, value, row) for row, value in enumerate(values, 1)]
+    repeated = pd.Series(ids, dtype=object).duplicated()
+    if repeated.any():
+        raise InputError(f"{path}: id {ids[int(repeated.argmax())]} occurs more than once; ids must be unique.")
+    return ids
 
 
-def _clean(text: str, counts: dict) -> str:
-    if not _SURROGATE.search(text):
-        return text
-    counts["lone surrogate"] += 1
-    # A round trip through UTF-16 joins a proper pair and leaves only the lone ones to replace.
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def _id(path: Path, value: Any, row: int) -> str:
+    """The id as text. A whole number that parquet holds as a float (5.0) is written without its point."""
+    if isinstance(value, float) and math.isfinite(value):
+        if abs(value) > 2**53:
+            raise InputError(f"{path}: row {row} has the id {value!r}, a float that lost digits; store ids as text.")
+        value = int(value) if value == int(value) else value
+    text = "" if value is None or value != value else str(value)
+    if not text.strip():
+        raise InputError(f"{path}: row {row} has no id; a submission needs one for every row: mend or remove that row.")
+    if isinstance(value, list) or _NOT_IN_AN_ID.search(text):
+        raise InputError(
+            f"{path}: row {row} has the id {text[:60]!r}, which is not a plain text; is there a stray quote before it?"
+        )
+    return text
 
 
-def _labels(frame: pd.DataFrame, columns: list[str], path: Path, ids: pd.Series) -> np.ndarray:
-    if columns == ["winner"]:
-        label = frame["winner"].map(WINNER_VALUES)
-        bad, wanted = label.isna(), "model_a or model_b"
-    else:
-        one_hot = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-        bad = ~(np.isin(one_hot, (0, 1)).all(1) & (one_hot.sum(1) == 1))
-        label, wanted = one_hot.argmax(1), "one 1 and otherwise 0"
-    bad = np.asarray(bad)
+def _refuse_swallowed_rows(
+    path: Path, contest: Contest, names: list[str], column: str, cells: list[Any], ids: pd.Series
+) -> None:
+    """A stray quote makes one cell of the rest of its row and of rows below: its first line then ends in a label."""
+    rest = names[names.index(column) :]
+    places = [rest.index(name) for name in contest.label_columns if name in rest]
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str) or not places or "\n" not in cell:
+            continue
+        line = cell.partition("\n")[0].rstrip("\r")
+        fields = next(csv.reader([line]), []) if line.count(",") >= len(rest) - 1 else []
+        if len(fields) == len(rest) and contest.is_label([fields[place] for place in places]):
+            raise InputError(
+                f"{path}: column {column}, row {row + 1} (id {ids[row]}) holds what looks like the rest of its row and "
+                f"rows below it ({line[:60]!r}); remove the stray quote before it."
+            )
+
+
+def _check_encoding(path: Path, rows: set[int], total: int) -> None:
+    if len(rows) > max(UNDECODABLE_ROWS, UNDECODABLE_SHARE * total):
+        raise InputError(
+            f"{path}: {len(rows)} of {total} rows hold bytes that are not UTF-8, row {min(rows) + 1} first (the limit "
+            f"is {UNDECODABLE_ROWS} rows or {UNDECODABLE_SHARE:.0%}); save the file as UTF-8, from cp1252, GB18030 or "
+            "whatever it is in."
+        )
+
+
+def _labels(path: Path, contest: Contest, cells: dict[str, list[Any]], ids: pd.Series) -> np.ndarray:
+    labels = contest.read_labels({column: cells[column] for column in contest.label_columns})
+    bad = labels < 0
     if bad.any():
         row = int(bad.argmax())
         raise InputError(
-            f"{path}: columns {', '.join(columns)}, row {row + 1} (id {ids[row]}) hold "
-            f"{frame[columns].iloc[row].tolist()} where {wanted} is wanted; mend or remove that row."
+            f"{path}: columns {', '.join(contest.label_columns)}, row {row + 1} (id {ids[row]}) hold "
+            f"{[cells[column][row] for column in contest.label_columns]} where {contest.label_rule} is wanted; "
+            "mend or remove that row."
         )
-    return np.asarray(label, dtype=np.int64)
+    return labels
 
 
-def _report(table: pd.DataFrame, counts: dict) -> pd.DataFrame:
-    counts["repeated prompt"] = int(prompt_key(table).duplicated().sum())
+def _check_agreement(
+    path: Path, contest: Contest, other: Contest, cells: dict[str, list[Any]], table: pd.DataFrame
+) -> None:
+    """A label that the other columns cannot express (a tie) may stand there as anything but one of its classes."""
+    columns = {column: cells[column] for column in other.label_columns}
+    said, label = other.read_labels(columns), table["label"].to_numpy()
+    blank = np.array([all(cell is None or cell != cell for cell in row) for row in zip(*columns.values())])
+    # The two answers are the first two classes everywhere; any class after them is a tie.
+    if (said < 0).all():  # not labels but, for example, the name of the model that won
+        return
+    wrong = ~blank & (np.where(said < 0, 2, np.minimum(said, 2)) != np.minimum(label, 2))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{path}: row {row + 1} (id {table['id'][row]}) contradicts itself: {', '.join(contest.label_columns)} say "
+            f"{contest.classes[label[row]]}, but {', '.join(other.label_columns)} "
+            f"{[cells[column][row] for column in other.label_columns]}; mend or remove the wrong columns."
+        )
+
+
+def _compare_ids(path: Path, ids: pd.Series, sample: Path, contest: Contest) -> int:
+    """Number of ids that `sample` does not have."""
+    wanted = [str(value) for value in _ids(sample, read_cells(sample, [contest.id_column])[contest.id_column])]
+    here = set(ids)
+    missing = [value for value in wanted if value not in here]
+    strangers = len(here.difference(wanted))
+    if 0 < len(missing) < len(wanted):  # with none in common it is the sample of another test file
+        raise InputError(
+            f"{path}: {len(missing)} of the {len(wanted)} ids of {sample} have no row here, {', '.join(missing[:5])} "
+            "among them; the file is cut off, or a stray quote hides rows: attach it again."
+        )
+    return strangers
+
+
+def _report(table: pd.DataFrame, reader: TurnReader, strangers: int | None) -> pd.DataFrame:
     rows = {"rows": (len(table), "all kept")}
-    rows |= {name: (counts[name], done) for name, done in _REPAIRS.items()}
+    rows |= {name: (reader.counts[name], done) for name, done in REPAIRS.items()}
+    rows["repeated prompt"] = (int(prompt_key(table).duplicated().sum()), "kept; never on both sides of a split")
+    if strangers is not None:
+        rows["not in the sample submission"] = (strangers, "kept")
     return pd.DataFrame.from_dict(rows, orient="index", columns=["count", "what was done"])

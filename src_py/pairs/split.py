@@ -1,6 +1,7 @@
 """Which rows to train on: folds that keep a prompt on one side, and nested subsets."""
 
 import itertools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
     """Fold number of every row, int64 of shape (rows,): grouped by prompt, stratified by label.
 
     Raises:
-        InputError: fewer than two classes, or fewer distinct prompts than folds.
+        InputError: fewer than two classes, fewer distinct prompts than folds, or no class with a row for every fold.
     """
     groups = pd.factorize(prompt_key(table))[0]
     if table["label"].nunique() < 2:
@@ -47,6 +48,14 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
             f"CFG.n_folds is {n_folds}, but the training file has {groups.max() + 1} distinct prompts; "
             "use at least 2 folds and at most one a prompt."
         )
+    sizes = table["label"].value_counts()
+    if sizes.max() < n_folds:
+        raise InputError(
+            f"CFG.n_folds is {n_folds}, but no class has more than {sizes.max()} of the {len(table)} training rows; "
+            "use fewer folds or more rows, so that every fold has each class."
+        )
+    for label, size in sizes[sizes < n_folds].items():
+        print(f"Class {label} has {size} rows, fewer than CFG.n_folds = {n_folds}: some folds are without it.")
     return grouped_folds(table["label"].to_numpy(), groups, n_folds, seed)
 
 
@@ -54,8 +63,10 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: in
     """Fold number of every row, int64 of shape (rows,): rows of one group share a fold, class shares are alike."""
     folds = np.empty(len(labels), dtype=np.int64)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(splitter.split(groups, labels, groups)):
-        folds[rows] = fold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # `assign_folds` says it in our words
+        for fold, (_, rows) in enumerate(splitter.split(groups, labels, groups)):
+            folds[rows] = fold
     return folds
 
 

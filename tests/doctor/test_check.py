@@ -18,6 +18,7 @@ from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import encoder_layers
 from src_py.model.preference import adapt, build_model
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.encode import encode_pairs
 from src_py.pairs.load import load_pairs
 from src_py.pairs.split import assign_folds
@@ -33,7 +34,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doctor")
     write_contest(folder, train_rows=1300, test_rows=3, seed=5)
-    table, _ = load_pairs(folder / "train.csv")
+    table, _ = load_pairs(folder / "train.csv", LMSYS)
     folds = assign_folds(table, 5, seed=0)
     return table[folds != 0].reset_index(drop=True), table[folds == 0].reset_index(drop=True)
 

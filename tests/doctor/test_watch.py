@@ -13,6 +13,7 @@ from src_py.evaluation.baselines import length_only
 from src_py.evaluation.report import history_table
 from src_py.kaggle.session import start_session
 from src_py.model.preference import adapt, build_model
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.encode import encode_pairs
 from src_py.pairs.load import load_pairs
 from src_py.pairs.split import assign_folds
@@ -123,7 +124,7 @@ def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
     # Answers that differ plainly in quality, so that a few hundred rows are enough to learn from.
     make_pairs(1000, seed, quality_scale=8.0)[0].to_csv(tmp_path / "train.csv", index=False)
     trainer = new_trainer(
-        load_pairs(tmp_path / "train.csv")[0], held_out=200, seed=seed, epochs=4, lr=4e-3, head_lr=4e-3
+        load_pairs(tmp_path / "train.csv", LMSYS)[0], held_out=200, seed=seed, epochs=4, lr=4e-3, head_lr=4e-3
     )
     # Without stopping, so that whether it learns does not depend on the watcher.
     watcher = watch(trainer, stop=False)
@@ -136,7 +137,7 @@ def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
 @pytest.fixture
 def big(tmp_path):
     truth = write_contest(tmp_path, train_rows=1500, test_rows=3)
-    table, _ = load_pairs(tmp_path / "train.csv")
+    table, _ = load_pairs(tmp_path / "train.csv", LMSYS)
     rows = assign_folds(table, 3, 0) == 0
     return table[~rows], table[rows], truth.set_index("id").loc[table["id"][rows], ["a", "b", "tie"]].to_numpy()
 

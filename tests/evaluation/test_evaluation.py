@@ -14,7 +14,7 @@ from src_py.evaluation.report import calibration, plot_predictions
 from src_py.kaggle.files import write_csv
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, find_trained, save_trained
-from src_py.pairs.contest import submission_table, write_submission
+from src_py.pairs.contest import LMSYS, WSDM, submission_table, write_submission
 from src_py.pairs.encode import Reading
 
 
@@ -78,7 +78,7 @@ def test_the_submission_has_every_row_once_in_order(tmp_path, predictions):
     _, probabilities = predictions
     probabilities[0] = [1, 0, 0]
     ids = pd.Series([f"{i:04d}" for i in range(400)][::-1])
-    write_submission(tmp_path / "submission.csv", ids, probabilities)
+    write_submission(tmp_path / "submission.csv", ids, probabilities, LMSYS)
     written = pd.read_csv(tmp_path / "submission.csv", dtype={"id": str})
     assert list(written) == ["id", "winner_model_a", "winner_model_b", "winner_tie"]
     assert written["id"].tolist() == ids.tolist()
@@ -89,7 +89,7 @@ def test_the_submission_has_every_row_once_in_order(tmp_path, predictions):
 
 
 def test_two_classes_submit_the_winner():
-    table = submission_table(pd.Series(["x", "y"]), np.array([[0.6, 0.4], [0.1, 0.9]]))
+    table = submission_table(pd.Series(["x", "y"]), np.array([[0.6, 0.4], [0.1, 0.9]]), WSDM)
     assert table["winner"].tolist() == ["model_a", "model_b"]
 
 
@@ -98,6 +98,7 @@ def test_two_classes_submit_the_winner():
     [
         (["a", "b"], [[0.2, 0.3, 0.5]], "2 test rows, but 1"),
         (["a", "a"], [[0.2, 0.3, 0.5]] * 2, "submitted twice"),
+        (["a"], [[0.4, 0.6]], "LMSYS has 3 classes"),
         (["a"], [[np.nan, 0.5, 0.5]], "NaN"),
         (["a"], [[-0.2, 0.7, 0.5]], "negative"),
         (["a"], [[0.2, 0.3, 0.4]], "sum to 1"),
@@ -105,7 +106,7 @@ def test_two_classes_submit_the_winner():
 )
 def test_a_wrong_submission_is_not_written(ids, probabilities, words):
     with pytest.raises(ValueError, match=words):
-        submission_table(pd.Series(ids), np.array(probabilities))
+        submission_table(pd.Series(ids), np.array(probabilities), LMSYS)
 
 
 @pytest.fixture

@@ -6,30 +6,51 @@ import shutil
 import pytest
 
 from src_py.errors import InputError
-from src_py.kaggle.inputs import find_data, find_model, find_trained
+from src_py.kaggle.inputs import choose_folder, find_extra, find_model, find_trained, tables_in
 
 
-@pytest.mark.parametrize("mount", ["competitions/llm-classification-finetuning", "lmsys-chatbot-arena", "."])
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_data_is_found_in_every_mount_layout(tmp_path, mount, suffix):
-    folder = tmp_path / mount
+def tables(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
-    for stem in ("train", "test"):
-        (folder / f"{stem}{suffix}").touch()
-    assert find_data(tmp_path).test == folder / f"test{suffix}"
+    for name in names:
+        (folder / name).touch()
+    return folder
 
 
-def test_missing_or_ambiguous_data_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"set CFG\.input_dir"):
-        find_data(tmp_path / "absent")
-    with pytest.raises(InputError, match="attach the competition data"):
-        find_data(tmp_path)
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        for stem in ("train", "test"):
-            (tmp_path / name / f"{stem}.csv").touch()
+def test_a_folder_is_chosen_by_the_tables_in_it(tmp_path):
+    tables(tmp_path / "only-train", "train.csv")
+    tables(tmp_path / "other", "train.txt", "test.txt")
+    for folder in ("train.csv", "test.csv"):  # folders with the names of files are not files
+        (tmp_path / "trap" / folder).mkdir(parents=True)
+    with pytest.raises(InputError, match="No folder below"):
+        choose_folder(tmp_path, "", [("train", "test")])
+    mixed = tables(tmp_path / "deep/er", "train.parquet", "test.csv.gz", "train.csv")
+    assert choose_folder(tmp_path, "", [("train", "test")]) == mixed
+    assert [path.name for path in tables_in(mixed, "train")] == ["train.csv", "train.parquet"]
+    with pytest.raises(InputError, match=r"No folder below .* a and b or c and d"):
+        choose_folder(tmp_path, "", [("a", "b"), ("c", "d")])
+    tables(tmp_path / "deep/er/sub", "train.csv", "test.csv")
     with pytest.raises(InputError, match="Several folders"):
-        find_data(tmp_path)
+        choose_folder(tmp_path, "deep", [("train", "test")])
+    assert choose_folder(tmp_path, "deep/er", [("train", "test")]) == mixed
+
+
+def test_a_link_in_a_circle_is_followed_once(tmp_path):
+    folder = tables(tmp_path / "in/data", "train.csv", "test.csv")
+    (folder / "up").symlink_to(tmp_path / "in")
+    (folder / "self").symlink_to(folder)
+    assert choose_folder(tmp_path / "in", "", [("train", "test")]) == folder
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    assert choose_folder(tmp_path / "linked", "", [("train", "test")]) == tmp_path / "linked/data"
+
+
+def test_extra_files_are_found_by_name_or_path(tmp_path):
+    folder = tables(tmp_path / "a", "more.csv")
+    assert find_extra(tmp_path, "more.csv") == find_extra(tmp_path, str(folder / "more.csv")) == folder / "more.csv"
+    with pytest.raises(InputError, match=r"CFG\.extra_files: no file is called less\.csv"):
+        find_extra(tmp_path, "less.csv")
+    tables(tmp_path / "b", "more.csv")
+    with pytest.raises(InputError, match=r"CFG\.extra_files: several files .*a/more\.csv, .*b/more\.csv"):
+        find_extra(tmp_path, "more.csv")
 
 
 def test_the_model_is_found_by_what_its_config_says(tmp_path):

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 
 from src_py.errors import InputError
-from src_py.kaggle.inputs import find_data
 from src_py.kaggle.resume import begin_run
 from src_py.model.predict import predict_pairs
 from src_py.model.preference import build_model
-from src_py.pairs.contest import write_submission
+from src_py.pairs.contest import LMSYS, find_contest, write_submission
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from tools.demo_data import write_contest
@@ -83,7 +82,7 @@ def test_a_working_folder_that_cannot_be_written(tmp_path, tokenizer, pairs):
     with pytest.raises(InputError, match="cannot be written"):
         encode_pairs(pairs[:4], tokenizer, Reading(max_length=48), cache_dir=blocked)
     with pytest.raises(InputError, match="cannot be written"):
-        write_submission(blocked / "submission.csv", pd.Series(["1"]), np.full((1, 3), 1 / 3))
+        write_submission(blocked / "submission.csv", pd.Series(["1"]), np.full((1, 3), 1 / 3), LMSYS)
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.0, -1.0], ids=["cut", "empty", "other bytes"])
@@ -102,10 +101,10 @@ def answer(tiny, tokenizer, tmp_path):
 
     def run(rows):
         rows.to_csv(tmp_path / "test.csv", index=False)
-        table, _ = load_pairs(tmp_path / "test.csv", labelled=False)
+        table, _ = load_pairs(tmp_path / "test.csv", LMSYS, labelled=False)
         model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
         predicted = predict_pairs(model, tokenizer, table, READING)
-        return write_submission(tmp_path / "submission.csv", table["id"], predicted)
+        return write_submission(tmp_path / "submission.csv", table["id"], predicted, LMSYS)
 
     return run
 
@@ -131,9 +130,9 @@ def test_no_test_rows(answer):
 
 def test_inputs_that_appear_late(tmp_path):
     with pytest.raises(InputError, match="run this cell again"):
-        find_data(tmp_path / "input")
+        find_contest(tmp_path / "input")
     (tmp_path / "input").mkdir()
     with pytest.raises(InputError, match="may take a minute"):
-        find_data(tmp_path / "input")
+        find_contest(tmp_path / "input")
     write_contest(tmp_path / "input/contest", 4, 2)
-    assert find_data(tmp_path / "input").test.is_file()
+    assert find_contest(tmp_path / "input").test.is_file()

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from src_py.errors import InputError
-from src_py.pairs.encode import encode_pairs, share_budget, truncation_report
+from src_py.pairs.encode import Reading, encode_pairs, share_budget, truncation_report
 from src_py.pairs.tokenizer import load_tokenizer, newline_id
 
 
@@ -51,7 +51,7 @@ def test_an_unused_budget_goes_to_whoever_needs_it(needs, budget, granted):
 @pytest.mark.parametrize("style", ["pairwise", "joint"])
 def test_both_answers_survive_any_length(tokenizer, style):
     long = ["wort " * 3000]
-    encoded = encode_pairs(table(long, long, ["kurz"]), tokenizer, style, max_length=64)[0]
+    encoded = encode_pairs(table(long, long, ["kurz"]), tokenizer, Reading(style, 64))[0]
     assert all(len(ids) <= 64 for ids in encoded["sequences"])
     assert len(encoded["sequences"]) == (2 if style == "pairwise" else 1)
     assert encoded["response_b_kept"] == encoded["response_b_tokens"]
@@ -75,22 +75,23 @@ def test_a_cut_text_keeps_head_and_tail_and_the_last_turn_first(tokenizer):
 
 def test_pairwise_reads_both_sides_alike(tokenizer, pairs):
     swapped = pairs.assign(response_a=pairs["response_b"], response_b=pairs["response_a"])
-    for one, two in zip(encode_pairs(pairs, tokenizer, max_length=48), encode_pairs(swapped, tokenizer, max_length=48)):
+    reading = Reading(max_length=48)
+    for one, two in zip(encode_pairs(pairs, tokenizer, reading), encode_pairs(swapped, tokenizer, reading)):
         assert one["sequences"] == two["sequences"][::-1]
 
 
 def test_the_cache_is_used_for_the_same_input_only(tmp_path, tokenizer, pairs):
-    first = encode_pairs(pairs, tokenizer, max_length=48, cache_dir=tmp_path)
-    assert encode_pairs(pairs, tokenizer, max_length=48, cache_dir=tmp_path)["sequences"] == first["sequences"]
+    first = encode_pairs(pairs, tokenizer, Reading(max_length=48), cache_dir=tmp_path)
+    assert encode_pairs(pairs, tokenizer, Reading(max_length=48), cache_dir=tmp_path)["sequences"] == first["sequences"]
     assert len(list(tmp_path.glob("*.arrow"))) == 1
-    encode_pairs(pairs, tokenizer, max_length=40, cache_dir=tmp_path)
-    encode_pairs(pairs[1:], tokenizer, max_length=48, cache_dir=tmp_path)
+    encode_pairs(pairs, tokenizer, Reading(max_length=40), cache_dir=tmp_path)
+    encode_pairs(pairs[1:], tokenizer, Reading(max_length=48), cache_dir=tmp_path)
     assert len(list(tmp_path.glob("*.arrow"))) == 3
 
 
 def test_the_report_shows_what_was_cut(tokenizer, pairs):
-    whole = truncation_report(encode_pairs(pairs, tokenizer, max_length=512))
-    short = truncation_report(encode_pairs(pairs, tokenizer, max_length=24))
+    whole = truncation_report(encode_pairs(pairs, tokenizer, Reading(max_length=512)))
+    short = truncation_report(encode_pairs(pairs, tokenizer, Reading(max_length=24)))
     assert whole["tokens kept"].eq(1).all()
     assert short.loc["response_a", "rows cut"] > 0.5
 

@@ -12,6 +12,7 @@ from src_py.evaluation.blend import cross_fitted, fit_weights, mix
 from src_py.model.encoder import load_encoder
 from src_py.model.preference import build_model
 from src_py.model.saved import find_fine_tuned, save_trained
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.encode import encode_pairs
 from src_py.pairs.load import load_pairs, prompt_key, swap_sides
 from src_py.pairs.split import assign_folds
@@ -46,7 +47,7 @@ def data(tmp_path_factory, tiny):
     """600 rows whose winner shows in words and in length: table, counted features, labels, prompts, folds."""
     folder = tmp_path_factory.mktemp("tabular")
     make_pairs(600, seed=1, quality_scale=3.0, length_scale=5.0)[0].to_csv(folder / "train.csv", index=False)
-    table = load_pairs(folder / "train.csv")[0]
+    table = load_pairs(folder / "train.csv", LMSYS)[0]
     tokenizer = load_tokenizer(tiny)
 
     def embed(rows):
