@@ -35,11 +35,6 @@ def test_a_saved_tokenizer_reads_the_same(tmp_path, tokenizer):
     assert len(again) == len(tokenizer)
 
 
-def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no tokenizer"):
-        load_tokenizer(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("needs", "budget", "granted"),
     [([10, 10], 100, [10, 10]), ([10, 500], 100, [10, 90]), ([500, 500], 100, [30, 70]), ([0, 500], 9, [0, 9])],
