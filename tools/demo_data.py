@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,17 +138,17 @@ def write_tiny(folder: str | Path, family: str, seed: int = 0, hidden_size: int 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    size = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
+    size: dict[str, Any] = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
     size |= {"num_hidden_layers": layers, "num_attention_heads": 4, "initializer_range": 0.05}
     _TINY[family](folder, seed, size)
     return folder
 
 
-def _tiny_deberta(folder: Path, seed: int, size: dict) -> None:
+def _tiny_deberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
     write_tiny_deberta(folder, seed, size["hidden_size"], size["num_hidden_layers"])
 
 
-def _tiny_mdeberta(folder: Path, seed: int, size: dict) -> None:
+def _tiny_mdeberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
     """Known by the size of its vocabulary alone: 64 MB of embeddings at hidden size 64."""
     _tiny_deberta(folder, seed, size)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -155,35 +156,35 @@ def _tiny_mdeberta(folder: Path, seed: int, size: dict) -> None:
     _save_random(config, folder, seed)
 
 
-def _tiny_bert(folder: Path, seed: int, size: dict) -> None:
+def _tiny_bert(folder: Path, seed: int, size: dict[str, Any]) -> None:
     _wordpiece(folder)
     _save_random(BertConfig(vocab_size=_VOCABULARY, **size), folder, seed)
 
 
-def _tiny_electra(folder: Path, seed: int, size: dict) -> None:
+def _tiny_electra(folder: Path, seed: int, size: dict[str, Any]) -> None:
     """Like the small public ones, with embeddings that are narrower than the layers."""
     _wordpiece(folder)
     _save_random(ElectraConfig(vocab_size=_VOCABULARY, embedding_size=size["hidden_size"] // 2, **size), folder, seed)
 
 
-def _tiny_roberta(folder: Path, seed: int, size: dict) -> None:
+def _tiny_roberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
     made = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     made.model.save(str(folder))  # vocab.json and merges.txt
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
-    tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    tokens: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     config = RobertaConfig(vocab_size=_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **tokens, **size)
     _save_random(config, folder, seed)
 
 
-def _tiny_xlm_roberta(folder: Path, seed: int, size: dict) -> None:
+def _tiny_xlm_roberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
     (folder / "sentencepiece.bpe.model").write_bytes(_sentencepiece(unk_id=0, bos_id=1, eos_id=2, pad_id=-1))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
-    tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    tokens: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     config = XLMRobertaConfig(vocab_size=_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **tokens, **size)
     _save_random(config, folder, seed)
 
 
-def _tiny_modernbert(folder: Path, seed: int, size: dict) -> None:
+def _tiny_modernbert(folder: Path, seed: int, size: dict[str, Any]) -> None:
     """With one layer of global attention and others that see 16 tokens."""
     names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
     made = _byte_level(list(names.values()))
@@ -194,7 +195,13 @@ def _tiny_modernbert(folder: Path, seed: int, size: dict) -> None:
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
     described |= {f"{key}_token": token for key, token in names.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps(described))
-    tokens = {"cls_token_id": 1, "sep_token_id": 2, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
+    tokens: dict[str, Any] = {
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "pad_token_id": 3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     config = ModernBertConfig(vocab_size=_VOCABULARY, local_attention=16, **tokens, **size)
     _save_random(config, folder, seed)
 

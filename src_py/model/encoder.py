@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from src_py.errors import InputError
 from src_py.model.attention import use_fast_attention
@@ -15,7 +15,7 @@ from src_py.pairs.tokenizer import newline_added, newline_id, single_token_id
 _NAMED = 3  # tensors that an error names
 
 
-def load_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
+def load_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
     """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such.
 
     Every weight of the encoder must come from the file: transformers would fill what is missing with random numbers
@@ -55,7 +55,7 @@ def load_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
     return encoder
 
 
-def fresh_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
+def fresh_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
     """The architecture that the folder's `config.json` describes, with random float32 weights."""
     config = read_config(folder)
     options = _options(config, Path(folder))
@@ -65,7 +65,7 @@ def fresh_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
     return encoder
 
 
-def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
+def fit_embeddings(encoder: PreTrainedModel, tokenizer) -> None:
     """Give the tokenizer's line-break token a sensible vector; never shrink the matrix.
 
     DeBERTa-v3 has more rows (128,100) than its tokenizer has tokens, so `resize_token_embeddings(len(tokenizer))`
@@ -84,12 +84,14 @@ def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
             embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
 
 
-def encoder_layers(encoder: nn.Module) -> nn.ModuleList:
+def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks, lowest first."""
-    return encoder.get_submodule(known_family(encoder.config, type(encoder).__name__).layers)
+    layers = encoder.get_submodule(known_family(encoder.config, type(encoder).__name__).layers)
+    assert isinstance(layers, nn.ModuleList), f"{type(layers).__name__} instead of a list of layers"
+    return layers
 
 
-def encoder_embeddings(encoder: nn.Module) -> nn.Module:
+def encoder_embeddings(encoder: PreTrainedModel) -> nn.Module:
     """What turns token ids into the vectors that the first layer reads."""
     return encoder.get_submodule(known_family(encoder.config, type(encoder).__name__).embeddings)
 
@@ -102,7 +104,7 @@ def _options(config, folder: Path) -> dict:
     return {"add_pooling_layer": False} if family.add_pooling_layer else {}
 
 
-def _check_loaded(folder: Path, encoder: nn.Module, loaded: dict) -> None:
+def _check_loaded(folder: Path, encoder: PreTrainedModel, loaded: dict) -> None:
     """Raise `InputError` unless the file had every weight; `loaded` is what `output_loading_info` returns."""
     wanted = encoder.state_dict()
     if loaded["mismatched_keys"]:

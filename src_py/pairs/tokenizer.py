@@ -21,8 +21,8 @@ def load_tokenizer(folder: str | Path):
     ModernBERT) keep line breaks as they are: nothing is added there.
 
     Raises:
-        InputError: when the folder has no tokenizer files, they cannot be read, or the tokenizer lacks the tokens for
-            the beginning and end of a sequence or for padding.
+        InputError: when the folder has no tokenizer files, they cannot be read, the tokenizer lacks the tokens for the
+            beginning and end of a sequence or for padding, or its own "\\n" shatters the text.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -39,6 +39,11 @@ def load_tokenizer(folder: str | Path):
         raise InputError(
             f"The tokenizer in {folder} has no {' and no '.join(absent)}; attach the encoder's own tokenizer files "
             "(tokenizer_config.json and special_tokens_map.json included)."
+        )
+    if _shatters(tokenizer):
+        raise InputError(
+            f'The tokenizer in {folder} was saved with "\\n" added as a plain string, which splits all text into '
+            "single characters (huggingface/tokenizers#1043); attach the tokenizer files of the original model."
         )
     tokenizer.newline_added = not _keeps_newline(tokenizer)
     if tokenizer.newline_added:
@@ -57,10 +62,18 @@ def newline_added(tokenizer) -> bool:
     return getattr(tokenizer, "newline_added", NEWLINE in tokenizer.get_added_vocab())
 
 
+def _shatters(tokenizer) -> bool:
+    """Whether "\\n" is an added token that is normalized itself, to something else. Adding it again does not help
+    (tokenizers 0.22)."""
+    added, normalizer = tokenizer.get_added_vocab().get(NEWLINE), tokenizer.backend_tokenizer.normalizer
+    if added is None or normalizer is None or not tokenizer.added_tokens_decoder[added].normalized:
+        return False
+    return normalizer.normalize_str(NEWLINE) != NEWLINE
+
+
 def _keeps_newline(tokenizer) -> bool:
     if NEWLINE in tokenizer.get_added_vocab():
-        # As a plain string it shatters the text (see above); added again, this one is replaced.
-        return not tokenizer.added_tokens_decoder[newline_id(tokenizer)].normalized
+        return True
     return tokenizer.convert_tokens_to_ids(_BYTE_NEWLINE) in tokenizer("a\nb", add_special_tokens=False)["input_ids"]
 
 

@@ -396,6 +396,21 @@ def test_heads_of_pretraining_and_the_models_own_prefix_are_no_fault(families, w
         assert torch.equal(value, expected[name])
 
 
+def test_names_of_old_checkpoints_are_read(tmp_path, families):
+    """bert-base-uncased as of 2018: a prefix, LayerNorm.gamma and beta, position_ids, in a .bin."""
+    folder = shutil.copytree(families("bert"), tmp_path / "old")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {"bert.embeddings.position_ids": torch.arange(512)[None]}
+    for name, value in tensors.items():
+        end = next((end for end in old if name.endswith(end)), "")
+        renamed["bert." + name.removesuffix(end) + old.get(end, "")] = value
+    torch.save(renamed, folder / "pytorch_model.bin")
+    for name, value in load_encoder(folder).state_dict().items():
+        assert torch.equal(value, tensors[name])
+
+
 def test_a_trained_folder_with_lost_weights_is_refused(tmp_path, families):
     tokenizer = load_tokenizer(families("bert"))
     model = build_model(families("bert"), tokenizer, "pairwise", SHARES)
