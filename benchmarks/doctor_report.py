@@ -10,12 +10,12 @@ import tempfile
 from dataclasses import replace
 
 import pandas as pd
-from transformers import AutoConfig
 
 from src_py.ablation.posted import posted_config, posted_trainer
 from src_py.doctor.check import check_before_training
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import start_session
+from src_py.model.families import max_tokens
 from src_py.model.preference import build_model
 from src_py.pairs.contest import find_contest
 from src_py.pairs.encode import Reading, encode_pairs
@@ -45,9 +45,9 @@ def main(data: str, model: str) -> None:
 
 
 def posted(model, train, valid):
-    limit = AutoConfig.from_pretrained(model).max_position_embeddings
+    config = posted_config()
     # BERT cannot read the posted 2,048 tokens.
-    config = replace(posted_config(), max_length=min(posted_config().max_length, limit))
+    config = replace(config, max_length=min(config.max_length, max_tokens(model) or config.max_length))
     few = train.sample(frac=config.train_share, random_state=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer, tokenizer = posted_trainer(model, few, valid, folder, config)

@@ -106,8 +106,8 @@ from src_py.kaggle import (
     find_finished, free_memory, identify, key_of, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, find_encoder, find_trained, finished_folds, predict_pairs, predict_saved,
-    save_trained, stopped_folds,
+    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, find_encoder, find_trained,
+    finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
 )  # fmt: skip
 from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
@@ -124,6 +124,9 @@ files = find_contest(cfg.input_dir, cfg.data_dir)
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
+if model_dir:
+    check_max_length(model_dir, cfg.max_length)
+    check_precision(model_dir, precision)
 start_session(cfg.seed)
 print(describe_hardware(precision), files.train, files.test, model_dir, sep="\n")
 

@@ -1,14 +1,26 @@
-"""Generated contest data from known probabilities, and a tiny random DeBERTa to try the recipes on."""
+"""Generated contest data from known probabilities, and tiny random encoders to try the recipes on."""
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import sentencepiece
 import torch
-from transformers import DebertaV2Config, DebertaV2Model
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DebertaV2Model,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from src_py.pairs.contest import LMSYS
 
@@ -91,25 +103,9 @@ def write_tiny_deberta(folder: str | Path, seed: int = 0, hidden_size: int = 64,
     """A DebertaV2 with random weights and a SentencePiece vocabulary, in the layout of deberta-v3's folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frame, _ = make_pairs(1500, seed=99)
-    texts = [turn for cell in frame["response_a"] for turn in json.loads(cell) if turn]
-    model_file = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(" ".join(text.split()).encode("utf-8", "replace").decode() for text in texts),
-        model_writer=model_file,
-        vocab_size=600,
-        hard_vocab_limit=False,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        pad_piece="[PAD]",
-        bos_piece="[CLS]",
-        eos_piece="[SEP]",
-        unk_piece="[UNK]",
-        minloglevel=2,
-    )
-    (folder / "spm.model").write_bytes(model_file.getvalue())
+    special = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+    spm = _sentencepiece(pad_id=0, bos_id=1, eos_id=2, unk_id=3, **special)
+    (folder / "spm.model").write_bytes(spm)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
     torch.manual_seed(seed)
     config = DebertaV2Config(
@@ -132,6 +128,145 @@ def write_tiny_deberta(folder: str | Path, seed: int = 0, hidden_size: int = 64,
     )
     DebertaV2Model(config).save_pretrained(folder)
     return folder
+
+
+def write_tiny(folder: str | Path, family: str, seed: int = 0, hidden_size: int = 64, layers: int = 2) -> Path:
+    """A random encoder of a family, with a small vocabulary, in the layout of the family's public folders.
+
+    Args:
+        family: a key of `src_py.model.families.FAMILIES`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    size: dict[str, Any] = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
+    size |= {"num_hidden_layers": layers, "num_attention_heads": 4, "initializer_range": 0.05}
+    _TINY[family](folder, seed, size)
+    return folder
+
+
+def _tiny_deberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    write_tiny_deberta(folder, seed, size["hidden_size"], size["num_hidden_layers"])
+
+
+def _tiny_mdeberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    """Known by the size of its vocabulary alone: 64 MB of embeddings at hidden size 64."""
+    _tiny_deberta(folder, seed, size)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config.vocab_size = 251_000
+    _save_random(config, folder, seed)
+
+
+def _tiny_bert(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    _wordpiece(folder)
+    _save_random(BertConfig(vocab_size=_VOCABULARY, **size), folder, seed)
+
+
+def _tiny_electra(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    """Like the small public ones, with embeddings that are narrower than the layers."""
+    _wordpiece(folder)
+    _save_random(ElectraConfig(vocab_size=_VOCABULARY, embedding_size=size["hidden_size"] // 2, **size), folder, seed)
+
+
+def _tiny_roberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    made = _byte_level(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    made.model.save(str(folder))  # vocab.json and merges.txt
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    tokens: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = RobertaConfig(vocab_size=_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **tokens, **size)
+    _save_random(config, folder, seed)
+
+
+def _tiny_xlm_roberta(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    (folder / "sentencepiece.bpe.model").write_bytes(_sentencepiece(unk_id=0, bos_id=1, eos_id=2, pad_id=-1))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    tokens: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = XLMRobertaConfig(vocab_size=_VOCABULARY, max_position_embeddings=514, type_vocab_size=1, **tokens, **size)
+    _save_random(config, folder, seed)
+
+
+def _tiny_modernbert(folder: Path, seed: int, size: dict[str, Any]) -> None:
+    """With one layer of global attention and others that see 16 tokens."""
+    names = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+    made = _byte_level(list(names.values()))
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 8192}
+    described |= {f"{key}_token": token for key, token in names.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    tokens: dict[str, Any] = {
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "pad_token_id": 3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = ModernBertConfig(vocab_size=_VOCABULARY, local_attention=16, **tokens, **size)
+    _save_random(config, folder, seed)
+
+
+# One writer a family; the keys are those of `src_py.model.families.FAMILIES`.
+_TINY = {
+    "deberta": _tiny_deberta,
+    "mdeberta": _tiny_mdeberta,
+    "bert": _tiny_bert,
+    "roberta": _tiny_roberta,
+    "xlm-roberta": _tiny_xlm_roberta,
+    "electra": _tiny_electra,
+    "modernbert": _tiny_modernbert,
+}
+_VOCABULARY = 704
+
+
+def _save_random(config, folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    AutoModel.from_config(config, trust_remote_code=False).save_pretrained(folder)
+
+
+def _texts() -> list[str]:
+    """Lines to make a vocabulary from, without line breaks and lone surrogates."""
+    frame, _ = make_pairs(1500, seed=99)
+    texts = [turn for cell in frame["response_a"] for turn in json.loads(cell) if turn]
+    return [" ".join(text.split()).encode("utf-8", "replace").decode() for text in texts]
+
+
+def _sentencepiece(**ids) -> bytes:
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_texts()),
+        model_writer=file,
+        vocab_size=600,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
+    return file.getvalue()
+
+
+def _wordpiece(folder: Path) -> None:
+    """The vocabulary of an uncased BERT: vocab.txt."""
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "|", "…"]
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    made.train_from_iterator(_texts(), trainer)
+    made.model.save(str(folder))
+    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+
+
+def _byte_level(special: list[str]) -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    made.train_from_iterator(_texts(), trainer)
+    return made
 
 
 def _sentence(rng, vocabulary: list[str], least: int, most: int) -> str:

@@ -93,7 +93,7 @@ def _mount(source: Path, target: Path, test: pd.DataFrame | None = None) -> None
     if test is not None:
         test.to_csv(target / "test.csv", index=False)
         sample = pd.read_csv(target / "sample_submission.csv")
-        sample = pd.DataFrame({"id": test["id"]} | {name: 1 / 3 for name in sample.columns[1:]})
+        sample = pd.DataFrame({"id": test["id"]} | dict.fromkeys(sample.columns[1:], 1 / 3))
         sample.to_csv(target / "sample_submission.csv", index=False)
     for path in [*target.rglob("*"), target]:
         path.chmod(0o555 if path.is_dir() else 0o444)

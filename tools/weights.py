@@ -33,7 +33,7 @@ def convert(source: Path, target: Path, dtype: str = "float32") -> str:
     encoder = load_encoder(source, fast_attention=False)
     wanted = {name: value.clone() for name, value in encoder.state_dict().items()}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # every kind of tokenizer raises its own
         raise InputError(
             f"The tokenizer in {source} cannot be read ({error}); copy its files beside the weights."

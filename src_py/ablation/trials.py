@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
-from transformers import AutoConfig, TrainerCallback
+from transformers import TrainerCallback
 
 from src_py.ablation.arms import Arm, parse_arm
 from src_py.ablation.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
@@ -21,6 +21,7 @@ from src_py.config import Settings, setting
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.files import WEIGHTS, folder_digest, write_arrays, writing
 from src_py.kaggle.session import PRECISIONS, free_memory, start_session
+from src_py.model.families import max_tokens
 from src_py.model.predict import predict_logits
 from src_py.model.preference import ModelSettings, build_model
 from src_py.model.saved import SavedSettings, save_trained
@@ -212,9 +213,8 @@ def _style(arm: Arm) -> str:
 def _max_length(arm: Arm, problem: Problem) -> int:
     """Twice the tokens where both answers share a sequence, as far as the encoder's positions reach."""
     wanted = problem.settings.max_length * (1 if "pairwise" in arm else 2)
-    config = AutoConfig.from_pretrained(problem.model_dir, local_files_only=True)
-    absolute = getattr(config, "position_biased_input", True)  # DeBERTa-v3's positions are relative: no limit
-    return min(wanted, config.max_position_embeddings) if absolute else wanted
+    limit = max_tokens(problem.model_dir)
+    return wanted if limit is None else min(wanted, limit)
 
 
 def _reading(arm: Arm, problem: Problem):

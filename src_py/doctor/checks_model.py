@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge, sequences
 from src_py.evaluation.baselines import class_shares
 from src_py.model.encoder import reference_lr
+from src_py.model.families import max_tokens
 
 FP16_MAX = 65504.0
 MEMORISE_ROWS, MEMORISE_STEPS = 8, 60
@@ -31,9 +32,9 @@ def check_sequence_length(setup: Setup) -> Finding:
     name = "sequence length"
     config = _encoder(setup.model).config
     longest = max(len(s) for row in setup.sample for s in sequences(row))
-    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+    limit = max_tokens(config)
+    if limit is None:
         return Finding(name, PASS, f"{longest} tokens", "no limit")
-    limit = config.max_position_embeddings
     advice = f"This model reads {limit} tokens at most: set CFG.max_length to {limit} or less."
     return judge(name, longest, longest > limit, longest > limit, f"{limit}", advice, "{:.0f} tokens")
 

@@ -1,6 +1,5 @@
 """Find what is attached."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,45 +65,6 @@ def choose_folder(root: str | Path, wanted: str, stems: list[tuple[str, str]]) -
     return found[0]
 
 
-def find_model(root: str | Path, wanted: str = "") -> Path:
-    """Find the encoder to fine-tune.
-
-    Args:
-        root: where inputs are attached.
-        wanted: a folder with a `config.json`, which is taken as it is; or a part of the path, such as
-            "base", that picks among several DeBERTa folders below `root`.
-
-    Raises:
-        InputError: when none is found, or several remain.
-    """
-    if wanted and (Path(wanted) / "config.json").is_file():
-        return Path(wanted)
-    if os.sep in wanted:
-        raise InputError(f"CFG.model_dir is {wanted}, but there is no config.json in it.")
-    folders = [
-        folder
-        for folder, _, names in _walk(root)
-        if "config.json" in names and TRAINED_MARKER not in names and _model_type(folder) == "deberta-v2"
-    ]
-    chosen = [folder for folder in folders if wanted in str(folder.relative_to(root))] or folders
-    if not chosen:
-        raise InputError(
-            f"No folder below {root} holds a DeBERTa-v2/v3 model (config.json with model_type deberta-v2); "
-            "attach one (Add Input > Models, for example deberta-v3-base) or set CFG.model_dir."
-        )
-    if len(chosen) > 1:
-        raise InputError(
-            f"Several DeBERTa folders are attached ({', '.join(map(str, chosen))}); "
-            "set CFG.model_dir to one of them, or to a part of its path."
-        )
-    return chosen[0]
-
-
-def find_trained(root: str | Path) -> list[Path]:
-    """Folders below `root` that this recipe saved after training, one a fold, in order of their path."""
-    return sorted(folder for folder, _, names in _walk(root) if TRAINED_MARKER in names)
-
-
 def find_named(root: str | Path, name: str) -> list[Path]:
     """All files called `name` below `root`, in order of their path."""
     return sorted(folder / name for folder, _, names in _walk(root) if name in names)
@@ -148,10 +108,3 @@ def _with_tables(root: str | Path, stems: list[tuple[str, str]]) -> list[Path]:
 def _at_or_below(folder: Path, stems: list[tuple[str, str]]) -> list[Path]:
     found = _with_tables(folder, stems)
     return [folder] if folder in found else found
-
-
-def _model_type(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None

@@ -1,6 +1,7 @@
 """An encoder with a preference head: find, build, save, load it, and predict with it."""
 
-from src_py.kaggle.inputs import find_model as find_encoder
+from src_py.model.families import check_max_length, check_precision
+from src_py.model.find import find_encoder
 from src_py.model.predict import predict_pairs
 from src_py.model.preference import ModelSettings, build_model
 from src_py.model.saved import (

@@ -1,78 +1,152 @@
 """Pretrained encoders: load one in fp32, fit its embeddings to a tokenizer, find its layers and its learning rate."""
 
+import re
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import AutoModel, PreTrainedModel
 
 from src_py.errors import InputError
 from src_py.model.attention import use_fast_attention
-from src_py.pairs.tokenizer import newline_id, single_token_id
+from src_py.model.families import known_family, read_config
+from src_py.pairs.tokenizer import newline_added, newline_id, single_token_id
+
+_NAMED = 3  # tensors that an error names
 
 
-def load_encoder(folder: str | Path, fast_attention: bool = True) -> nn.Module:
+def load_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
     """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such.
+
+    Every weight of the encoder must come from the file: transformers would fill what is missing with random numbers
+    and only log it. What the file has beyond the encoder (the heads of its pretraining) is left out.
 
     Args:
         fast_attention: `use_fast_attention` where the encoder is a DeBERTa.
+
+    Raises:
+        InputError: the folder does not hold an encoder of a known family, or its weights cannot be read, or they are
+            not those of its config.json: tensors missing, of another shape, under other names, or of more layers.
     """
     folder = Path(folder)
+    config = read_config(folder)
+    options = _options(config, folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{folder}/config.json cannot be read ({error}); attach a Hugging Face model folder."
-        ) from error
-    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise InputError(
-            f"{folder} holds a {config.model_type} model, which is no bidirectional encoder; "
-            "attach DeBERTa-v3 (or BERT, RoBERTa, ELECTRA) instead."
-        )
-    try:
-        encoder = AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, local_files_only=True, weights_only=True, **no_pooler(config)
+        encoder, loaded = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            weights_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name and shape
+            **options,
         )
     except Exception as error:  # safetensors, torch and transformers each raise their own
+        line = (str(error).strip().splitlines() or [""])[0][:150]
         raise InputError(
-            f"The weights in {folder} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:150]}); "
+            f"The weights in {folder} cannot be read ({type(error).__name__}: {line}); "
             "the file may be cut short: attach the model folder again."
         ) from error
+    _check_loaded(folder, encoder, loaded)
     if fast_attention:
         use_fast_attention(encoder)
     return encoder
 
 
-def fit_embeddings(encoder: nn.Module, tokenizer) -> None:
+def fresh_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
+    """The architecture that the folder's `config.json` describes, with random float32 weights."""
+    config = read_config(folder)
+    options = _options(config, Path(folder))
+    encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+    if fast_attention:
+        use_fast_attention(encoder)
+    return encoder
+
+
+def fit_embeddings(encoder: PreTrainedModel, tokenizer) -> None:
     """Give the tokenizer's line-break token a sensible vector; never shrink the matrix.
 
     DeBERTa-v3 has more rows (128,100) than its tokenizer has tokens, so `resize_token_embeddings(len(tokenizer))`
     would cut it. A new row starts as a copy of the pretrained "|", a separator the model knows; a random or
-    mean-initialised row would stay so while the embeddings are frozen.
+    mean-initialised row would stay so while the embeddings are frozen. A line break that the vocabulary had before
+    `load_tokenizer` (RoBERTa, ModernBERT, a folder that was saved after training) keeps its own row.
     """
     embeddings = encoder.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
-        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if tokens > embeddings.num_embeddings:
+        encoder.resize_token_embeddings(tokens, mean_resizing=False)
         embeddings = encoder.get_input_embeddings()
     source = single_token_id(tokenizer, ("|", ";", "."))
-    if source is not None:
+    if source is not None and newline_added(tokenizer):
         with torch.no_grad():
             embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
 
 
-def encoder_layers(encoder: nn.Module) -> nn.ModuleList:
+def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks, lowest first."""
-    wanted = encoder.config.num_hidden_layers
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return module
-    raise InputError(f"No list of {wanted} layers found in {type(encoder).__name__}; use a DeBERTa or BERT model.")
+    layers = encoder.get_submodule(known_family(encoder.config, type(encoder).__name__).layers)
+    assert isinstance(layers, nn.ModuleList), f"{type(layers).__name__} instead of a list of layers"
+    return layers
 
 
-def no_pooler(config) -> dict:
-    """BERT's own pooler would be a randomly used extra; a config without one takes it silently."""
-    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
+def encoder_embeddings(encoder: PreTrainedModel) -> nn.Module:
+    """What turns token ids into the vectors that the first layer reads."""
+    return encoder.get_submodule(known_family(encoder.config, type(encoder).__name__).embeddings)
+
+
+def _options(config, folder: Path) -> dict:
+    """Arguments of `AutoModel` for this family, whose settings are put into `config`."""
+    family = known_family(config, folder)
+    for name, value in family.settings:
+        setattr(config, name, value)
+    return {"add_pooling_layer": False} if family.add_pooling_layer else {}
+
+
+def _check_loaded(folder: Path, encoder: PreTrainedModel, loaded: dict) -> None:
+    """Raise `InputError` unless the file had every weight; `loaded` is what `output_loading_info` returns."""
+    wanted = encoder.state_dict()
+    if loaded["mismatched_keys"]:
+        name, stored, shape = sorted(loaded["mismatched_keys"])[0]
+        count = len(loaded["mismatched_keys"])
+        raise InputError(
+            f"{count} tensors in {folder} do not have the shape that its config.json says (first: {name} is "
+            f"{tuple(stored)} in the weights, {tuple(shape)} in the config); attach weights and config of one model."
+        )
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(wanted)} tensors are missing from the weights in {folder} "
+            f"({_some(missing)}); {_other_names(missing, unexpected)}."
+        )
+    path = known_family(encoder.config, folder).layers
+    pattern = re.compile(rf"(?:{encoder.base_model_prefix}\.)?{re.escape(path)}\.\d+\.")
+    surplus = [name for name in unexpected if pattern.match(name)]
+    if surplus:
+        raise InputError(
+            f"The weights in {folder} have more layers than the {encoder.config.num_hidden_layers} of its config.json "
+            f"({_some(surplus)}); set num_hidden_layers to what the weights hold, or attach the model folder again."
+        )
+
+
+def _other_names(missing: list[str], unexpected: list[str]) -> str:
+    """What to do about missing tensors: are they there under a longer name?"""
+    for name in unexpected:
+        found = next((key for key in missing if name.endswith(f".{key}")), None)
+        if found:
+            prefix = name.removesuffix(found)
+            count = sum(f"{prefix}{key}" in set(unexpected) for key in missing)
+            return (
+                f"{count} of them are there with {prefix!r} before their name ({name}): take {prefix!r} off all "
+                "names, or save the encoder inside that model with save_pretrained, and attach the result"
+            )
+    there = f"; the file has {_some(unexpected)} instead" if unexpected else ""
+    return f"they would stay random{there}: attach the complete model folder again"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 # Peak learning rates of Microsoft's own fine-tuning recipe (DeBERTa, experiments/glue/mnli.sh), by the number of

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
 
 from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
-from src_py.model.attention import FastEncoder, use_fast_attention
-from src_py.model.encoder import encoder_layers, fit_embeddings, load_encoder, no_pooler
+from src_py.model.attention import FastEncoder
+from src_py.model.encoder import encoder_embeddings, encoder_layers, fit_embeddings, fresh_encoder, load_encoder
 from src_py.model.heads import DavidsonHead, JointHead
 from src_py.pairs.encode import STYLES
 
@@ -104,7 +103,7 @@ def build_model(
         fit: called with encoder and tokenizer to make room for added tokens; `fit_embeddings` unless given.
 
     Raises:
-        InputError: unreadable weights, or an architecture that is not a bidirectional encoder.
+        InputError: unreadable weights, or an architecture that is not an encoder of a known family.
     """
     check_choice("style", style, STYLES)
     settings = settings or ModelSettings()
@@ -134,10 +133,7 @@ def model_settings(model: PreferenceModel) -> dict:
 
 def model_from_settings(folder: str | Path, settings: dict) -> PreferenceModel:
     """The architecture of `model_settings` with fresh weights; `folder` holds the encoder's config.json."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    encoder = AutoModel.from_config(config, dtype=torch.float32, **no_pooler(config))
-    if settings["fast_attention"]:
-        use_fast_attention(encoder)
+    encoder = fresh_encoder(folder, settings["fast_attention"])
     options = (settings["n_classes"], settings["dropout"], settings["side_bias"])
     head = make_head(settings["style"], encoder.config.hidden_size, *options)
     return PreferenceModel(encoder, head, settings["pooling"], settings["label_smoothing"])
@@ -152,7 +148,7 @@ def _choose_trained(model: PreferenceModel, settings: ModelSettings) -> None:
             f"more than the model's {len(layers)} layers."
         )
     if settings.freeze_embeddings:
-        model.encoder.embeddings.requires_grad_(False)
+        encoder_embeddings(model.encoder).requires_grad_(False)
     for layer in layers[: settings.freeze_layers]:
         layer.requires_grad_(False)
     for layer in layers[len(layers) - settings.reinit_layers :]:
@@ -173,7 +169,8 @@ def _reset(module: nn.Module, std: float) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:  # ModernBERT has none
+            nn.init.zeros_(module.bias)
 
 
 # Tokens of padding for which another call of the encoder is worth while. Measured on 2,838 real pairs: 128 leaves 4 %

@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from src_py.config import Settings, setting
 from src_py.evaluation.metrics import evaluation_metrics
-from src_py.model.encoder import encoder_layers, reference_lr
+from src_py.model.encoder import encoder_embeddings, encoder_layers, reference_lr
 from src_py.model.preference import PreferenceModel
 from src_py.pairs.encode import PairCollator
 from src_py.training.batches import BudgetTrainer
@@ -32,7 +32,7 @@ def parameter_groups(
     layers = encoder_layers(model.encoder)
     depth = {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
     top = {id(p) for p in model.head.parameters()}
-    inputs = {id(p) for p in model.encoder.embeddings.parameters()}
+    inputs = {id(p) for p in encoder_embeddings(model.encoder).parameters()}
     groups: dict[tuple, dict] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:

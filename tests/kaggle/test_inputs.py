@@ -1,12 +1,9 @@
 """Inputs are found wherever they are mounted."""
 
-import json
-import shutil
-
 import pytest
 
 from src_py.errors import InputError
-from src_py.kaggle.inputs import choose_folder, find_extra, find_model, find_trained, tables_in
+from src_py.kaggle.inputs import choose_folder, find_extra, tables_in
 
 
 def tables(folder, *names):
@@ -51,21 +48,3 @@ def test_extra_files_are_found_by_name_or_path(tmp_path):
     tables(tmp_path / "b", "more.csv")
     with pytest.raises(InputError, match=r"CFG\.extra_files: several files .*a/more\.csv, .*b/more\.csv"):
         find_extra(tmp_path, "more.csv")
-
-
-def test_the_model_is_found_by_what_its_config_says(tmp_path):
-    for path, kind in (("x/deberta-v3-base/1", "deberta-v2"), ("x/deberta-v3-small/1", "deberta-v2"), ("y", "gpt2")):
-        (tmp_path / path).mkdir(parents=True)
-        (tmp_path / path / "config.json").write_text(json.dumps({"model_type": kind}))
-    assert find_model(tmp_path, "base") == tmp_path / "x/deberta-v3-base/1"
-    assert find_model(tmp_path, str(tmp_path / "y")) == tmp_path / "y"
-    with pytest.raises(InputError, match="Several DeBERTa folders"):
-        find_model(tmp_path, "")
-    shutil.rmtree(tmp_path / "x/deberta-v3-base")
-    assert find_model(tmp_path, "base") == tmp_path / "x/deberta-v3-small/1"
-    (tmp_path / "x/deberta-v3-small/1/preference.json").touch()
-    with pytest.raises(InputError, match="No folder below"):
-        find_model(tmp_path, "base")
-    assert find_trained(tmp_path) == [tmp_path / "x/deberta-v3-small/1"]
-    with pytest.raises(InputError, match=r"CFG\.model_dir is"):
-        find_model(tmp_path, str(tmp_path / "nowhere"))

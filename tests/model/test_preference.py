@@ -102,7 +102,7 @@ def test_a_trained_folder_predicts_the_same(tmp_path, model, tokenizer, pairs):
 
 def test_folders_that_hold_no_usable_encoder_are_refused(tmp_path, tiny, tokenizer):
     GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=1, vocab_size=50)).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(InputError, match="gpt2 model, which is no bidirectional encoder"):
+    with pytest.raises(InputError, match="a gpt2 model, which is a decoder"):
         build_model(tmp_path / "gpt2", tokenizer, "pairwise", SHARES)
     cut = shutil.copytree(tiny, tmp_path / "cut")
     weights = cut / "model.safetensors"

@@ -35,11 +35,6 @@ def test_a_saved_tokenizer_reads_the_same(tmp_path, tokenizer):
     assert len(again) == len(tokenizer)
 
 
-def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no tokenizer"):
-        load_tokenizer(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("needs", "budget", "granted"),
     [([10, 10], 100, [10, 10]), ([10, 500], 100, [10, 90]), ([500, 500], 100, [30, 70]), ([0, 500], 9, [0, 9])],
@@ -61,7 +56,7 @@ def test_both_answers_survive_any_length(tokenizer, style):
 
 def test_a_cut_text_keeps_head_and_tail_and_the_last_turn_first(tokenizer):
     def kept(*turns):
-        ids = encode_pairs(table([""], list(turns), ["x"]), tokenizer, max_length=32)[0]["sequences"][0]
+        ids = encode_pairs(table([""], list(turns), ["x"]), tokenizer, Reading(max_length=32))[0]["sequences"][0]
         return tokenizer.decode(ids)
 
     beginning, end = "hebado", "zozozo"
@@ -97,6 +92,6 @@ def test_the_report_shows_what_was_cut(tokenizer, pairs):
 
 
 @pytest.mark.parametrize("change", [{"style": "both"}, {"max_length": 4}, {"prompt_share": 1.0}])
-def test_impossible_settings_are_refused(tokenizer, pairs, change):
+def test_impossible_settings_are_refused(change):
     with pytest.raises(InputError, match=r"CFG\."):
-        encode_pairs(pairs, tokenizer, **change)
+        Reading(**change)

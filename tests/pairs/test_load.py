@@ -192,8 +192,7 @@ def test_ids_are_compared_with_the_sample_submission(tmp_path):
     # The scoring run's test file beside the sample of the visible rows: other ids altogether.
     other = plain(9).assign(id=[f"y{i}" for i in range(9)])
     assert len(load_pairs(write(tmp_path, other), WSDM, labelled=False, sample=sample)[0]) == 9
-    with pytest.raises(InputError, match="6 of the 6 ids"):
-        load_pairs(write(tmp_path, other[:5]), WSDM, labelled=False, sample=sample)
+    assert len(load_pairs(write(tmp_path, other[:5]), WSDM, labelled=False, sample=sample)[0]) == 5
 
 
 # Text types of parquet
