@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from src_py.config import Settings, check_choice, setting
 from src_py.kaggle.files import writing
+from src_py.kaggle.identity import module_digest
 from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.tokenizer import newline_id, single_token_id
 
@@ -61,7 +62,7 @@ def encode_pairs(
     columns = {column: table[column].tolist() for column in TEXT_COLUMNS}
     if "label" in table:
         columns["labels"] = table["label"].tolist()
-    key = _encoding_key(columns, tokenizer, [*asdict(reading).values(), cut])
+    key = _encoding_key(columns, tokenizer, [*asdict(reading).values(), cut, module_digest(__name__)])
     cache = None if cache_dir is None else Path(cache_dir) / f"pairs-{key}.arrow"
 
     def encode() -> Dataset:
