@@ -58,7 +58,6 @@ def pull(path: Path, root: Path) -> Pulled:
         _check_target(name, recipe, path, root)
     for name, text in texts.items():
         parse(text, name)
-        _check_text(name, text)
 
     changed = [name for name, text in texts.items() if not (root / name).is_file() or read(root / name) != text]
     unstamped = [name for name in changed if name not in edited.stamps and (root / name).exists()]
@@ -70,9 +69,9 @@ def pull(path: Path, root: Path) -> Pulled:
     moved = [name for name in changed if name in edited.stamps and edited.stamps[name] != digest(root / name)]
     if moved:
         raise SyncError(f"{', '.join(moved)} changed since {path.name} was built; pull into the version it came from.")
-    new = {name: texts[name] for name in changed}
-    _try_build(new, root)
-    write_all({root / name: text for name, text in new.items()}, root)
+    if changed:
+        _try_build({name: texts[name] for name in changed}, root)
+        write_all({root / name: texts[name] for name in changed}, root)
     lost = [name for name in edited.stamps if name not in texts]
     return Pulled(
         changed, [*edited.notes, *(f"{name} is not in the notebook; the file stays as it is." for name in lost)]
@@ -163,6 +162,7 @@ def _cells(path: Path) -> list[NotebookNode]:
             source = "".join(source)
         if kind not in ("code", "markdown", "raw") or not isinstance(source, str):
             raise SyncError(f"{path}, cell {number}: not a notebook cell; download the notebook again.")
+        _refuse_half_characters(source, f"{path}, cell {number}")
         text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         found.append(NotebookNode(cell_type=kind, source=text, metadata={}, attachments=cell.get("attachments") or {}))
     return found
@@ -213,7 +213,7 @@ def _refuse_links(target: Path, root: Path) -> None:
         raise SyncError(f"{target} lies outside {root}.")
 
 
-def _check_text(name: str, text: str) -> None:
+def _refuse_half_characters(text: str, name: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
