@@ -7,52 +7,21 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from tools.recipes import RECIPES
+
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {
-    "finetune_deberta": [
-        "What you get",
-        "Configuration",
-        "Data",
-        "Validation split",
-        "Model",
-        "Check before training",
-        "Train",
-        "Evaluate",
-        "Submission",
-        "What to change next",
-    ],
-    "ablate_subset_vs_full": [
-        "What you get",
-        "Configuration",
-        "Data",
-        "Validation split",
-        "Model",
-        "Check before training",
-        "Grid",
-        "Submission",
-        "What to change next",
-    ],
-    "embed_deberta_lightgbm": [
-        "What you get",
-        "Configuration",
-        "Data",
-        "Validation split",
-        "Features",
-        "Check before training",
-        "Boost",
-        "Evaluate",
-        "Submission",
-        "What to change next",
-    ],
-}
-RECIPES = sorted((ROOT / "notebooks").glob("*.py"))
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def cells(recipe, kind):
     return [cell.source for cell in jupytext.read(recipe).cells if cell.cell_type == kind]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_has_one_entry():
+    assert sorted(RECIPES) == [path.stem for path in SOURCES]
+
+
+@pytest.mark.parametrize("recipe", SOURCES, ids=lambda path: path.stem)
 class TestAnatomy:
     def test_the_first_cell_says_what_it_is(self, recipe):
         first = cells(recipe, "markdown")[0]
@@ -62,7 +31,7 @@ class TestAnatomy:
 
     def test_sections_come_in_order(self, recipe):
         found = re.findall(r"^## (.+)$", "\n".join(cells(recipe, "markdown")), re.MULTILINE)
-        assert found == SECTIONS[recipe.stem]
+        assert found == list(RECIPES[recipe.stem].sections)
 
     def test_cells_are_short(self, recipe):
         lengths = [len(source.splitlines()) for source in cells(recipe, "code")]
