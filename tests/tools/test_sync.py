@@ -65,19 +65,33 @@ def test_every_recipe_comes_back_as_it_was(repo, tmp_path, name):
     assert sources(repo) == before
 
 
-def test_modules_are_found_through_imports(repo):
-    (repo / "src_py/pairs/first.py").write_text("from src_py.pairs.second import x\n")
-    (repo / "src_py/pairs/second.py").write_text("x = 1\n")
+@pytest.fixture
+def rooms(tmp_path):
+    """A few empty rooms."""
+    for name in ("src_py", "src_py/pairs", "src_py/model", "src_py/cellar"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    return tmp_path
+
+
+def test_modules_are_found_through_imports(rooms):
+    (rooms / "src_py/pairs/first.py").write_text("from src_py.pairs.second import x\n")
+    (rooms / "src_py/pairs/second.py").write_text("x = 1\n")
     expected = [f"src_py/{name}.py" for name in ("__init__", "pairs/__init__", "pairs/first", "pairs/second")]
     for line in (
         "from src_py.pairs.first import x",
         "from src_py.pairs import first",
         "import src_py.pairs.first as f",
     ):
-        assert needed_modules(line, repo) == expected
-    (repo / "src_py/pairs/second.py").write_text("import src_py.pairs.first\n")
+        assert needed_modules(line, rooms) == expected
+    (rooms / "src_py/model/__init__.py").write_text("from src_py.model.encoder import load\n")
+    (rooms / "src_py/model/encoder.py").write_text("from src_py.pairs.second import x as load\n")
+    expected = ["__init__", "pairs/__init__", "pairs/second", "model/__init__", "model/encoder"]
+    for line in ("from src_py.model import load", "from src_py.model.encoder import load", "import src_py.model"):
+        assert needed_modules(line, rooms) == [f"src_py/{name}.py" for name in expected]
+    (rooms / "src_py/pairs/second.py").write_text("import src_py.pairs.first\n")
     with pytest.raises(SyncError, match="cycle"):
-        needed_modules("from src_py.pairs.first import x", repo)
+        needed_modules("from src_py.pairs.first import x", rooms)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +103,11 @@ def test_modules_are_found_through_imports(repo):
         ("import src_py.cellar.wine\n", "unknown room"),
     ],
 )
-def test_a_helper_that_cannot_travel_is_refused(repo, text, sentence):
-    (repo / "src_py/cellar").mkdir()
-    (repo / "src_py/cellar/wine.py").write_text("x = 1\n")
-    (repo / "src_py/pairs/new.py").write_text(text)
+def test_a_helper_that_cannot_travel_is_refused(rooms, text, sentence):
+    (rooms / "src_py/cellar/wine.py").write_text("x = 1\n")
+    (rooms / "src_py/pairs/new.py").write_text(text)
     with pytest.raises(SyncError, match=sentence):
-        needed_modules("import src_py.pairs.new", repo)
+        needed_modules("import src_py.pairs.new", rooms)
 
 
 @pytest.mark.parametrize(
@@ -186,27 +199,28 @@ def test_the_parser_gives_back_what_was_joined(text):
 
 def test_an_edited_helper_takes_effect_on_the_next_import(repo, tmp_path):
     """Also where the new text is as long as the old one and the clock has not moved on."""
-    (repo / "src_py/pairs/value.py").write_text("VALUE = 1\n")
-    (repo / "src_py/pairs/user.py").write_text("from src_py.pairs.value import VALUE\n")
+    (repo / "src_py/value.py").write_text("VALUE = 1\n")
+    (repo / "src_py/user.py").write_text("from src_py.value import VALUE\n")
     recipe = repo / "notebooks/finetune_deberta.py"
     line = "# %%\nimport os\n"
-    recipe.write_text(recipe.read_text().replace(line, f"{line}\nimport src_py.pairs.user\n\n", 1))
+    recipe.write_text(recipe.read_text().replace(line, f"{line}\nimport src_py.user\n\n", 1))
+    assert "src_py.user" in recipe.read_text()
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(recipe)], check=True)
     more = """
 import os, types
-cell = next(cell.source for cell in cells if cell.source.startswith("%%helpers src_py/pairs"))
+cell = next(cell.source for cell in cells if cell.source.startswith("%%helpers src_py/\\n"))
 sys.path.insert(0, "")
-run("from src_py.pairs.user import VALUE; first = VALUE")
-kept = sys.modules["src_py.pairs.user"]
+run("from src_py.user import VALUE; first = VALUE")
+kept = sys.modules["src_py.user"]
 run(cell)
-assert sys.modules["src_py.pairs.user"] is kept, "nothing changed, nothing is imported anew"
-before = os.stat("src_py/pairs/value.py")
+assert sys.modules["src_py.user"] is kept, "nothing changed, nothing is imported anew"
+before = os.stat("src_py/value.py")
 run(cell.replace("VALUE = 1", "VALUE = 2"))
-os.utime("src_py/pairs/value.py", ns=(before.st_atime_ns, before.st_mtime_ns))
-run("from src_py.pairs.user import VALUE; second = VALUE")
+os.utime("src_py/value.py", ns=(before.st_atime_ns, before.st_mtime_ns))
+run("from src_py.user import VALUE; second = VALUE")
 assert (shell.user_ns["first"], shell.user_ns["second"]) == (1, 2)
-outside = cell.replace("# ==== src_py/pairs/value.py", "# ==== ../value.py")
-above = cell.replace("pairs\\n", "pairs\\nx\\n", 1)
+outside = cell.replace("# ==== src_py/value.py", "# ==== ../value.py")
+above = cell.replace("src_py/\\n", "src_py/\\nx\\n", 1)
 for broken in (outside, above):
     result = shell.run_cell(broken)
     assert isinstance(result.error_in_exec, ValueError), result
