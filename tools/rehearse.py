@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -97,10 +98,8 @@ def _run(recipe: Recipe, folder: Path, name: str, inputs: Path, extra: dict[str,
     working = folder / name / "working"
     working.mkdir(parents=True)
     before, begun = _digest(inputs), time.monotonic()
-    environment = {
-        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "RECIPE_CFG": f"input_dir={inputs} {recipe.rehearsal_cfg}",
-    } | extra
+    cfg = f"{shlex.quote(f'input_dir={inputs}')} model_dir=tiny {recipe.rehearsal_cfg}"
+    environment = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "RECIPE_CFG": cfg} | extra
     paths = [str(folder / "absent"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     saved = dict(os.environ)

@@ -73,7 +73,7 @@ def demo(recipe: Recipe) -> None:
     truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS, length_scale=recipe.length_scale)
     write_tiny_deberta(mounts / "models/microsoft/deberta-v3/transformers/tiny/1")
     started = time.monotonic()
-    run_notebook(recipe.name, out, {"input_dir": str(mounts)}, recipe.demo_cfg)
+    run_notebook(recipe.name, out, {"input_dir": str(mounts), "model_dir": "tiny"}, recipe.demo_cfg)
     print("\nGenerated data, tiny random DeBERTa (no statement about real data or leaderboard scores):")
     for name in recipe.shows:
         print(f"{name}\n{_shown(out / name)}")
@@ -125,9 +125,10 @@ def main(words: list[str]) -> int:
         if chosen.action == "demo":
             demo(chosen.recipe)
             return 0
-        overrides = {"input_dir": str(chosen.data.resolve())}
-        if chosen.model:
-            overrides["model_dir"] = str(chosen.model.resolve())
+        overrides = {
+            "input_dir": str(chosen.data.resolve()),
+            "model_dir": str(chosen.model.resolve()) if chosen.model else "",
+        }
         out = chosen.out or ROOT / "build" / "run" / chosen.recipe.name
         print(f"Open {run_notebook(chosen.recipe.name, out.resolve(), overrides, chosen.cfg)}")
     except SyncError as error:

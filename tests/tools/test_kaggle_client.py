@@ -235,16 +235,32 @@ KEY = "0123456789abcdef" * 2
 
 
 @pytest.mark.parametrize(
-    "text",
-    [f"Invalid key {KEY}", "KGAT_0123456789abcdefghij is no token", "Authorization: Bearer abcdefgh.ijk", "my-own-key",
-     "Authorization: Basic c29tZW9uZTptYWRlLXVw", '{"username": "someone", "key": "made-up"}', "token=abc", "key: 12"],
-)  # fmt: skip
-def test_a_key_that_the_client_echoes_is_masked(saying, text):
-    done = saying("push", f"{text}\n{PUSHED}", KAGGLE_KEY="my-own-key")
-    assert done.returncode == 0, done.stderr
+    ("text", "secret"),
+    [
+        (f"Invalid: {KEY}", KEY),
+        ("KGAT_" + "0123456789abcdefghij is not valid", "0123456789abcdefghij"),
+        ("Authorization: Bearer abcdefgh.ijk", "abcdefgh.ijk"),
+        ("Authorization: Basic c29tZW9uZTptYWRlLXVw", "c29tZW9uZTptYWRlLXVw"),
+        ('{"username": "someone", "key": "made-up"}', "made-up"),
+        ("token=abc", "abc"),
+        ("Using key: 12!34", "12!34"),
+        ("It is my-own-secret", "my-own-secret"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked(text, secret, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "my-own-secret")
+    assert secret in text
+    assert secret not in mask(text)
+    assert "***" in mask(text)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_key_that_the_client_echoes_is_masked(saying, code):
+    done = saying("push", f"Invalid key {KEY}, my-own-key\n{PUSHED}", code, KAGGLE_KEY="my-own-key")
+    assert (done.returncode == 0) == (code == 0)
     assert "***" in done.stdout
-    for part in (KEY, "KGAT_", "abcdefgh", "c29tZW9", "made-up", "abc", " 12", "my-own-key"):
-        assert part not in done.stdout.replace(PUSHED, "")
+    assert KEY not in done.stdout + done.stderr
+    assert "my-own-key" not in done.stdout + done.stderr
 
 
 def test_what_is_no_secret_is_shown():
