@@ -1,8 +1,9 @@
 """Speed as ratios against the alternative in the same run.
 
-    python -m benchmarks.bench [--quick] [--data FOLDER] [--model FOLDER]
+    python -m benchmarks.bench [--quick=1] [--data FOLDER] [--model FOLDER] [--out FOLDER]
 
-Without data and model: generated pairs and a tiny random DeBERTa. Writes benchmarks/bench.json and bench.md.
+Without data and model: generated pairs and a tiny random DeBERTa. Writes bench.json and bench.md into benchmarks/ or
+the folder given, after every measurement.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from src_py.tabular.embeddings import embed_sequences
 from src_py.tabular.folds import fit_fold
 from src_py.tabular.groups import Counted
 from src_py.tabular.models import LIGHTGBM, PATIENCE, ROUNDS
+from tools.arguments import checked, existing_folder, new_folder, yes
 from tools.demo_data import write_contest, write_tiny_deberta
 
 HERE = Path(__file__).resolve().parent
@@ -51,11 +53,13 @@ RAW_COLUMNS = 20_000
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="at most three minutes on two cores")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--out", type=Path, default=HERE)
+    quick = {"type": checked(yes), "nargs": "?", "const": True, "default": False}
+    parser.add_argument("--quick", **quick, help="1: at most three minutes on two cores")
+    parser.add_argument("--data", type=checked(existing_folder))
+    parser.add_argument("--model", type=checked(existing_folder))
+    parser.add_argument("--out", type=checked(new_folder), default=HERE)
     chosen = parser.parse_args(words)
+    chosen.out.mkdir(parents=True, exist_ok=True)
     start_session(0)
     with tempfile.TemporaryDirectory() as scratch:
         data, model = chosen.data, chosen.model

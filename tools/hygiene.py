@@ -1,4 +1,4 @@
-"""Fail when something is committed that is nobody else's business: outputs, credentials, personal paths.
+"""Fail when a committed file holds what it should not: outputs of a notebook, credentials, personal paths.
 
 python -m tools.hygiene
 """

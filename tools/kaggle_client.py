@@ -1,8 +1,8 @@
 """Recipes to Kaggle and back, with the official client (`pip install kaggle`).
 
-python -m tools.kaggle_client metadata RECIPE USER        what would be pushed, as kernel-metadata.json
-python -m tools.kaggle_client push RECIPE USER [SECONDS]  push and run; SECONDS limits the run
-python -m tools.kaggle_client pull RECIPE USER            an edited notebook back into the sources
+python -m tools.kaggle_client metadata --recipe NAME --user NAME            print its kernel-metadata.json
+python -m tools.kaggle_client push --recipe NAME --user NAME [--seconds N]  push and run; N limits the run
+python -m tools.kaggle_client pull --recipe NAME --user NAME                an edited notebook back into the sources
 
 A recipe's first cell is the one source of its metadata. The client finds its own credentials; nothing here reads them.
 """
@@ -10,16 +10,20 @@ A recipe's first cell is the one source of its metadata. The client finds its ow
 import argparse
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import jupytext
+from tools import arguments
+from tools.build import build, read
+from tools.percent import SyncError, read_cells
+from tools.pull import Pulled, pull
 
-from tools.sync import PERCENT, SyncError, build, pull
-
-MACHINES = {"GPU T4 x2": "NvidiaTeslaT4", "GPU P100": "NvidiaTeslaP100", "none": None}
+MACHINES = {"GPU T4 x2": "NvidiaTeslaT4", "none": None}
 SOURCES = {
     "competition": "competition_sources",
     "dataset": "dataset_sources",
@@ -30,25 +34,27 @@ SOURCES = {
 
 def header(recipe: Path) -> dict[str, str]:
     """The rows of the table in a recipe's first cell."""
-    first = jupytext.reads(recipe.read_text(encoding="utf-8"), fmt=PERCENT).cells[0].source
+    first = read_cells(read(recipe))[0].source
     return dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", first, re.MULTILINE))
 
 
-def metadata(recipe: Path, user: str) -> dict:
+def metadata(recipe: Path, user: str) -> dict[str, Any]:
     """kernel-metadata.json of a recipe.
 
     Raises:
-        SyncError: when the header names an unknown accelerator, no input, or a user name is none.
+        SyncError: when the header names an unknown accelerator, or no competition, or `user` cannot be a user name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9-]+", user):
-        raise SyncError(f"{user!r} is no Kaggle user name; USER is the name in the address of your profile.")
+    try:
+        arguments.account(user)
+    except ValueError as error:
+        raise SyncError(str(error)) from error
     rows = header(recipe)
     machine = next((name for name in MACHINES if rows.get("Accelerator", "").startswith(name)), None)
     if machine is None:
         raise SyncError(f"{recipe.name}: its header's Accelerator must begin with one of {', '.join(MACHINES)}.")
     if rows.get("Internet") not in ("on", "off"):
         raise SyncError(f"{recipe.name}: its header's Internet must be on or off.")
-    sources = {field: [] for field in SOURCES.values()}
+    sources: dict[str, list[str]] = {field: [] for field in SOURCES.values()}
     for kind, name in re.findall(r"(\w+) `([^`]+)`", rows.get("Inputs to attach", "")):
         if kind in SOURCES:
             sources[SOURCES[kind]].append(name)
@@ -73,54 +79,81 @@ def metadata(recipe: Path, user: str) -> dict:
 
 def push(recipe: Path, user: str, root: Path, seconds: int | None) -> None:
     """Build the notebook, write its metadata beside it, and hand both to the client."""
-    told = metadata(recipe, user)
-    folder = root / "build" / "push" / recipe.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / told["code_file"]).write_text(build(recipe, root), encoding="utf-8")
-    (folder / "kernel-metadata.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    described = metadata(recipe, user)
+    folder = _empty(root / "build" / "push" / recipe.stem)
+    (folder / described["code_file"]).write_text(build(recipe, root), encoding="utf-8")
+    (folder / "kernel-metadata.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     words = ["kernels", "push", "-p", str(folder), *(["-t", str(seconds)] if seconds else [])]
-    _client(words + (["--accelerator", told["machine_shape"]] if "machine_shape" in told else []))
+    machine = described.get("machine_shape")
+    _client(words + (["--accelerator", machine] if machine else []), r"Kernel version .*successfully pushed")
 
 
-def pull_back(recipe: Path, user: str, root: Path) -> list[str]:
-    """The notebook as it is on Kaggle, through `tools.sync.pull`; returns the files that changed."""
-    told = metadata(recipe, user)
-    folder = root / "build" / "pull" / recipe.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    _client(["kernels", "pull", told["id"], "-p", str(folder)])
-    found = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise SyncError(f"{told['id']} on Kaggle is no notebook.")
-    return pull(found[-1], root)
+def pull_back(recipe: Path, user: str, root: Path) -> Pulled:
+    """The notebook as it is on Kaggle, through `tools.pull.pull`."""
+    name = metadata(recipe, user)["id"]
+    folder = _empty(root / "build" / "pull" / recipe.stem)
+    _client(["kernels", "pull", name, "-p", str(folder)], r"Source code downloaded to ")
+    found = list(folder.glob("*.ipynb"))
+    if len(found) != 1:
+        raise SyncError(f"The client wrote {len(found)} notebooks to {folder}; {name} on Kaggle should be one.")
+    return pull(found[0], root)
 
 
-def _client(words: list[str]) -> None:
+# The client ends with 0 when the service refuses a push, or leaves out an input.
+_REFUSED = re.compile(r"^(Kernel push error: |The following are not valid |[45]\d\d( - | \w+ Error: ))", re.MULTILINE)
+_SECRETS = {
+    r"\b[0-9a-fA-F]{32}\b": "***",
+    r"\bKGAT_\w+": "***",
+    r"(?i)\b(basic|bearer) [\w.+/=-]{8,}": r"\1 ***",
+    r"""(?i)(key|token|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',}]+""": r"\1\2***",
+}
+
+
+def mask(text: str) -> str:
+    """`text` without what looks like a credential, or is in a variable of this process that holds one."""
+    for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        if os.environ.get(name):
+            text = text.replace(os.environ[name], "***")
+    for pattern, replacement in _SECRETS.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _client(words: list[str], success: str) -> None:
+    """Run the client and print what it said; `success` begins the line that it prints when it is done."""
     if importlib.util.find_spec("kaggle") is None:
         raise SyncError("The official client is needed: .venv/bin/python -m pip install kaggle")
     done = subprocess.run([sys.executable, "-m", "kaggle", *words], capture_output=True, text=True)
-    told = (done.stdout + done.stderr).strip()
-    print(told)
-    # The client prints refusals of the service, or of an input, and still ends with 0.
-    if done.returncode or re.search("error|not valid", told, re.IGNORECASE):
-        raise SyncError(f"kaggle {' '.join(words[:2])} failed; what the client said stands above.")
+    output = (done.stdout + "\n" + done.stderr).strip()
+    print(mask(output))
+    if done.returncode or _REFUSED.search(output) or not re.search(f"^{success}", output, re.MULTILINE):
+        raise SyncError(f"kaggle {' '.join(words[:2])} failed; see the client's message above.")
+
+
+def _empty(folder: Path) -> Path:
+    """The folder, without what an earlier call left in it."""
+    if folder.is_symlink():
+        raise SyncError(f"{folder} is a link; remove it first.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def main(words: list[str], root: Path) -> int:
     parser = argparse.ArgumentParser(prog="tools.kaggle_client", description="Recipes to Kaggle and back.")
     parser.add_argument("action", choices=["metadata", "push", "pull"])
-    parser.add_argument("recipe", choices=sorted(path.stem for path in (root / "notebooks").glob("*.py")))
-    parser.add_argument("user")
-    parser.add_argument("seconds", nargs="?", type=int)
+    arguments.add_recipe(parser)
+    parser.add_argument("--user", type=arguments.checked(arguments.account), required=True)
+    parser.add_argument("--seconds", type=arguments.checked(arguments.seconds))
     chosen = parser.parse_args(words)
-    recipe = root / "notebooks" / f"{chosen.recipe}.py"
+    recipe = root / "notebooks" / f"{chosen.recipe.name}.py"
     try:
         if chosen.action == "metadata":
             print(json.dumps(metadata(recipe, chosen.user), indent=1))
         elif chosen.action == "push":
             push(recipe, chosen.user, root, chosen.seconds)
         else:
-            changed = pull_back(recipe, chosen.user, root)
-            print("\n".join(f"pulled {name}" for name in changed) or "Nothing changed.")
+            print(pull_back(recipe, chosen.user, root))
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Rehearse a recipe as Kaggle runs it, twice: Save & Run All, then the scoring run with the hidden test rows.
 
-python -m tools.rehearse RECIPE
+python -m tools.rehearse [--recipe NAME]
 
 The committed notebook by papermill in an empty folder: inputs that must stay untouched, first in the new and then in
 the old mount layout, no repository, no `evaluate`, no network (run it through tools.offline). The scoring run has
@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -20,28 +21,17 @@ import numpy as np
 import pandas as pd
 import papermill
 
+from tools import arguments
 from tools.demo_data import make_pairs, write_contest, write_tiny_deberta
+from tools.recipes import Recipe
 from tools.run import report
 
 ROOT = Path(__file__).resolve().parent.parent
 SLUG = "llm-classification-finetuning"
 SCORING_ROWS = 25_000
-# The smallest run that does everything. Two processes: as on two T4s.
-SETTINGS = {
-    "finetune_deberta": "max_length=48 epochs=1 n_folds=2 evals_per_epoch=1 stop_on_failure=no processes=2",
-    "ablate_subset_vs_full": "max_length=32 epochs=1 sizes=40,80 seeds=1 repairs= control=no valid_rows=40 "
-    "evaluations=1 budget_minutes=3",
-    "embed_deberta_lightgbm": "max_length=48 n_folds=2 search_minutes=0",
-}
-# What only a run that trains leaves behind.
-TRACES = {
-    "finetune_deberta": ("fold_*", "checkpoints"),
-    "ablate_subset_vs_full": ("cells/*", "trained/*"),
-    "embed_deberta_lightgbm": ("tabular",),
-}
 
 
-def rehearse(recipe: str, folder: Path) -> None:
+def rehearse(recipe: Recipe, folder: Path) -> None:
     """Both runs; `folder` is emptied first.
 
     Raises:
@@ -59,16 +49,16 @@ def rehearse(recipe: str, folder: Path) -> None:
     _mount(folder / "model", new / "models/microsoft/deberta-v3/transformers/tiny/1")
     first = _run(recipe, folder, "save", new, {})
     _check(first, new, 3)
-    assert any(list(first.glob(trace)) for trace in TRACES[recipe]), "the first run trains"
+    assert any(list(first.glob(trace)) for trace in recipe.traces), "the first run trains"
 
     old = folder / "old/input"
     _mount(folder / "contest", old / SLUG, _hidden(folder / "contest"))
     _mount(folder / "model", old / "debertav3tiny")
-    _mount(first, old / recipe.replace("_", "-"))
+    _mount(first, old / recipe.name.replace("_", "-"))
     second = _run(recipe, folder, "scoring", old, {"KAGGLE_IS_COMPETITION_RERUN": "1"})
     _check(second, old, SCORING_ROWS)
-    trained = [path.name for trace in TRACES[recipe] for path in second.glob(trace)]
-    assert not trained, f"the scoring run has trained: {trained}"
+    left = [path.name for trace in recipe.traces for path in second.glob(trace)]
+    assert not left, f"the scoring run has trained: {left}"
     _unlock(folder)
 
 
@@ -106,36 +96,37 @@ def _unlock(folder: Path) -> None:
             path.chmod(0o755)
 
 
-def _run(recipe: str, folder: Path, name: str, inputs: Path, extra: dict[str, str]) -> Path:
+def _run(recipe: Recipe, folder: Path, name: str, inputs: Path, extra: dict[str, str]) -> Path:
     """Execute in an empty folder; returns it."""
     working = folder / name / "working"
     working.mkdir(parents=True)
     before, begun = _digest(inputs), time.monotonic()
-    environment = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "RECIPE_CFG": f"input_dir={inputs} {SETTINGS[recipe]}"} | extra
+    cfg = f"{shlex.quote(f'input_dir={inputs}')} model_dir=tiny {recipe.rehearsal_cfg}"
+    environment = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "RECIPE_CFG": cfg} | extra
     paths = [str(folder / "absent"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    kept = dict(os.environ)
+    saved = dict(os.environ)
     os.environ.update(environment)
     executed = folder / name / "executed.ipynb"
     try:
         papermill.execute_notebook(
-            str(ROOT / "notebooks" / f"{recipe}.ipynb"), str(executed), cwd=str(working), progress_bar=False
+            str(ROOT / "notebooks" / f"{recipe.name}.ipynb"), str(executed), cwd=str(working), progress_bar=False
         )
     finally:
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(saved)
         if executed.is_file():
             report(executed, folder / name / "report.html")
     assert (working / "src_py/__init__.py").is_file(), "the notebook brings its helpers along"
     assert _digest(inputs) == before, "an input was changed"
-    print(f"{recipe}, {name}: {time.monotonic() - begun:.0f} s")
+    print(f"{recipe.name}, {name}: {time.monotonic() - begun:.0f} s")
     return working
 
 
 def _check(working: Path, inputs: Path, rows: int) -> None:
-    asked = pd.read_csv(next(inputs.rglob("test.csv")))["id"]
+    expected = pd.read_csv(next(inputs.rglob("test.csv")))["id"]
     found = pd.read_csv(working / "submission.csv")
-    assert found["id"].tolist() == asked.tolist(), "every test row once, in order"
+    assert found["id"].tolist() == expected.tolist(), "every test row once, in order"
     assert len(found) == rows
     values = found.drop(columns="id").to_numpy()
     assert np.isfinite(values).all()
@@ -151,9 +142,9 @@ def _digest(folder: Path) -> str:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools.rehearse", description="Rehearse a recipe as Kaggle runs it.")
-    parser.add_argument("recipe", choices=sorted(SETTINGS))
+    arguments.add_recipe(parser)
     chosen = parser.parse_args(words)
-    rehearse(chosen.recipe, ROOT / "build" / "rehearse" / chosen.recipe)
+    rehearse(chosen.recipe, ROOT / "build" / "rehearse" / chosen.recipe.name)
     return 0
 
 

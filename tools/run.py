@@ -1,7 +1,7 @@
 """Run a recipe's notebook headless, as Kaggle does, and leave a readable report beside its results.
 
-python -m tools.run run RECIPE --data DIR --out DIR [--model DIR] [--cfg 'key=value ...']
-python -m tools.run demo [RECIPE]
+python -m tools.run run [--recipe NAME] --data DIR [--out DIR] [--model DIR] [--cfg 'key=value ...']
+python -m tools.run demo [--recipe NAME]
 """
 
 import argparse
@@ -23,19 +23,14 @@ from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import score
 from src_py.pairs.contest import LMSYS
 from src_py.pairs.load import load_pairs
+from tools import arguments
+from tools.build import HELPERS, SETUP, build
 from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
-from tools.sync import HELPERS, SETUP, build
+from tools.percent import SyncError
+from tools.recipes import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-# The recipe's own defaults, scaled down for a random model of two layers.
-DEMO_CFG = {
-    "finetune_deberta": "max_length=128 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32",
-    "ablate_subset_vs_full": "max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 "
-    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=2",
-    "embed_deberta_lightgbm": "max_length=64 search_minutes=0",
-}
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300
-DEMO_LENGTH_SCALE = {"embed_deberta_lightgbm": 5.0}  # so that more than one group of features has something to say
 
 
 def run_notebook(recipe: str, out: Path, overrides: dict[str, str], cfg: str = "") -> Path:
@@ -70,69 +65,76 @@ def report(executed: Path, target: Path) -> None:
     target.write_text(page, encoding="utf-8")
 
 
-def demo(recipe: str) -> None:
+def demo(recipe: Recipe) -> None:
     """The recipe's main job on generated data and a tiny random DeBERTa, in mounts like Kaggle's."""
-    out = ROOT / "build" / "demo" / recipe
+    out = ROOT / "build" / "demo" / recipe.name
     shutil.rmtree(out, ignore_errors=True)
     mounts = out / "kaggle" / "input"
     contest = mounts / "competitions" / "llm-classification-finetuning"
-    truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS, length_scale=DEMO_LENGTH_SCALE.get(recipe, 0.0))
+    truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS, length_scale=recipe.length_scale)
     write_tiny_deberta(mounts / "models/microsoft/deberta-v3/transformers/tiny/1")
     started = time.monotonic()
-    run_notebook(recipe, out, {"input_dir": str(mounts)}, DEMO_CFG[recipe])
-
-    {"finetune_deberta": _show_score, "ablate_subset_vs_full": _show_answer, "embed_deberta_lightgbm": _show_heads}[
-        recipe
-    ](out, contest, truth)
+    run_notebook(recipe.name, out, {"input_dir": str(mounts), "model_dir": "tiny"}, recipe.demo_cfg)
+    print("\nGenerated data, tiny random DeBERTa (no statement about real data or leaderboard scores):")
+    for name in recipe.shows:
+        print(f"{name}\n{_shown(out / name)}")
+    if recipe.predictions:
+        _compare(out, contest, truth, recipe.predictions)
     print(f"{time.monotonic() - started:.0f} s. Open {(out / 'report.html').relative_to(ROOT)}")
 
 
-def _show_score(out: Path, contest: Path, truth: pd.DataFrame, file: str = "oof.csv") -> None:
+def _shown(path: Path) -> str:
+    if path.suffix == ".csv":
+        return pd.read_csv(path).round(4).to_string(index=False)
+    return path.read_text(encoding="utf-8")
+
+
+def _compare(out: Path, contest: Path, truth: pd.DataFrame, file: str) -> None:
+    """Print the log loss of the out-of-fold predictions between the constant predictor's and the Bayes-optimal one."""
     oof = pd.read_csv(out / file, dtype={"id": str})
     known = truth.set_index("id").loc[oof["id"], ["a", "b", "tie"]].to_numpy()
     bayes = bayes_log_loss(known)
     labels = load_pairs(contest / "train.csv", LMSYS)[0]["label"]
-    constant = constant_log_loss(labels, oof["label"], 3)
-    model = score(oof["label"], oof[["a", "b", "tie"]].to_numpy())["log_loss"]
+    constant = constant_log_loss(labels.to_numpy(), oof["label"].to_numpy(), 3)
+    model = score(oof["label"].to_numpy(), oof[["a", "b", "tie"]].to_numpy())["log_loss"]
     closed = (constant - model) / (constant - bayes)
-    print(f"\nGenerated data, tiny random DeBERTa (no statement about leaderboard scores), {len(oof)} validation rows:")
+    print(f"{file}: log loss of {len(oof)} validation rows")
     print(f"  constant predictor {constant:.4f}\n  model              {model:.4f}\n  Bayes-optimal      {bayes:.4f}")
     print(f"  {closed:.0%} of the distance closed")
     figures = {"constant": constant, "model": model, "bayes": bayes}
     (out / "demo.json").write_text(json.dumps(figures), encoding="utf-8")
 
 
-def _show_answer(out: Path, contest: Path, truth: pd.DataFrame) -> None:
-    print("\nGenerated data, tiny random DeBERTa (no statement about real data):")
-    print((out / "answer.md").read_text(encoding="utf-8"))
-
-
-def _show_heads(out: Path, contest: Path, truth: pd.DataFrame) -> None:
-    print("\nGenerated data, tiny random DeBERTa (no statement about real data): out-of-fold log loss")
-    print(pd.read_csv(out / "heads.csv").round(4).to_string(index=False))
-    _show_score(out, contest, truth, "oof_lightgbm.csv")
-
-
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools.run", description="Run a recipe headless.")
     actions = parser.add_subparsers(dest="action", required=True)
     running = actions.add_parser("run")
-    running.add_argument("recipe", choices=sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")))
-    running.add_argument("--data", required=True, type=Path, help="folder with train and test")
-    running.add_argument("--model", type=Path, help="encoder folder; searched below the data when absent")
-    running.add_argument("--out", required=True, type=Path)
+    arguments.add_recipe(running)
+    running.add_argument(
+        "--data", required=True, type=arguments.checked(arguments.existing_folder), help="folder with train and test"
+    )
+    running.add_argument(
+        "--model",
+        type=arguments.checked(arguments.existing_folder),
+        help="encoder folder; searched below the data when absent",
+    )
+    running.add_argument("--out", type=arguments.checked(arguments.new_folder), help="default: build/run/RECIPE")
     running.add_argument("--cfg", default="", help="'key=value ...'")
-    demonstrating = actions.add_parser("demo")
-    demonstrating.add_argument("recipe", nargs="?", default="finetune_deberta", choices=sorted(DEMO_CFG))
+    arguments.add_recipe(actions.add_parser("demo"))
     chosen = parser.parse_args(words)
-    if chosen.action == "demo":
-        demo(chosen.recipe)
-        return 0
-    overrides = {"input_dir": str(chosen.data.resolve())}
-    if chosen.model:
-        overrides["model_dir"] = str(chosen.model.resolve())
-    page = run_notebook(chosen.recipe, chosen.out.resolve(), overrides, chosen.cfg)
-    print(f"Open {page}")
+    try:
+        if chosen.action == "demo":
+            demo(chosen.recipe)
+            return 0
+        overrides = {
+            "input_dir": str(chosen.data.resolve()),
+            "model_dir": str(chosen.model.resolve()) if chosen.model else "",
+        }
+        out = chosen.out or ROOT / "build" / "run" / chosen.recipe.name
+        print(f"Open {run_notebook(chosen.recipe.name, out.resolve(), overrides, chosen.cfg)}")
+    except SyncError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

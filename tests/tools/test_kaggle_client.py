@@ -1,6 +1,7 @@
 """The real `kaggle` client against a stub of the service on loopback; nobody's credentials are read."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools.kaggle_client import header, metadata
-from tools.sync import SyncError, recipes
+from tests.tools.project import add_headings
+from tools.build import recipes
+from tools.kaggle_client import MACHINES, header, mask, metadata
+from tools.percent import SyncError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = pytest.mark.parametrize("recipe", recipes(ROOT), ids=lambda path: path.stem)
@@ -23,7 +26,7 @@ class Stub(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests, self.refuse = [], ""
+        self.requests, self.refuse, self.invalid = [], "", []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -33,6 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((call, body, self.headers.get("Authorization", "")))
         if call == "SaveKernel":
             answer = {"ref": "/code/x", "url": "http://localhost/x", "versionNumber": 1, "error": self.server.refuse}
+            answer["invalidDatasetSources"] = self.server.invalid
         else:
             saved = next(body for call, body, _ in reversed(self.server.requests) if call == "SaveKernel")
             blob = {"source": saved["text"], "language": "python", "kernelType": "notebook", "slug": "nb"}
@@ -61,7 +65,10 @@ def stub():
 def client(stub, tmp_path, monkeypatch):
     """Runs tools.kaggle_client in a folder's copy of the project, with a made-up key."""
     root = tmp_path / "project"
-    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*_cache", "__pycache__"))
+    shutil.copytree(
+        ROOT, root, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*cache", "__pycache__", ".hypothesis")
+    )
+    add_headings(root)
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
     (tmp_path / "home/.kaggle").mkdir(parents=True)
@@ -77,7 +84,8 @@ def client(stub, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def run(target, *words):
-        command = ["make", f"VENV={sys.prefix}", target, "RECIPE=finetune_deberta", *words]
+        environment = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready"]
+        command = [*environment, target, "RECIPE=finetune_deberta", *words]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
         assert "made-up-key" not in done.stdout + done.stderr
         return done
@@ -88,14 +96,14 @@ def client(stub, tmp_path, monkeypatch):
 
 @RECIPES
 def test_the_header_is_the_source_of_the_metadata(recipe):
-    told = metadata(recipe, "someone")
-    assert told["id"] == f"someone/{recipe.stem.replace('_', '-')}"
-    assert told["enable_internet"] is False
-    assert told["enable_gpu"] is True
-    assert told["machine_shape"] == "NvidiaTeslaT4"
-    assert told["competition_sources"] == ["llm-classification-finetuning"]
-    assert all(name.count("/") == 4 for name in told["model_sources"])
-    assert told["is_private"] is True
+    described = metadata(recipe, "someone")
+    assert described["id"] == f"someone/{recipe.stem.replace('_', '-')}"
+    assert described["enable_internet"] is False
+    assert described["enable_gpu"] is True
+    assert described["machine_shape"] == "NvidiaTeslaT4"
+    assert described["competition_sources"] == ["llm-classification-finetuning"]
+    assert all(name.count("/") == 4 for name in described["model_sources"])
+    assert described["is_private"] is True
 
 
 def test_a_header_that_says_too_little_is_refused(tmp_path):
@@ -110,6 +118,10 @@ def test_a_header_that_says_too_little_is_refused(tmp_path):
         metadata(recipe, "someone")
     with pytest.raises(SyncError, match="user name"):
         metadata(ROOT / "notebooks/finetune_deberta.py", "a/b")
+
+
+def test_only_machines_that_kaggle_offers_are_named():
+    assert set(MACHINES) == {"GPU T4 x2", "none"}
 
 
 def test_push_sends_the_notebook_and_pull_brings_an_edit_back(client, stub):
@@ -127,12 +139,13 @@ def test_push_sends_the_notebook_and_pull_brings_an_edit_back(client, stub):
     assert not any(cell.get("outputs") for cell in notebook.cells)
 
     edited = next(cell for cell in notebook.cells if "class CFG" in cell.source)
-    edited.source = edited.source.replace("epochs: float = 2.0", "epochs: float = 1.5")
+    edited.source = re.sub(r"(\bepochs\b[^=\n]*= )[\d.]+", r"\g<1>1.25", edited.source)
     sent["text"] = nbformat.writes(notebook)
     done = client("pull-kaggle", "USER=someone")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pulled notebooks/finetune_deberta.py" in done.stdout
-    assert "epochs: float = 1.5" in (client.root / "notebooks/finetune_deberta.py").read_text(encoding="utf-8")
+    text = (client.root / "notebooks/finetune_deberta.py").read_text(encoding="utf-8")
+    assert re.search(r"\bepochs\b[^=\n]*= 1\.25\b", text)
 
 
 def test_a_refusal_of_the_service_is_an_error_here(client, stub):
@@ -140,6 +153,13 @@ def test_a_refusal_of_the_service_is_an_error_here(client, stub):
     done = client("push", "USER=someone")
     assert done.returncode != 0
     assert "quota" in done.stdout
+
+
+def test_an_input_that_the_service_leaves_out_is_an_error(client, stub):
+    stub.invalid = ["someone/no-such-dataset"]
+    done = client("push", "USER=someone")
+    assert done.returncode != 0
+    assert "no-such-dataset" in done.stdout
 
 
 def test_without_credentials_nothing_is_sent(client, stub, tmp_path):
@@ -154,3 +174,95 @@ def test_whose_account_has_to_be_said(client, stub):
     assert done.returncode != 0
     assert "Say whose account" in done.stderr
     assert not stub.requests
+
+
+@pytest.fixture
+def saying(client, tmp_path, monkeypatch):
+    """The command with a client that says what it is given, ends with a code, and writes nothing."""
+    package = tmp_path / "client/kaggle"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "client"))
+
+    def run(target, text, code=0, **variables):
+        (package / "__main__.py").write_text(f"import sys\n\nprint({text!r})\nsys.exit({code})\n")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return client(target, "USER=someone")
+
+    return run
+
+
+PUSHED = "Kernel version 2 successfully pushed.  Please check progress at https://www.kaggle.com/code/someone/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("403 - Forbidden", 0),
+        ("403 - Forbidden\n" + PUSHED, 0),
+        ("403 Client Error: Forbidden for url: https://www.kaggle.com/api", 1),
+        ("Kernel push error: see previous output", 0),
+        ("Kernel push error: Notebook not found\n" + PUSHED, 0),
+        ("The following are not valid model sources and could not be added to the kernel: ['x']\n" + PUSHED, 0),
+        ("The notebook on Kernel version 2 successfully pushed", 0),
+        ("", 0),
+        (PUSHED, 1),
+    ],
+)
+def test_what_the_client_says_is_read_as_it_is_meant(saying, text, code):
+    done = saying("push", text, code)
+    assert done.returncode != 0
+    assert "kaggle kernels push failed" in done.stderr
+
+
+def test_a_word_that_reads_like_an_error_is_none(saying):
+    done = saying("push", f"Warning: terrorism, errors and 403 invalid words\n{PUSHED}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_notebook_of_an_earlier_pull_is_not_taken(saying, client):
+    stale = client.root / "build/pull/finetune_deberta/finetune-deberta.ipynb"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    done = saying("pull-kaggle", "Source code downloaded to somewhere")
+    assert done.returncode != 0
+    assert "wrote 0 notebooks" in done.stderr
+    assert not stale.exists()
+
+
+KEY = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f"Invalid: {KEY}", KEY),
+        ("KGAT_" + "0123456789abcdefghij is not valid", "0123456789abcdefghij"),
+        ("Authorization: Bearer abcdefgh.ijk", "abcdefgh.ijk"),
+        ("Authorization: Basic c29tZW9uZTptYWRlLXVw", "c29tZW9uZTptYWRlLXVw"),
+        ('{"username": "someone", "key": "made-up"}', "made-up"),
+        ("token=abc", "abc"),
+        ("Using key: 12!34", "12!34"),
+        ("It is my-own-secret", "my-own-secret"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked(text, secret, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "my-own-secret")
+    assert secret in text
+    assert secret not in mask(text)
+    assert "***" in mask(text)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_key_that_the_client_echoes_is_masked(saying, code):
+    done = saying("push", f"Invalid key {KEY}, my-own-key\n{PUSHED}", code, KAGGLE_KEY="my-own-key")
+    assert (done.returncode == 0) == (code == 0)
+    assert "***" in done.stdout
+    assert KEY not in done.stdout + done.stderr
+    assert "my-own-key" not in done.stdout + done.stderr
+
+
+def test_what_is_no_secret_is_shown():
+    text = f"{PUSHED}\nKernel push error: Maximum weekly GPU quota of 30.00 hours reached."
+    assert mask(text) == text

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.test_readme import make
+from tools.build import recipes
 from tools.hygiene import problems
-from tools.sync import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 # Gone in Python 3.12 and 3.13: Kaggle runs 3.13, this machine may not.
@@ -27,8 +27,8 @@ def test_rehearsal(recipe):
     assert f"{recipe.stem}, scoring:" in done.stdout
 
 
-def test_nothing_is_imported_that_python_3_13_has_not():
-    for path in [*ROOT.glob("src_py/*.py"), *ROOT.glob("notebooks/*.py"), *ROOT.glob("tools/*.py")]:
+def test_nothing_is_imported_that_python_3_13_does_not_have():
+    for path in [path for folder in ("src_py", "notebooks", "tools") for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -37,7 +37,7 @@ def test_nothing_is_imported_that_python_3_13_has_not():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("token = 'hf_" + "a" * 34 + "'", "Hugging Face"),
         ('{"username": "x", "key": "' + "0f" * 16 + '"}', "Kaggle key"),
@@ -45,8 +45,8 @@ def test_nothing_is_imported_that_python_3_13_has_not():
         ("C:" + "\\Users\\someone", "personal path"),
     ],
 )
-def test_secrets_and_personal_paths_are_found(text, told):
-    assert told in problems("a.py", "\n" + text)[0]
+def test_secrets_and_personal_paths_are_found(text, sentence):
+    assert sentence in problems("a.py", "\n" + text)[0]
     assert "a.py:2" in problems("a.py", "\n" + text)[0]
     assert not problems("a.py", "/kaggle/input/x and ~/data and https://example.org/home/page")
 

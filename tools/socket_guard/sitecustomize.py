@@ -12,4 +12,4 @@ def _guarded(self, address):
     return _connect(self, address)
 
 
-socket.socket.connect = _guarded
+socket.socket.connect = _guarded  # type: ignore[method-assign]  # replacing it is the point

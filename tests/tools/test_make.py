@@ -1,0 +1,162 @@
+"""What a user says to `make` reaches the commands as it is: neither make nor a shell interprets it."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import arguments
+from tools.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[2]
+# What each target hands over, in the order of its command.
+HANDED_OVER = {
+    "demo": ["--recipe={RECIPE}"],
+    "rehearse": ["--recipe={RECIPE}"],
+    "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
+    "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
+    "weights": ["--dtype={DTYPE}", "--", "{MODEL}", "{OUT}"],
+    "push": ["--recipe={RECIPE}", "--user={USER}", "--seconds={SECONDS}"],
+    "pull-kaggle": ["--recipe={RECIPE}", "--user={USER}"],
+    "pull": ["--", "{NB}"],
+}
+NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK")
+HOSTILE = [
+    "'; touch MARK; '",
+    '"; touch MARK; "',
+    "$(touch MARK)",
+    "`touch MARK`",
+    "$(shell touch MARK)",
+    "${shell touch MARK}",
+    "$$(touch MARK)",
+    "$(error stop)",
+    "$(eval X := $(shell touch MARK))",
+    "x\ntouch MARK\n",
+    "x; touch MARK",
+    "x & touch MARK",
+    "x | touch MARK",
+    "x > MARK",
+    "a b  c",
+    "\\",
+    "x\\",
+    "# x",
+    "-h",
+    "--help",
+    "$HOME ~ * ? %",
+    "a=b:c",
+]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs the Makefile with a `python` that only writes down what it was given; returns these commands."""
+    python, record = tmp_path / "venv/bin/python", tmp_path / "record"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!{sys.executable} -IS\nimport json, sys\n"
+        f"with open({str(record)!r}, 'a') as file:\n    file.write(json.dumps(sys.argv[1:]) + '\\n')\n"
+    )
+    python.chmod(0o755)
+    venv = python.parents[1]
+
+    def run(*words, **variables):
+        record.unlink(missing_ok=True)
+        command = ["make", f"VENV={venv}", "-o", f"{venv}/.ready", "--no-print-directory", *words]
+        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")}
+        done = subprocess.run(command, cwd=ROOT, env=environment | variables, capture_output=True, text=True)
+        commands = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        return done, commands
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["command line", "environment"])
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_is_interpreted(make, tmp_path, value, way):
+    value = value.replace("MARK", str(tmp_path / "mark"))
+    given = {name: f"{value}{name}" if "\n" not in value else f"{name}{value}" for name in NAMES}
+    if way == "command line":
+        done, commands = make(*HANDED_OVER, *(f"{name}={text}" for name, text in given.items()))
+    else:
+        done, commands = make(*HANDED_OVER, f"USER={given['USER']}", **given)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mark").exists()
+    commands = [words for words in commands if words[-1] != "build"]
+    for words, expected in zip(commands, HANDED_OVER.values(), strict=True):
+        assert words[-len(expected) :] == [part.format(**given) for part in expected]
+
+
+@pytest.mark.parametrize("name", ["IMAGE", "PYTHON", "VENV", "ANYTHING"])
+@pytest.mark.parametrize("value", [value for value in HOSTILE if value != "a=b:c"])
+def test_no_other_variable_is_expanded_either(make, tmp_path, name, value):
+    value = value.replace("MARK", str(tmp_path / "mark"))
+    done, commands = make("demo", f"{name}={value}")
+    assert not (tmp_path / "mark").exists()
+    if name != "ANYTHING" and not value.startswith("-"):
+        assert done.returncode != 0
+        assert f"{name} holds a character that is not allowed" in done.stderr
+        assert commands == []
+
+
+def test_an_unknown_image_is_refused(make):
+    assert "There is no IMAGE=other; use kaggle or june" in make("demo", "IMAGE=other")[0].stderr
+
+
+def test_the_shells_own_user_does_not_count(make):
+    _, commands = make("push", USER="somebody")
+    assert "--user=" in commands[0]
+
+
+def test_what_is_not_given_is_not_handed_over(make):
+    done, commands = make("demo", "run", "bench", "DATA=folder")
+    assert done.returncode == 0
+    assert commands[0][-2:] == ["tools.run", "demo"]
+    assert commands[1][-4:] == ["tools.run", "run", "--data=folder", "--cfg="]
+    assert commands[2][-2:] == ["benchmarks.bench", "--data=folder"]
+
+
+def sentence(convert, text):
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        arguments.checked(convert)(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["../../x", "", "finetune_deberta.py", "-h", "finetune_deberta\n", "$(id)"])
+def test_an_unknown_recipe_is_refused_with_the_list(text, capsys):
+    parser = argparse.ArgumentParser()
+    arguments.add_recipe(parser)
+    assert parser.parse_args([]).recipe is RECIPES["finetune_deberta"]
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--recipe={text}"])
+    told = capsys.readouterr().err
+    assert "there is no recipe" in told
+    assert all(name in told for name in RECIPES)
+
+
+def test_values_are_checked(tmp_path):
+    (tmp_path / "file").write_text("")
+    for text in ("", "a/b", "a b", "-x", "a;b", "a\n", "é", "x" * 51):
+        assert "USER" in sentence(arguments.account, text)
+    assert arguments.account("Some-one9") == "Some-one9"
+    for text in ("0", "-1", "1.5", "1e3", "43201", "", "1;2", "٣", "1\n"):
+        assert "SECONDS" in sentence(arguments.seconds, text)
+    assert arguments.seconds("43200") == 43200
+    for text in ("", " ", str(tmp_path / "absent"), str(tmp_path / "file")):
+        assert "is not a folder" in sentence(arguments.existing_folder, text)
+    assert arguments.existing_folder(str(tmp_path)) == tmp_path
+    for text in ("", " ", str(tmp_path / "file")):
+        assert "cannot be a folder" in sentence(arguments.new_folder, text)
+    assert arguments.new_folder(str(tmp_path / "new")) == tmp_path / "new"
+    assert [arguments.yes(text) for text in "10"] == [True, False]
+    assert "QUICK" in sentence(arguments.yes, "yes; x")
+
+
+def test_a_real_command_refuses_a_path_as_recipe():
+    words = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready", "push", "RECIPE=../../x", "USER=someone"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "there is no recipe '../../x'; RECIPE is one of ablate_subset_vs_full" in done.stderr

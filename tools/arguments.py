@@ -1,0 +1,66 @@
+"""What a user says to `make`: checked before anything runs, refused in one sentence."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tools.recipes import RECIPES, find_recipe
+
+SESSION_SECONDS = 12 * 3600  # Kaggle ends a session after twelve hours
+Value = TypeVar("Value")
+
+
+def checked(read: Callable[[str], Value]) -> Callable[[str], Value]:
+    """`read` as the type of an argparse argument: the sentence of its ValueError is what the user sees."""
+
+    def convert(text: str) -> Value:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The option --recipe: the name of an entry in `tools.recipes`."""
+    parser.add_argument("--recipe", type=checked(find_recipe), default=RECIPES["finetune_deberta"])
+
+
+def existing_folder(text: str) -> Path:
+    """A folder to read from."""
+    if not text.strip() or not Path(text).is_dir():
+        raise ValueError(f"{text!r} is not a folder")
+    return Path(text)
+
+
+def new_folder(text: str) -> Path:
+    """A folder to write to; it need not exist."""
+    if not text.strip() or (Path(text).exists() and not Path(text).is_dir()):
+        raise ValueError(f"{text!r} cannot be a folder to write to")
+    return Path(text)
+
+
+def seconds(text: str) -> int:
+    """How long a run on Kaggle may take."""
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or not 0 < int(text) <= SESSION_SECONDS:
+        raise ValueError(f"SECONDS is {text!r}; write a whole number from 1 to {SESSION_SECONDS}")
+    return int(text)
+
+
+def account(text: str) -> str:
+    """The name of a Kaggle account."""
+    if not text.strip():
+        raise ValueError("Say whose account: USER=name, the name in the address of your Kaggle profile")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,49}", text, re.ASCII):
+        raise ValueError(f"{text!r} is not a Kaggle user name; USER is the name in the address of your profile")
+    return text
+
+
+def yes(text: str) -> bool:
+    """A switch, 1 or 0."""
+    if text not in ("0", "1"):
+        raise ValueError(f"QUICK is {text!r}; write 1 or 0")
+    return text == "1"

@@ -1,0 +1,77 @@
+"""The recipes: one entry each. A new recipe is notebooks/NAME.py and an entry here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the tools and tests need to know of a recipe; the rest stands in its notebook.
+
+    Attributes:
+        sections: headings of the second level, in order.
+        demo_cfg: its defaults, scaled down for a random model of two layers.
+        rehearsal_cfg: the smallest run that does everything.
+        traces: patterns of files that only a run that trains leaves in its output.
+        shows: result files that `make demo` prints (.md as text, .csv as a table).
+        predictions: out-of-fold predictions that `make demo` compares with the Bayes-optimal loss; "": none.
+        length_scale: how much the length of an answer decides in its generated data.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    demo_cfg: str
+    rehearsal_cfg: str
+    traces: tuple[str, ...]
+    shows: tuple[str, ...] = ()
+    predictions: str = ""
+    length_scale: float = 0.0
+
+
+_OPENING = ("What you get", "Configuration", "Helpers (skip this)", "Setup", "Data", "Validation split")
+_CLOSING = ("Submission", "What to change next")
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="finetune_deberta",
+            sections=(*_OPENING, "Model", "Check before training", "Train", "Evaluate", *_CLOSING),
+            demo_cfg="max_length=128 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32",
+            # Two processes: as on two T4s.
+            rehearsal_cfg="max_length=48 epochs=1 n_folds=2 evals_per_epoch=1 stop_on_failure=no processes=2",
+            traces=("fold_*", "checkpoints"),
+            predictions="oof.csv",
+        ),
+        Recipe(
+            name="ablate_subset_vs_full",
+            sections=(*_OPENING, "Model", "Check before training", "Grid", *_CLOSING),
+            demo_cfg="max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 valid_rows=300 "
+            "evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=2",
+            rehearsal_cfg="max_length=32 epochs=1 sizes=40,80 seeds=1 repairs= control=no valid_rows=40 "
+            "evaluations=1 budget_minutes=3",
+            traces=("cells/*", "trained/*"),
+            shows=("answer.md",),
+        ),
+        Recipe(
+            name="embed_deberta_lightgbm",
+            sections=(*_OPENING, "Features", "Check before training", "Boost", "Evaluate", *_CLOSING),
+            demo_cfg="max_length=64 search_minutes=0",
+            rehearsal_cfg="max_length=48 n_folds=2 search_minutes=0",
+            traces=("tabular",),
+            shows=("heads.csv",),
+            predictions="oof_lightgbm.csv",
+            length_scale=5.0,  # so that more than one group of features has something to say
+        ),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The entry of a recipe; for argparse, which prints the sentence of the error.
+
+    Raises:
+        ValueError: when there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; RECIPE is one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]
