@@ -1,6 +1,7 @@
 """Fine-tune with Hugging Face's Trainer: optimizer groups, arguments, progress."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 from src_py.errors import InputError
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.model.encoder import encoder_layers, reference_lr
-from src_py.model.preference import PreferenceModel
+from src_py.model.preference import PreferenceModel, model_settings
 from src_py.pairs.encode import PairCollator
 from src_py.training.batches import BudgetTrainer
 
@@ -141,9 +142,14 @@ def make_trainer(
         train_dataset=train,
         eval_dataset=valid.select(np.argsort(valid["length"], kind="stable")),
         data_collator=PairCollator(pad_token_id),
-        compute_metrics=evaluation_metrics,
+        compute_metrics=partial(evaluation_metrics, classes=_class_names(model)),
         optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6, fused=True), None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.settings = settings
     return trainer
+
+
+def _class_names(model: PreferenceModel) -> tuple[str, ...] | None:
+    classes = model_settings(model)["n_classes"]
+    return ("a", "b", "tie")[:classes] if classes <= 3 else None
