@@ -1,6 +1,7 @@
 """Read the rows of a dataset, whatever its kind: columns, a list, a torch dataset, a stream, or a dict of them."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 
@@ -35,10 +36,10 @@ def take(dataset, count: int, seed: int | None = None) -> list:
     if rows is not None and hasattr(dataset, "__getitem__"):
         order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
         return [dataset[int(i)] for i in order[:count]]
-    stream = iter(dataset)
-    if stream is dataset:
+    inside = getattr(dataset, "__dict__", {}).values()
+    if hasattr(dataset, "__next__") or any(hasattr(thing, "__next__") for thing in inside):
         raise CannotRead("the stream can be read only once")
-    return [row for row, _ in zip(stream, range(count))]
+    return list(islice(dataset, count))
 
 
 def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:
