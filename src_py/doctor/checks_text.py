@@ -9,8 +9,11 @@ from src_py.pairs.load import prompt_key
 
 PROBE_LEAST, PROBE_ROWS = 400, 2000  # fewer rows hold too little signal to find; more take too long
 PROBE_WIDTH = 512  # token counts are hashed to so many columns
-SHUFFLED_AS_GOOD = 0.5  # half: labels that are right do better than the median of shuffled ones, weak signal or not
+# Measured on 40 subsets of 400 real pairs: none with the right labels is above 0.2 (3 above 0.05), and 34 of 40 with
+# shuffled ones are.
+SHUFFLED_AS_GOOD = 0.2
 SENTENCE = 16  # tokens: a short sentence
+LOST = 0.4  # share of rows
 RARE = 0.01  # share of a class
 SAME_ROWS = 20_000  # rows compared for being on both sides of the split
 SHUFFLES = 200  # of the labels; the null's quantiles are then known to a few per cent
@@ -75,12 +78,16 @@ def check_cut_answers(setup: Setup) -> list[Finding]:
             form="{:+.0%}",
             note=" of rows, B against A",
         ),
-        judge("rows mostly cut", both[worst], raise_length + share, warn=(None, 0.2), form="{:.0%}", note=f" ({worst})"),
-        judge(
-            f"answers under {SENTENCE} tokens", lost, raise_length + share, warn=(None, 0.1), fail=(None, 0.4),
-            form="{:.0%} of rows",
-        ),
-    ]  # fmt: skip
+        _mostly_cut(lost, both[worst], worst, raise_length + share),
+    ]
+
+
+def _mostly_cut(lost: float, cut: float, part: str, advice: str) -> Finding:
+    """Rows of which half is cut are often learned from all the same; a failure only where hardly a sentence is left."""
+    name, note = "rows mostly cut", f" ({part})"
+    if lost > LOST:
+        return judge(name, lost, advice, fail=(None, LOST), form="{:.0%}", note=f" (answers, under {SENTENCE} tokens)")
+    return judge(name, cut, advice, warn=(None, 0.2), form="{:.0%}", note=note)
 
 
 def check_labels(setup: Setup) -> Finding:
