@@ -285,7 +285,7 @@ def verdict(big, probabilities, history=None, take=slice(None)):
     return judge_training(train, valid, probabilities[take], valid["prompt"].map(tuple), history)
 
 
-def test_the_six_verdicts(big):
+def test_the_verdicts(big):
     _train, _valid, truth = big
     shares = np.tile(truth.mean(0), (len(truth), 1))
     rng = np.random.default_rng(0)
@@ -304,6 +304,49 @@ def test_the_six_verdicts(big):
     assert verdict(big, 0.4 * truth + 0.6 * shares, take=few).name == "not enough rows to tell"
     assert "LEARNED" in str(verdict(big, truth))
     assert verdict(big, truth).table.shape == (3, 3)
+
+
+def test_one_bad_evaluation_or_late_overfitting_does_not_make_a_learner_unstable(big):
+    truth = big[2]
+    spike = {"log loss": [1.5, 1.05, 1.0], "training loss": [1.2, 1.08, 1.0]}
+    late = {"log loss": [1.0, 1.1, 1.6], "training loss": [1.0, 0.7, 0.3]}
+    assert verdict(big, truth, spike).name == "learned"
+    assert verdict(big, truth, late).name == "learned"
+    shares = np.tile(truth.mean(0), (len(truth), 1))
+    assert verdict(big, shares, spike).name == "unstable"
+
+
+def test_worse_than_constant_is_by_heart_only_where_the_training_loss_says_so(big):
+    wild = np.random.default_rng(0).dirichlet([0.5] * 3, len(big[2]))
+    flat = {"log loss": [1.1, 1.1], "training loss": [1.1, 1.1]}
+    assert verdict(big, wild, flat).name == "worse than the constant predictor"
+    assert verdict(big, wild, {"log loss": [1.1, 1.3], "training loss": [1.0, 0.4]}).name == "overfitted"
+    assert "by heart; use" not in verdict(big, wild).sentence
+
+
+def test_a_class_that_training_lacks_does_not_make_every_model_learned(big):
+    train, valid, truth = big
+    shares = np.tile([0.499, 0.499, 0.002], (len(truth), 1))
+    result = judge_training(train[train["label"] != 2], valid, shares, valid["prompt"].map(tuple))
+    assert result.constant < 10
+    assert result.name != "learned"
+
+
+def test_few_prompts_say_nothing_however_many_rows_they_have(big):
+    train, valid, truth = big
+    assert judge_training(train, valid, truth, valid["prompt"].map(len) % 3).name == "not enough rows to tell"
+
+
+def test_a_history_without_evaluations_is_no_obstacle(big):
+    assert verdict(big, big[2], {"epoch": [1.0]}).name == "learned"
+
+
+def test_figures_that_do_not_belong_together_are_refused(big):
+    train, valid, truth = big
+    with pytest.raises(ValueError, match="prompts"):
+        judge_training(train, valid, truth, valid["prompt"].map(tuple)[:-1])
+    with pytest.raises(ValueError, match="sum"):
+        judge_training(train, valid, truth * 2, valid["prompt"].map(tuple))
 
 
 def test_a_model_that_only_knows_lengths_is_told_so(big):
