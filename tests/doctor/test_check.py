@@ -1,5 +1,6 @@
 """The fault matrix: one thing broken in a healthy set-up, and exactly the right check says so, with the remedy."""
 
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from src_py.ablation.posted import encode_posted, posted_config, posted_trainer
 from src_py.doctor.check import check_before_training
 from src_py.doctor.checks_schedule import check_bf16, check_gpu_architecture
-from src_py.doctor.findings import Setup
+from src_py.doctor.findings import Setup, judge
 from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import start_session
@@ -248,6 +249,23 @@ def test_exactly_the_right_check_names_the_fault(setup, check):
         with pytest.raises(InputError, match=re.escape(check)):
             report.stop_on_failure()
         report.stop_on_failure(stop=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [(0.45, "PASS"), (0.46, "WARN"), (0.6, "WARN"), (0.61, "FAIL"), (math.nan, "FAIL")],
+)
+def test_the_stated_limit_is_the_one_applied(value, status):
+    finding = judge("x", value, "advice", warn=(None, 0.45), fail=(None, 0.6))
+    assert (finding.status, finding.limit) == (status, "at most 0.45 (fails above 0.6)")
+    assert finding.advice == ("" if status == "PASS" else "advice")
+
+
+def test_limits_on_both_sides_are_stated():
+    finding = judge("x", 0.5, "", warn=(0.25, 4), fail=(0.1, 10), form="{:g}")
+    assert finding.limit == "0.25 to 4 (fails below 0.1 or above 10)"
+    assert judge("x", 3, "", fail=(None, 2)).limit == "at most 2 (fails otherwise)"
+    assert judge("x", 3, "", warn=(16, None), form="{:d} pairs").limit == "at least 16 pairs"
 
 
 def test_a_shrunk_embedding_matrix_is_warned_of(setup):
