@@ -1,26 +1,32 @@
-"""Check a Trainer before it trains: every known reason why a model "does not learn", measured on the real set-up."""
+"""Check a Trainer before it trains: known causes of a model that "does not learn", measured on the real set-up."""
 
-import copy
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
-import torch
-
-from src_py.doctor.checks_model import MODEL_CHECKS, check_sequence_length, check_weights_dtype
+from src_py.doctor.checks_model import (
+    MODEL_CHECKS,
+    check_embedding_rows,
+    check_first_step,
+    check_sequence_length,
+    check_weights_dtype,
+)
 from src_py.doctor.checks_schedule import TRAINING_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
-from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup
+from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup, error_line, out_of_memory
+from src_py.doctor.untouched import untouched
+from src_py.kaggle.session import free_memory
+
+# Each makes the figures behind it meaningless or impossible to get: half-precision weights, sequences that are too
+# long, tokens without a row.
+FIRST_CHECKS = (check_weights_dtype, check_sequence_length, check_embedding_rows)
 
 
 def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_bytes: int | None = None) -> Report:
     """Run all checks on a Trainer that is about to train; nothing of it is changed.
 
-    Weights, gradients, optimizer, modes and random states are as before afterwards, so that training is
-    bit-identical with and without this call. Works on any `Trainer` for sequence classification; a check that
-    lacks what it needs says "not checked".
+    Weights, buffers, gradients, optimizer, modes and random states, those of collator and datasets included, are as
+    before afterwards, so that training is bit-identical with and without this call. Works on any `Trainer` for
+    sequence classification; a check that lacks what it needs, or that fails itself, says "not checked" and why.
 
     Args:
         trainer: with its model, datasets, arguments and (if it has one of its own) optimizer.
@@ -29,58 +35,35 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
         card_bytes: memory to plan for; by default the first GPU's.
     """
     setup = Setup(trainer, tokenizer, train, valid, card_bytes=card_bytes)
-    started, findings = time.monotonic(), []
-    # Half-precision weights make every other figure of the model meaningless (and, on a CPU, very slow to get);
-    # sequences that are too long make it crash.
-    first = [check_weights_dtype(setup), check_sequence_length(setup)]
-    model_checks = () if any(f.status == FAIL for f in first) else MODEL_CHECKS
-    for check in (*DATA_CHECKS, lambda _: first, *model_checks, *TRAINING_CHECKS):
-        with untouched(trainer):
-            findings.extend(_run(check, setup))
-    if not model_checks:
-        findings.append(Finding("loss, gradients, memory", SKIP, "mend what FAILs first"))
+    started = time.monotonic()
+    first = [finding for check in FIRST_CHECKS for finding in _run(check, setup)]
+    if not _failed(first):
+        first += _run(check_first_step, setup)
+    if _failed(first):
+        model = [Finding("loss, gradients, memory", SKIP, "mend what FAILs first")]
+    else:
+        model = [finding for check in MODEL_CHECKS for finding in _run(check, setup)]
+    data, training = ([f for check in checks for f in _run(check, setup)] for checks in (DATA_CHECKS, TRAINING_CHECKS))
     # Checks stand in the order of their effect in the posted notebook; sorting is stable.
-    findings.sort(key=lambda f: [FAIL, WARN, PASS, SKIP].index(f.status))
+    findings = sorted([*data, *first, *model, *training], key=lambda f: [FAIL, WARN, PASS, SKIP].index(f.status))
     return Report(findings, time.monotonic() - started)
 
 
-@contextmanager
-def untouched(trainer) -> Iterator[None]:
-    """Restore weights, gradients, modes, optimizer and random states on leaving."""
-    model, optimizer = trainer.model, trainer.optimizer
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    modes = {name: module.training for name, module in model.named_modules()}
-    optimizer_state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
-    steps = getattr(trainer, "current_gradient_accumulation_steps", None)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                tensor.copy_(weights[name])
-        for name, module in model.named_modules():
-            module.training = modes[name]
-        model.zero_grad(set_to_none=True)
-        if optimizer is not None:
-            optimizer.load_state_dict(optimizer_state)
-        if steps is not None:
-            trainer.current_gradient_accumulation_steps = steps
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+def _failed(findings: list[Finding]) -> bool:
+    return any(finding.status == FAIL for finding in findings)
 
 
 def _run(check: Callable, setup: Setup) -> list[Finding]:
-    try:
-        found = check(setup)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a crash in tokenizers is a BaseException, and a finding
-        name = check.__name__.removeprefix("check_").replace("_", " ")
-        line = (str(error).strip().splitlines() or [""])[0][:120]
-        return [Finding(name, FAIL, f"{type(error).__name__}: {line}", "runs", "Mend what this error names.")]
+    """What a check finds; an error of its own is no fault of the set-up."""
+    with untouched(setup.trainer):
+        try:
+            found = check(setup)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers crashes with a BaseException
+            name = check.__name__.removeprefix("check_").replace("_", " ")
+            if out_of_memory(error):
+                free_memory()
+                return [Finding(name, SKIP, "not enough memory to check")]
+            return [Finding(name, SKIP, error_line(error))]
     return found if isinstance(found, list) else [found]

@@ -8,11 +8,24 @@ import pandas as pd
 from src_py.evaluation.baselines import class_shares, length_only
 
 RESAMPLES = 2000
+NAMES = (
+    "learned",
+    "learned little more than answer length",
+    "constant predictor",
+    "overfitted",
+    "worse than the constant predictor",
+    "unstable",
+    "not enough rows to tell",
+)
+# Training loss below the constant predictor's: more than reading brought anyone on the contest (0.128, the winner's).
+BY_HEART = 0.15
+BROKE_OUT = 0.25  # validation loss above the constant's: twice what the winner is below it, so no wobble of a learner
+LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
 
 
 @dataclass
 class Verdict:
-    """`name` is one of the six; `sentence` says why; the figures are log losses in nats."""
+    """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats."""
 
     name: str
     sentence: str
@@ -54,10 +67,19 @@ def judge_training(
         probabilities: the model's for `valid`, (rows, classes).
         prompts: one key a validation row; rows with the same prompt are resampled together.
         history: from `history_table`; without it, overfitting and instability show only in the figures.
+
+    Raises:
+        ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
     """
     labels, classes = valid["label"].to_numpy(), probabilities.shape[1]
+    if not len(labels) == len(probabilities) == len(prompts):
+        raise ValueError(f"{len(labels)} rows, {len(probabilities)} predictions and {len(prompts)} prompts.")
+    sums = probabilities.sum(1)
+    if np.isfinite(sums).all() and np.abs(sums - 1).max(initial=0) > 1e-3:
+        raise ValueError(f"Probabilities of a row sum to {sums.min():.3f} to {sums.max():.3f}, not to 1.")
     rows = np.arange(len(labels))
-    shares = class_shares(train["label"], classes)
+    # A class that training has never seen is as likely as one more row: else anything would beat the constant.
+    shares = class_shares(train["label"], classes).clip(1 / (len(train) + 1))
     losses = {
         "model": -np.log(probabilities[rows, labels].clip(1e-15)),
         "constant": -np.log(shares.clip(1e-15))[labels],
@@ -66,7 +88,11 @@ def judge_training(
     over_constant = interval(losses["constant"] - losses["model"], prompts)
     over_length = interval(losses["length"] - losses["model"], prompts)
     means = {name: float(loss.mean()) for name, loss in losses.items()}
-    name, why = _decide(means, over_constant, over_length, float(probabilities.std(0).mean()), history, len(labels))
+    spread, counts = (
+        float(probabilities.std(0).mean()),
+        (len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()),
+    )
+    name, why = _decide(means, over_constant, over_length, spread, history, *counts)
     return Verdict(name, why, means["model"], means["constant"], means["length"], over_constant, over_length)
 
 
@@ -80,20 +106,41 @@ def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: in
     return float(low), float(high)
 
 
-def _decide(means, over_constant, over_length, spread, history, rows) -> tuple[str, str]:
+def _decide(means, over_constant, over_length, spread, history, rows, prompts) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
         f"better by {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
     )
-    if not np.isfinite(means["model"]) or (history is not None and _unstable(history, means["constant"])):
-        return "unstable", f"the validation loss broke out during training; lower CFG.lr. Best weights: {better}."
-    if over_constant[1] < 0 or (
-        over_constant[0] <= 0 and history is not None and _by_heart(history, means["constant"])
+    if not np.isfinite(means["model"]) or (
+        history is not None and _unstable(history, means["constant"], over_constant)
     ):
-        return "overfitted", f"{better}: it learned its rows by heart; use more rows, fewer epochs, or frozen layers."
+        return "unstable", f"the validation loss broke out during training; lower CFG.lr. Best weights: {better}."
+    if prompts < LEAST_PROMPTS:
+        return "not enough rows to tell", f"{better}, on {prompts} prompts only; validate on more."
+    by_heart = history is not None and _by_heart(history, means["constant"])
+    if over_constant[1] < 0 or (over_constant[0] <= 0 and by_heart):
+        if by_heart:
+            return (
+                "overfitted",
+                f"{better}: it learned its rows by heart; use more rows, fewer epochs or frozen layers.",
+            )
+        if history is not None:
+            advice = "it is over-certain, or labels and columns of the predictions do not belong together"
+            return (
+                "worse than the constant predictor",
+                f"{better}, though it did not learn its rows by heart: {advice}.",
+            )
+        return "overfitted", f"{better}: it is over-certain; whether it learned rows by heart, its history would say."
     if over_constant[0] > 0:
+        length = f"answer length alone ({means['length']:.4f})"
         if over_length[0] > 0:
-            return "learned", f"{better}, and better than answer length alone ({means['length']:.4f})."
+            return "learned", f"{better}, and better than {length}."
+        # Few rows make the interval wide: then length alone may explain it, but nothing says that it does.
+        if means["model"] < means["length"] - 0.005:
+            return (
+                "learned",
+                f"{better}, and on these rows better than {length}, though more rows are needed to show it.",
+            )
         return (
             "learned little more than answer length",
             f"{better}, but a regression on lengths alone has {means['length']:.4f}; train longer or on more rows.",
@@ -103,10 +150,20 @@ def _decide(means, over_constant, over_length, spread, history, rows) -> tuple[s
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
 
 
-def _unstable(history: pd.DataFrame, constant: float) -> bool:
-    losses = history["log loss"]
-    return bool(losses.isna().any() or losses.max() > constant + 0.25)
+def _unstable(history: pd.DataFrame, constant: float, over_constant: tuple[float, float]) -> bool:
+    """NaN, or a validation loss far above the constant's while the training loss was above it too.
+
+    A model that overfits late, or that had one bad evaluation and learned, is not unstable: its best weights count.
+    """
+    losses = history.get("log loss", pd.Series(dtype=float))
+    if losses.isna().any():
+        return True
+    training = history.get("training loss", pd.Series(np.nan, index=history.index))
+    broke_out = (losses > constant + BROKE_OUT) & ~(training < constant)
+    return bool(broke_out.any()) and over_constant[0] <= 0
 
 
 def _by_heart(history: pd.DataFrame, constant: float) -> bool:
-    return bool(history["training loss"].min() < constant - 0.15 and history["log loss"].iloc[-1] > constant)
+    if not {"training loss", "log loss"} <= set(history) or not len(history):
+        return False
+    return bool(history["training loss"].min() < constant - BY_HEART and history["log loss"].iloc[-1] > constant)

@@ -1,93 +1,123 @@
-"""Watch a training run: say what happens at every evaluation, and stop for what cannot get better."""
+"""Watch a training run: say what happens at every evaluation, and stop what cannot get better."""
 
 import math
 import time
-from collections import deque
+from itertools import groupby
 
+import numpy as np
 import torch
+from scipy.special import softmax
 from transformers import TrainerCallback
 
+from src_py.doctor.diagnose import Run, diagnose, learns_by_heart
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, first_set, take
+from src_py.doctor.settings import setting
+from src_py.doctor.untouched import untouched
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import evaluation_metrics
 
-LOW_SPREAD = 0.02  # standard deviation of the predicted probabilities over rows; learning runs pass it at once
-NO_SPREAD = 1e-4
-SKIPPED_WINDOW, SKIPPED_SHARE = 50, 0.25
+LABEL_ROWS = 20_000  # rows read for the class shares of a dataset without columns
+UNTRAINED_ROWS = 64  # evaluation rows predicted before training, to know the spread of an untrained model
+NOT_FINITE = 3  # losses in a row that are NaN or infinite while the weights are sound: not one odd batch any more
+# GradScaler starts at 2**16 and halves at every skip: after 25 in a row no gradient can be too large for it.
+SKIPPED_IN_A_ROW = 25
+SKIPPED_WINDOW, SKIPPED_SHARE = 50, 0.25  # the search for the scale takes about 16 of the first steps
 
 
 def watch(trainer, stop: bool = True) -> "Watcher":
-    """Add a `Watcher` to any Trainer for sequence classification with labelled evaluation rows.
+    """Add a `Watcher` to any Trainer for sequence classification or regression.
 
-    Its `compute_metrics` is extended by log loss, accuracy, predicted-class shares and spread; what it
-    computed before stays.
+    What its `compute_metrics` computed stays; log loss, accuracy, predicted-class shares and spread are added where
+    labels are classes, else the spread alone. A few evaluation rows are predicted at once, to know the untrained
+    model; training is bit-identical with and without the watcher, as long as it does not stop.
 
     Args:
-        stop: end the training for what cannot get better; otherwise only say so.
+        stop: end the training when it cannot get better; otherwise only say so.
     """
-    own = trainer.compute_metrics
-    trainer.compute_metrics = lambda prediction: (own(prediction) if own else {}) | evaluation_metrics(prediction)
     watcher = Watcher(trainer, stop)
     trainer.add_callback(watcher)
     return watcher
 
 
 class Watcher(TrainerCallback):
-    """Prints a line at every evaluation and recognises five ways in which a run is lost.
+    """Prints a line at every evaluation and recognises a run that is lost: collapse, NaN, divergence, no learning.
 
-    `events` holds what was recognised, as sentences.
+    `events` holds why the run cannot get better, `notes` what else was noticed, as sentences.
     """
 
     def __init__(self, trainer, stop: bool):
-        labels = [_labels(data) for data in (trainer.train_dataset, trainer.eval_dataset)]
-        classes = int(max(map(max, labels))) + 1
-        self.constant = constant_log_loss(*labels, n_classes=classes)
-        # The least that one answer for all rows can reach, with hindsight: on few rows below `constant`.
-        self.best_constant = constant_log_loss(labels[1], labels[1], n_classes=classes)
-        self.stop, self.events = stop, []
-        self.trainer, self.evaluations, self.training_loss = trainer, [], math.nan
-        self.skipped, self.losses = deque(maxlen=SKIPPED_WINDOW), []
-        self.started, self.first = time.monotonic(), 0
-        self._compute_loss = trainer.compute_loss
+        self.trainer, self.stop, self.events, self.notes = trainer, stop, [], []
+        self.classes = _class_names(trainer)
+        self.run = Run(max_steps=1, untrained=math.nan)
+        self._read_labels()
+        self.started, self.first, self.scale = time.monotonic(), 0, None
+        self.losses, self.not_finite, self.skipped = [], 0, []
+        self._own_metrics, self._compute_loss = trainer.compute_metrics, trainer.compute_loss
+        if not trainer.args.batch_eval_metrics:  # else metrics come batch by batch, in a form of the user's own
+            trainer.compute_metrics = self._metrics
+        self.run.untrained = _untrained_spread(trainer)
         trainer.compute_loss = self._watched_loss
+
+    @property
+    def constant(self) -> float | None:
+        """Log loss of the constant predictor on the evaluation rows; None where labels are not classes."""
+        return self.run.constant
+
+    @property
+    def best_constant(self) -> float | None:
+        """The least that one answer for all rows can reach, with hindsight: on few rows below `constant`."""
+        return self.run.best_constant
 
     def on_train_begin(self, args, state, control, **_):
         self.started, self.first = time.monotonic(), state.global_step
+        self.run.max_steps, self.run.warmup_steps = state.max_steps, args.get_warmup_steps(state.max_steps)
+        if state.global_step:  # a run that is resumed: what was seen before the interruption
+            self._recall(state.log_history)
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        scaler = getattr(self.trainer.accelerator, "scaler", None)
+        self.scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else None
 
     def on_step_end(self, args, state, control, **_):
         if self.losses:
             losses, self.losses = torch.stack([loss.float().mean() for loss in self.losses]), []
-            if not torch.isfinite(losses).all():
-                self._event(control, f"step {state.global_step}: the loss is NaN or infinite; lower CFG.lr, or set "
-                                     "CFG.precision='fp32' to see whether fp16 overflows.")  # fmt: skip
-        scaler = getattr(self.trainer.accelerator, "scaler", None)
-        if scaler is not None and scaler.is_enabled():
-            self.skipped.append(bool(self.trainer.accelerator.optimizer_step_was_skipped))
-            # The first steps look for the right scale and are skipped in any healthy run.
-            if state.global_step >= 2 * SKIPPED_WINDOW and sum(self.skipped) > SKIPPED_SHARE * SKIPPED_WINDOW:
-                self._event(control, f"{sum(self.skipped)} of the last {len(self.skipped)} fp16 steps were skipped: "
-                                     "activations overflow; set CFG.precision='fp32' or lower CFG.lr.")  # fmt: skip
-            elif state.global_step % SKIPPED_WINDOW == 0 and scaler.get_scale() < 1:
-                self._event(control, "The fp16 loss scale has fallen below 1: set CFG.precision='fp32'.")
+            self._judge_loss(state.global_step, losses.mean().item(), control)
+        if self.scale is not None:
+            # accelerate's own `optimizer_step_was_skipped` stays False with a fused optimizer (accelerate#4242).
+            self.skipped.append(self.trainer.accelerator.scaler.get_scale() < self.scale)
+            self._judge_skips(state.global_step, control)
 
-    def on_log(self, args, state, control, logs=None, **_):
-        self.training_loss = (logs or {}).get("loss", self.training_loss)
-
-    def on_evaluate(self, args, state, control, metrics, **_):
-        row = {name: metrics.get(f"eval_{name}", math.nan) for name in ("log_loss", "accuracy", "spread")}
-        self.evaluations.append(row | {"step": state.global_step, "training_loss": self.training_loss})
-        pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
-        left = pace * (state.max_steps - state.global_step)
-        shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("eval_predicted_"))
-        print(
-            f"step {state.global_step:>5}/{state.max_steps}  log loss {row['log_loss']:.4f} "
-            f"({row['log_loss'] - self.constant:+.4f} to constant)  accuracy {row['accuracy']:.3f}  "
-            f"shares {shares}  spread {row['spread']:.3f}  {left / 60:.1f} min left",
-            flush=True,
-        )
-        warmup = args.get_warmup_steps(state.max_steps)
-        problem = diagnose(self.evaluations, self.constant, self.best_constant, warmup, state.max_steps)
+    def on_evaluate(self, args, state, control, metrics=None, **_):
+        sets = self.trainer.eval_dataset
+        prefix = f"eval_{next(iter(sets))}_" if isinstance(sets, dict) and sets else "eval_"
+        metrics = {k.removeprefix(prefix): v for k, v in (metrics or {}).items() if k.startswith(prefix)}
+        loss = metrics.get("log_loss", metrics.get("loss"))
+        if loss is None:
+            return  # another of several evaluation sets, or one without labels
+        spread = metrics.get("spread", math.nan)
+        self.run.evaluations.append({"step": state.global_step, "log_loss": loss, "spread": spread})
+        print(self._line(state, metrics, loss, spread), flush=True)
+        problem = diagnose(self.run)
         if problem:
-            self._event(control, f"step {state.global_step}: {problem}")
+            advice = f"lower {setting(self.trainer, 'lr')}, or lengthen {setting(self.trainer, 'warmup')}"
+            if not math.isfinite(loss):
+                advice = f"lower {setting(self.trainer, 'lr')}, or set {setting(self.trainer, 'fp32')}"
+            self._event(control, f"step {state.global_step}: {problem}; {advice}.")
+        elif learns_by_heart(self.run):
+            self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
+                       f"by heart; use more rows, {setting(self.trainer, 'freeze_layers')}, or fewer "
+                       f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
+
+    def _line(self, state, metrics: dict, loss: float, spread: float) -> str:
+        pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
+        minutes = pace * (state.max_steps - state.global_step) / 60
+        if "log_loss" not in metrics:
+            text = f"loss {loss:.4f}"
+        else:
+            shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("predicted_"))
+            text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant)"
+            text += f"  accuracy {metrics['accuracy']:.3f}  shares {shares}"
+        return f"step {state.global_step:>5}/{state.max_steps}  {text}  spread {spread:.3f}  {minutes:.1f} min left"
 
     def _watched_loss(self, model, inputs, *args, **kwargs):
         result = self._compute_loss(model, inputs, *args, **kwargs)
@@ -95,52 +125,128 @@ class Watcher(TrainerCallback):
             self.losses.append((result[0] if isinstance(result, tuple) else result).detach())
         return result
 
+    def _judge_loss(self, step: int, loss: float, control) -> None:
+        self.run.step_losses.append((step, loss))
+        if math.isfinite(loss):
+            self.not_finite = 0
+            return
+        self.not_finite += 1
+        # A GradScaler skips such a step, and a Trainer of one's own may; else the weights are lost at once.
+        if self.not_finite >= NOT_FINITE or not _finite_weights(self.trainer.model):
+            self._event(control, f"step {step}: the loss is NaN or infinite; lower {setting(self.trainer, 'lr')}, or "
+                                 f"set {setting(self.trainer, 'fp32')} to see whether fp16 overflows.")  # fmt: skip
+
+    def _judge_skips(self, step: int, control) -> None:
+        remedy = f"activations overflow; set {setting(self.trainer, 'fp32')} or lower {setting(self.trainer, 'lr')}."
+        if all(self.skipped[-SKIPPED_IN_A_ROW:]) and len(self.skipped) >= SKIPPED_IN_A_ROW:
+            self._event(control, f"step {step}: the last {SKIPPED_IN_A_ROW} fp16 steps were all skipped: {remedy}")
+        recent = self.skipped[-SKIPPED_WINDOW:]
+        if len(self.skipped) >= 2 * SKIPPED_WINDOW and sum(recent) > SKIPPED_SHARE * SKIPPED_WINDOW:
+            self._note(f"more than {SKIPPED_SHARE:.0%} of {SKIPPED_WINDOW} fp16 steps were skipped: {remedy}")
+
+    def _metrics(self, prediction) -> dict[str, float]:
+        own = self._own_metrics(prediction) if self._own_metrics else {}
+        logits, labels = _logits(prediction), prediction.label_ids
+        if logits is None:
+            return own
+        if not _are_classes(logits, labels):
+            return own | {"spread": float(logits.astype(np.float64).std(0).mean())}
+        if self.run.best_constant is None:
+            self.run.best_constant = constant_log_loss(labels, labels, logits.shape[1])
+            self.run.constant = self.run.best_constant
+        names = self.classes if self.classes and len(self.classes) == logits.shape[1] else None
+        added = evaluation_metrics(prediction, names)
+        if any(name.startswith("predicted_") for name in own):
+            added = {name: value for name, value in added.items() if not name.startswith("predicted_")}
+        return own | added
+
+    def _read_labels(self) -> None:
+        """Class shares of both datasets, where they can be read; else the first evaluation brings them."""
+        try:
+            sets = [self.trainer.train_dataset, first_set(self.trainer.eval_dataset)]
+            labels = [column(data, self.trainer.label_names + list(LABEL_NAMES), LABEL_ROWS) for data in sets]
+            if all(x is not None and len(x) and x.ndim == 1 and np.issubdtype(x.dtype, np.integer) for x in labels):
+                classes = int(max(x.max() for x in labels)) + 1
+                self.run.constant = constant_log_loss(*labels, n_classes=classes)
+                self.run.best_constant = constant_log_loss(labels[1], labels[1], n_classes=classes)
+        except (CannotRead, TypeError, ValueError):
+            pass
+
+    def _recall(self, log_history: list[dict]) -> None:
+        seen = [e for e in log_history if "eval_log_loss" in e and "eval_spread" in e]
+        self.run.evaluations = [
+            {"step": e["step"], "log_loss": e["eval_log_loss"], "spread": e["eval_spread"]} for e in seen
+        ]
+        # Logged losses are means over the steps since the entry before.
+        logged, before = [(e["step"], e["loss"]) for e in log_history if "loss" in e], 0
+        for step, loss in (pair for _, group in groupby(logged, key=lambda pair: pair[0]) for pair in list(group)[:1]):
+            self.run.step_losses += [(number, loss) for number in range(before + 1, step + 1)]
+            before = step
+
     def _event(self, control, sentence: str) -> None:
         self.events.append(sentence)
         print(sentence + (" Stopped." if self.stop else ""), flush=True)
         control.should_training_stop = control.should_training_stop or self.stop
 
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            print(sentence, flush=True)
 
-def diagnose(
-    evaluations: list[dict], constant: float, best_constant: float, warmup_steps: int, max_steps: int
-) -> str | None:
-    """What is wrong after the latest evaluation, in one sentence; None while the run may still learn.
 
-    Args:
-        evaluations: dicts with step, log_loss, spread and training_loss, in order.
-        constant: log loss of the constant predictor on the same rows.
-        best_constant: entropy of the class shares of these rows.
+def _class_names(trainer) -> list[str] | None:
+    """Names of the classes, from the dataset's features or the model's config; None where only numbers are known."""
+    features = getattr(trainer.train_dataset, "features", None) or {}
+    for name in LABEL_NAMES:
+        names = getattr(features.get(name) if hasattr(features, "get") else None, "names", None)
+        if names:
+            return list(names)
+    named = getattr(getattr(trainer.model, "config", None), "id2label", None) or {}
+    names = [str(named[k]) for k in sorted(named)]
+    return None if all(name.startswith("LABEL_") for name in names) else names
+
+
+def _logits(prediction) -> np.ndarray | None:
+    logits = prediction.predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    fits = isinstance(logits, np.ndarray) and logits.ndim == 2 and np.issubdtype(logits.dtype, np.floating)
+    return logits if fits else None
+
+
+def _are_classes(logits: np.ndarray, labels) -> bool:
+    return (
+        logits.shape[1] > 1
+        and isinstance(labels, np.ndarray)
+        and labels.ndim == 1
+        and np.issubdtype(labels.dtype, np.integer)
+        and labels.min(initial=0) >= 0
+        and labels.max(initial=0) < logits.shape[1]
+    )
+
+
+def _untrained_spread(trainer) -> float:
+    """Spread of the predictions over some evaluation rows, as an evaluation would measure it now; NaN if it fails.
+
+    It is not needed to train: whatever goes wrong here is left to the evaluation itself to report.
     """
-    now = evaluations[-1]
-    earlier = evaluations[:-1]
-    if not math.isfinite(now["log_loss"]):
-        return "the predictions are NaN or infinite; lower CFG.lr, or set CFG.precision='fp32'."
-    best = min(e["log_loss"] for e in evaluations)
-    flat = now["log_loss"] > best_constant - 0.003
-    if flat and now["step"] > warmup_steps and now["spread"] < NO_SPREAD:
-        return "every row gets the same prediction (collapse); lower CFG.lr, or try another CFG.seed."
-    if flat and earlier and earlier[-1]["step"] > warmup_steps / 2 and now["step"] > warmup_steps:
-        # A slow learner's spread grows from one evaluation to the next; a collapsed model's does not. Late in
-        # the run there is no time left to wait for it.
-        patience = 1.2 if now["step"] < 0.75 * max_steps else 1.5
-        low = max(now["spread"], earlier[-1]["spread"]) < LOW_SPREAD
-        if low and now["spread"] <= patience * earlier[-1]["spread"]:
-            return (
-                f"predictions hardly vary between rows (spread {now['spread']:.4f}) and do not begin to: collapse; "
-                "lower CFG.lr, lengthen CFG.warmup, or try another CFG.seed."
-            )
-    if best < best_constant - 0.01 and now["log_loss"] > constant + 0.05:
-        return f"diverged: log loss {now['log_loss']:.3f} after {best:.3f}; lower CFG.lr. The best weights are kept."
-    recent = evaluations[-3:]
-    memorising = now["training_loss"] < constant - 0.15 and all(e["log_loss"] >= constant for e in recent)
-    if len(evaluations) >= 4 and memorising:
-        return (
-            "the training loss falls while validation stays at the constant predictor: it learns rows by heart; "
-            "use more rows, CFG.freeze_layers, or fewer CFG.epochs."
-        )
-    return None
+    data = first_set(trainer.eval_dataset)
+    if data is None:
+        return math.nan
+    try:
+        with untouched(trainer), trainer.accelerator.autocast():
+            trainer.model.eval()
+            rows, size = take(data, UNTRAINED_ROWS, seed=0), max(1, min(8, trainer.args.per_device_eval_batch_size))
+            collate, parts = trainer._get_collator_with_removed_columns(trainer.data_collator), []
+            for start in range(0, len(rows), size):
+                batch = collate([dict(r) if isinstance(r, dict) else r for r in rows[start : start + size]])
+                _, logits, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+                parts.append((logits[0] if isinstance(logits, tuple) else logits).float().cpu().numpy())
+            logits = np.concatenate(parts).astype(np.float64)
+            classes = _are_classes(logits, None if labels is None else labels.cpu().numpy())
+            return float((softmax(logits, axis=1) if classes else logits).std(0).mean())
+    except Exception:
+        return math.nan
 
 
-def _labels(dataset) -> list[int]:
-    name = "labels" if "labels" in dataset.column_names else "label"
-    return list(dataset[name])
+def _finite_weights(model) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)

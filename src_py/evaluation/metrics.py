@@ -1,5 +1,7 @@
 """Log loss, accuracy, and the temperature that calibrates probabilities."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
@@ -60,19 +62,29 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     return PreferenceMetric(keep_in_memory=True).compute(predictions=probabilities.tolist(), references=list(labels))
 
 
-def evaluation_metrics(prediction, classes: tuple[str, ...] = ()) -> dict[str, float]:
+def evaluation_metrics(prediction, classes: Sequence[str] | None = None) -> dict[str, float]:
     """`compute_metrics` for a Trainer: log loss, accuracy, share of each predicted class, spread over rows.
 
     `spread` is the standard deviation of the predicted probabilities over rows, averaged over classes: 0 means that
-    every row gets the same answer.
+    every row gets the same answer. Shares are called `predicted_<class>`.
+
+    Args:
+        prediction: with logits (rows, classes), or a tuple that begins with them, and `label_ids` (rows,).
+        classes: names in label order; by default their numbers.
+
+    Raises:
+        ValueError: when there are more or fewer names than classes.
     """
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     if not np.isfinite(logits).all():
-        # argmax of NaN is 0: without this line a diverged model looks like one that always says "a".
+        # argmax of NaN is 0: without this line a diverged model looks like one that always says the first class.
         return {"log_loss": float("nan"), "accuracy": float("nan"), "spread": float("nan")}
     probabilities = softmax(logits.astype(np.float64), axis=1)
+    names = range(probabilities.shape[1]) if classes is None else classes
+    if len(names) != probabilities.shape[1]:
+        raise ValueError(f"{len(names)} class names ({', '.join(names)}) for {probabilities.shape[1]} classes.")
     shares = class_shares(probabilities.argmax(1), probabilities.shape[1])
-    named = {f"predicted_{name}": float(share) for name, share in zip(classes or range(len(shares)), shares)}
+    named = {f"predicted_{name}": float(share) for name, share in zip(names, shares)}
     return score(prediction.label_ids, probabilities) | named | {"spread": float(probabilities.std(0).mean())}
 
 

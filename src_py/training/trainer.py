@@ -155,7 +155,7 @@ def make_trainer(
         train_dataset=train,
         eval_dataset=valid.select(np.argsort(valid["length"], kind="stable")),
         data_collator=PairCollator(pad_token_id),
-        compute_metrics=partial(evaluation_metrics, classes=classes) if classes else evaluation_metrics,
+        compute_metrics=partial(evaluation_metrics, classes=classes or None),
         optimizers=(torch.optim.AdamW(groups, lr=lr, eps=1e-6, fused=True), None),
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,77 @@
+"""Read the rows of a dataset, whatever its kind: columns, a list, a torch dataset, a stream, or a dict of them."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+
+LABEL_NAMES = ("labels", "label", "label_ids")
+
+
+class CannotRead(Exception):
+    """Rows that cannot be read without changing them; the message says why."""
+
+
+def first_set(dataset):
+    """The dataset itself, or the first of a dict of evaluation sets."""
+    # A DatasetDict is a dict too; one dataset that holds columns is not.
+    return next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
+
+
+def row_count(dataset) -> int | None:
+    """Rows of a dataset; None for a stream."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def take(dataset, count: int, seed: int | None = None) -> list:
+    """Up to `count` rows: random ones, the first where `seed` is None or the dataset is a stream.
+
+    Raises:
+        CannotRead: for a stream that can be read only once.
+    """
+    rows = row_count(dataset)
+    if rows is not None and hasattr(dataset, "__getitem__"):
+        order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
+        return [dataset[int(i)] for i in order[:count]]
+    inside = getattr(dataset, "__dict__", {}).values()
+    if hasattr(dataset, "__next__") or any(hasattr(thing, "__next__") for thing in inside):
+        raise CannotRead("the stream can be read only once")
+    return list(islice(dataset, count))
+
+
+def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:
+    """A column of the first `most` rows by the first of its `names` that the rows have; None if they have none.
+
+    Raises:
+        CannotRead: for a stream that can be read only once.
+    """
+    known = getattr(dataset, "column_names", None)  # None for a stream of unknown features
+    if known is not None and row_count(dataset) is not None:
+        name = next((n for n in names if n in known), None)
+        return None if name is None else np.asarray(dataset[name][:most])
+    rows = take(dataset, most)
+    if not rows or not isinstance(rows[0], dict):
+        return None
+    name = next((n for n in names if n in rows[0]), None)
+    return None if name is None else np.asarray([row[name] for row in rows])
+
+
+def token_ids(row) -> list[list[int]] | None:
+    """Token ids of a row without its padding: two sequences for pairwise, one otherwise; None if it holds none."""
+    if not isinstance(row, dict):
+        return None
+    if "sequences" in row:
+        return [list(ids) for ids in row["sequences"]]
+    if "input_ids" not in row:
+        return None
+    return unpadded(row["input_ids"], row.get("attention_mask"))
+
+
+def unpadded(ids, mask=None) -> list[list[int]]:
+    """Sequences of (tokens,) or (sequences, tokens), without the places where `mask` is 0."""
+    ids = np.atleast_2d(np.asarray(ids))
+    mask = np.ones(ids.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask)).astype(bool)
+    return [sequence[keep].tolist() for sequence, keep in zip(ids, mask)]
