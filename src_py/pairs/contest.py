@@ -157,7 +157,7 @@ def find_contest(root: str | Path, data_dir: str | Path = "", contests: Sequence
     train = _first(tables_in(folder, here[0].train))
     samples = [table for stem in dict.fromkeys(contest.sample for contest in here) for table in tables_in(folder, stem)]
     sample = _first(samples) if samples else None
-    contest = recognise(read_names(train), sample and read_names(sample), here, train)
+    contest = recognise(read_names(train), read_names(sample) if sample else None, here, train)
     return ContestFiles(contest, train, _first(tables_in(folder, contest.test)), sample)
 
 
