@@ -82,7 +82,7 @@ def setup(tiny, tables, tmp_path):
 
 def posted_line_break(s):
     healthy = s.tokenizer
-    s.encode = lambda table: encode_pairs(table, healthy, s.style, s.max_length)
+    s.encode = lambda table: encode_pairs(table, healthy, Reading(s.style, s.max_length))
     s.tokenizer = AutoTokenizer.from_pretrained(s.tiny)
     s.tokenizer.add_tokens(["\n"])
 
