@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -216,7 +217,7 @@ _TINY = {
     "electra": _tiny_electra,
     "modernbert": _tiny_modernbert,
 }
-_VOCABULARY = 704
+_VOCABULARY, _PIECES = 704, 600  # rows of the matrix; tokens, as in deberta-v3 fewer
 
 
 def _save_random(config, folder: Path, seed: int) -> None:
@@ -236,7 +237,7 @@ def _sentencepiece(**ids) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(_texts()),
         model_writer=file,
-        vocab_size=600,
+        vocab_size=_PIECES,
         hard_vocab_limit=False,
         minloglevel=2,
         **ids,
@@ -245,13 +246,14 @@ def _sentencepiece(**ids) -> bytes:
 
 
 def _wordpiece(folder: Path) -> None:
-    """The vocabulary of an uncased BERT: vocab.txt."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    """The vocabulary of an uncased BERT: letters, and the most frequent words whole. (tokenizers' own trainer numbers
+    its pieces anew in every run.)"""
+    words = Counter(word for text in _texts() for word in text.lower().split() if word.isalpha())
+    letters = sorted(set("".join(words)))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "|", "…"]
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    made.train_from_iterator(_texts(), trainer)
-    made.model.save(str(folder))
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    vocabulary = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *frequent])
+    (folder / "vocab.txt").write_text("\n".join(list(vocabulary)[:_PIECES]) + "\n", encoding="utf-8")
     described = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     (folder / "tokenizer_config.json").write_text(json.dumps(described))
 
@@ -260,7 +262,7 @@ def _byte_level(special: list[str]) -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
+        vocab_size=_PIECES,
         special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

@@ -73,15 +73,14 @@ def fit_embeddings(encoder: PreTrainedModel, tokenizer) -> None:
     mean-initialised row would stay so while the embeddings are frozen. A line break that the vocabulary had before
     `load_tokenizer` (RoBERTa, ModernBERT, a folder that was saved after training) keeps its own row.
     """
-    embeddings = encoder.get_input_embeddings()
     tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
-    if tokens > embeddings.num_embeddings:
+    if tokens > encoder.get_input_embeddings().num_embeddings:
         encoder.resize_token_embeddings(tokens, mean_resizing=False)
-        embeddings = encoder.get_input_embeddings()
     source = single_token_id(tokenizer, ("|", ";", "."))
     if source is not None and newline_added(tokenizer):
+        weight = encoder.get_input_embeddings().get_parameter("weight")
         with torch.no_grad():
-            embeddings.weight[newline_id(tokenizer)] = embeddings.weight[source]
+            weight[newline_id(tokenizer)] = weight[source]
 
 
 def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList:
