@@ -82,7 +82,9 @@ def evaluation_metrics(prediction, classes: Sequence[str] | None = None) -> dict
     probabilities = softmax(logits.astype(np.float64), axis=1)
     names = range(probabilities.shape[1]) if classes is None else classes
     if len(names) != probabilities.shape[1]:
-        raise ValueError(f"{len(names)} class names ({', '.join(names)}) for {probabilities.shape[1]} classes.")
+        raise ValueError(
+            f"{len(names)} class names ({', '.join(map(str, names))}) for {probabilities.shape[1]} classes."
+        )
     shares = class_shares(probabilities.argmax(1), probabilities.shape[1])
     named = {f"predicted_{name}": float(share) for name, share in zip(names, shares)}
     return score(prediction.label_ids, probabilities) | named | {"spread": float(probabilities.std(0).mean())}

@@ -193,11 +193,11 @@ def predict_saved(
                 f"The model in {folder} was trained for the classes {', '.join(found)}, but this contest has "
                 f"{', '.join(classes)}; attach a run on this contest's data."
             )
-    total = 0.0
+    total = np.zeros((len(table), len(classes)))
     for folder in folders:
         model, settings = load_trained(folder, fast_attention)
         predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, precision=precision)
-        total = total + apply_temperature(predicted, settings.temperature)
+        total += apply_temperature(predicted, settings.temperature)
         del model
         free_memory()
     return total / len(folders)

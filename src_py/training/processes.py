@@ -102,7 +102,7 @@ def run_workers(folder: Path, processes: int) -> bool:
         ) as launched,
     ):
         try:
-            for line in launched.stdout:
+            for line in launched.stdout or ():
                 print(line, end="", flush=True)
         except BaseException:  # the notebook's stop button, too
             launched.terminate()

@@ -80,14 +80,13 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
     )
     if trainer.args.world_size > 1:
         trainer.add_callback(_Together())  # the last one: it sees what all others decided
-    checkpoint = last_good_checkpoint(trainer.args.output_dir) if trainer.args.process_index == 0 else None
+    found = last_good_checkpoint(trainer.args.output_dir) if trainer.args.process_index == 0 else None
+    shared = [str(found) if found else None]
     if trainer.args.world_size > 1:
-        shared = [str(checkpoint) if checkpoint else None]
         distributed.broadcast_object_list(shared)
-        checkpoint = shared[0]
-    if checkpoint:
-        print(f"Resuming from {checkpoint}.", flush=True)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if shared[0]:
+        print(f"Resuming from {shared[0]}.", flush=True)
+    trainer.train(resume_from_checkpoint=shared[0])
     return watcher.events[-1] if stop and watcher.events else ""
 
 

@@ -68,9 +68,9 @@ def load_job(folder: Path, job: dict):
     model.load_state_dict(load_file(folder / MODEL / "all.safetensors"))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in job["frozen"])
-    data = (load_from_disk(str(folder / name)) for name in (TRAIN, VALID))
+    train, valid = (load_from_disk(str(folder / name)) for name in (TRAIN, VALID))
     options = job["trainer"] | {"settings": TrainingSettings(**job["trainer"]["settings"])}
-    return make_trainer(model, *data, most=job["most"], **options | {"classes": tuple(options["classes"])})
+    return make_trainer(model, train, valid, most=job["most"], **options | {"classes": tuple(options["classes"])})
 
 
 def leave_error(folder: Path, text: str, most: int | None = None) -> None:
