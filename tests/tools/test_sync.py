@@ -207,13 +207,14 @@ def test_an_edited_helper_takes_effect_on_the_next_import(repo, tmp_path):
     assert "src_py.user" in recipe.read_text()
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(recipe)], check=True)
     more = """
-import os, types
+import os
+sys.dont_write_bytecode = False
 cell = next(cell.source for cell in cells if cell.source.startswith("%%helpers src_py/\\n"))
 sys.path.insert(0, "")
 run("from src_py.user import VALUE; first = VALUE")
-kept = sys.modules["src_py.user"]
+first_import = sys.modules["src_py.user"]
 run(cell)
-assert sys.modules["src_py.user"] is kept, "nothing changed, nothing is imported anew"
+assert sys.modules["src_py.user"] is first_import, "nothing changed, nothing is imported anew"
 before = os.stat("src_py/value.py")
 run(cell.replace("VALUE = 1", "VALUE = 2"))
 os.utime("src_py/value.py", ns=(before.st_atime_ns, before.st_mtime_ns))
