@@ -54,7 +54,9 @@ def make_pairs(
     vocabulary = words(np.random.default_rng(0), 360)
     good, bad, neutral = vocabulary[:30], vocabulary[30:60], vocabulary[60:]
     rng = np.random.default_rng(seed)
-    prompts, answers, quality = [], {"a": [], "b": []}, {"a": [], "b": []}
+    prompts: list[list[str]] = []
+    answers: dict[str, list] = {"a": [], "b": []}
+    quality: dict[str, list] = {"a": [], "b": []}
     for row in range(rows):
         turns = 1 if rng.random() < 0.87 else int(rng.integers(2, 4))
         repeat = row > 10 and rng.random() < 0.1
