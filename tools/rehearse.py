@@ -36,7 +36,7 @@ SETTINGS = {
 # What only a run that trains leaves behind.
 TRACES = {
     "finetune_deberta": ("fold_*", "checkpoints"),
-    "ablate_subset_vs_full": ("cells/*", "trained/*"),
+    "ablate_subset_vs_full": ("trials/*", "trained/*"),
     "embed_deberta_lightgbm": ("tabular",),
 }
 

@@ -1,4 +1,5 @@
-"""The posted notebook that "does not learn", reproduced, so that its faults can be measured and repaired one by one."""
+"""The notebook of the forum thread "DeBERTa is not learning patterns?", reproduced as posted, so that its faults can be
+measured and repaired one by one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def posted_config() -> PostedConfig:
 
 def posted_tokenizer(folder: str | Path, config: PostedConfig):
     """With its tokens added as plain strings: "\\n" is normalized to nothing and then matches everywhere."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer.add_tokens(list(config.added_tokens))
     return tokenizer
 
@@ -98,7 +99,9 @@ def posted_trainer(
 ) -> tuple[Trainer, object]:
     """The posted Trainer and its tokenizer, on tables from `load_pairs`."""
     tokenizer = posted_tokenizer(folder, config)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=3, local_files_only=True, trust_remote_code=False
+    )
     model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     arguments = TrainingArguments(

@@ -8,6 +8,8 @@ import pandas as pd
 
 from src_py.errors import InputError
 
+SESSION_HOURS, COMPETITION_HOURS = 12, 9  # when Kaggle ends a GPU session, and a notebook of these code competitions
+
 
 class Clock:
     """Runs from its making; `hours` is when everything must be done.
