@@ -114,7 +114,8 @@ model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
 start_session(cfg.seed)
 print(describe_hardware(precision), files.train, files.test, model_dir, describe_budget(cfg.budget_minutes), sep="\n")
-display(pd.Series(REPAIRS, name="what a repair does").to_frame())
+with pd.option_context("display.max_colwidth", None):
+    display(pd.Series(REPAIRS, name="what a repair does").to_frame())
 
 # %% [markdown]
 # ## Data

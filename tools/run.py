@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_CFG = {
     "finetune_deberta": "max_length=128 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32",
     "ablate_subset_vs_full": "max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 "
-    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=2",
+    "valid_rows=300 evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=3",
     "embed_deberta_lightgbm": "max_length=64 search_minutes=0",
 }
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300

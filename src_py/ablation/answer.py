@@ -151,11 +151,11 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
     compared = [(size, found) for size, found in pairs if found]
     if not compared:
         return f"Data or code? Cannot tell: {old} and {new} have no size and seed in common."
-    large, code = compared[-1]
-    data = compare(problem, outcomes, (old, both[0], 0), (old, large, 0)) if both[0] < large else None
+    small, (large, code) = int(_own(curve, old)["rows"].min()), compared[-1]
+    data = compare(problem, outcomes, (old, small, 0), (old, large, 0)) if small < large else None
     figures = [f"at the same {large:,} rows {new} is {_gain(code)}"]
     if data:
-        figures.append(f"going from {both[0]:,} to {large:,} rows makes {old} {_gain(data)}")
+        figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
     more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
     learned = [_learned(curve, arm, large) for arm in (old, new)]
     data_helps = data is not None and _better(data) and learned[0]

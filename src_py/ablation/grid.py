@@ -99,16 +99,17 @@ class _Workers:
     def __init__(self, problem: Problem, store: TrialStore, gpus: tuple[int, ...]):
         self.problem, self.store, self.free = problem, store, list(range(max(1, len(gpus))))
         self.pools: list[ProcessPoolExecutor] = []
-        before = set(multiprocessing.active_children())
+        self.processes: list[multiprocessing.Process] = []
         for name in _device_names(gpus) if len(gpus) > 1 else ():
             # A spawned process imports this module, and torch with it, before the initializer runs, and an import may
             # ask CUDA for its devices: the variable has to be there when the process starts, at the first submit.
+            before = multiprocessing.active_children()
             with _environment("CUDA_VISIBLE_DEVICES", name):
                 context = multiprocessing.get_context("spawn")
                 pool = ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(problem, store))
                 pool.submit(os.getpid)
             self.pools.append(pool)
-        self.processes = set(multiprocessing.active_children()) - before
+            self.processes += [child for child in multiprocessing.active_children() if child not in before]
 
     def __enter__(self):
         return self
