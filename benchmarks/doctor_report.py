@@ -12,17 +12,13 @@ from dataclasses import replace
 import pandas as pd
 
 from src_py.ablation.posted import posted_config, posted_trainer
-from src_py.doctor.check import check_before_training
-from src_py.evaluation.baselines import class_shares
-from src_py.kaggle.session import start_session
+from src_py.doctor import check_before_training
+from src_py.evaluation import class_shares
+from src_py.kaggle import start_session
+from src_py.model import build_model
 from src_py.model.families import max_tokens
-from src_py.model.preference import build_model
-from src_py.pairs.contest import find_contest
-from src_py.pairs.encode import Reading, encode_pairs
-from src_py.pairs.load import load_pairs
-from src_py.pairs.split import assign_folds
-from src_py.pairs.tokenizer import load_tokenizer
-from src_py.training.trainer import make_trainer
+from src_py.pairs import Reading, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer
+from src_py.training import TrainingSettings, make_trainer
 
 T4_BYTES = int(15.6e9)
 
@@ -33,7 +29,7 @@ def main(data: str, model: str) -> None:
     table, _ = load_pairs(files.train, files.contest)
     folds = assign_folds(table, 5, seed=0)
     train, valid = table[folds != 0], table[folds == 0]
-    columns = {"posted": posted(model, train, valid), "recipe": recipe(model, train, valid)}
+    columns = {"posted": posted(model, train, valid), "recipe": recipe(model, train, valid, files.contest.classes)}
     names = list(dict.fromkeys(f.check for report in columns.values() for f in report.findings))
     rows = {name: {who: _cell(report, name) for who, report in columns.items()} for name in names}
     print(pd.DataFrame(rows).T.to_string())
@@ -54,24 +50,17 @@ def posted(model, train, valid):
         return check_before_training(trainer, tokenizer, few, valid, T4_BYTES)
 
 
-def recipe(model, train, valid):
+def recipe(model, train, valid, classes):
     tokenizer = load_tokenizer(model)
-    fresh = build_model(model, tokenizer, "pairwise", list(class_shares(train["label"], 3)))
+    fresh = build_model(model, tokenizer, "pairwise", list(class_shares(train["label"], len(classes))))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             fresh,
-            *(encode_pairs(table, tokenizer, Reading(max_length=512)) for table in (train, valid)),
+            *(encode_pairs(table, tokenizer, Reading()) for table in (train, valid)),
             pad_token_id=tokenizer.pad_token_id,
             output_dir=folder,
-            epochs=2,
-            lr=0.0,
-            head_lr=0.0,
-            batch_size=16,
-            micro_batch=4,
-            warmup=0.1,
-            evals_per_epoch=4,
-            precision="fp32",
-            seed=0,
+            settings=TrainingSettings(),
+            classes=classes,
         )
         return check_before_training(trainer, tokenizer, train, valid, T4_BYTES)
 

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Is it the data, or the code?
 #
-# Train the posted settings and this collection's recipe on growing subsets of your own data, and see which of the two
-# keeps DeBERTa from learning, how much each repair is worth, and what more rows would bring.
+# Train the settings of a notebook that does not learn and this collection's recipe on growing subsets of your own data,
+# and see which of the two keeps DeBERTa from learning, how much each repair is worth, and what more rows would bring.
 #
 # | | |
 # | --- | --- |
-# | Accelerator | GPU T4 x2 (cells of the grid run side by side) or any one GPU |
+# | Accelerator | GPU T4 x2 (trials run side by side) or any one GPU |
 # | Internet | off |
-# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or any DeBERTa-v3 folder; to go on, this notebook's earlier output |
+# | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format; to resume, this notebook's earlier output |
 # | Runtime | what you set as `budget_minutes`; on a T4: not measured yet |
 # | Score | measures learning, not a leaderboard place: not measured yet |
 
@@ -17,109 +17,129 @@
 #
 # - `ablation.csv`: one row a trained model, and two pictures: learning curves, and the worth of each repair;
 # - `answer.md`: a few sentences that answer the question from these figures, or say "cannot tell";
-# - `cells/`: every finished run, stored as it ends. A notebook that was broken off goes on where it stopped, here or
-#   with its output attached;
+# - `trials/`: every finished trial, stored as it ends. An interrupted notebook resumes, here or with its output attached;
 # - `submission.csv` from the recipe on the most rows that were trained.
 #
-# "It only learned once I trained on everything" mixes two things up: all rows also bring **more optimizer steps**. A
-# control arm trains small subsets for as many steps as the largest gets, and keeps them apart.
+# `posted` are the settings of the notebook in the forum thread "DeBERTa is not learning patterns?", whose loss stayed
+# near 1.07 and which always predicted the same label. Others answered that theirs learned once they trained on all
+# rows. That mixes two things up: all rows also bring **more optimizer steps**. A control arm trains small subsets for as
+# many steps as the largest gets, and keeps the two apart.
+
+# %% [markdown]
+# ## Configuration
+#
+# This is the only cell you need to edit. `arms` are measured at every size: `posted`, `recipe`, `posted+batch`,
+# `recipe-pairwise-head` and so on; the first and the last are compared. `repairs` are added to `posted` and taken from
+# `recipe`, one by one.
+
+# %%
+class CFG:
+    # Paths
+    input_dir = "/kaggle/input"
+    data_dir = ""  # the contest: a folder or a part of its path; needed when several are attached
+    model_dir = ""  # the encoder: a folder or a part of its path, such as "small"; needed when several are attached
+    output_dir = "."
+    # What to do
+    mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts in the scoring run only
+    resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
+    # Grid
+    arms = ["posted", "recipe"]
+    repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen"]
+    sizes = []  # training rows; empty: n_sizes, equally far apart on a log axis
+    n_sizes = 5
+    smallest_share = 0.01  # of all training rows
+    seeds = 3  # each draws its own subsets
+    control = True  # small subsets for as many steps as the largest
+    extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
+    budget_minutes = 480  # from start to last trial; Kaggle ends code-competition notebooks at 540, sessions at 720
+    # Reading and training
+    max_length = 512  # tokens in a sequence; twice that where one sequence holds both answers
+    epochs = 2.0
+    batch_size = 16  # the recipe's pairs in an optimizer step; the posted settings have 2
+    micro_batch = 4  # pairs of full length in a forward pass: what has to fit the GPU
+    lr = 0.0  # the recipe's; 0: chosen by the encoder's size
+    head_lr = 0.0  # 0: ten times lr
+    freeze_layers = 0  # lowest layers, in all arms
+    evaluations = 3  # of the validation rows in a trial
+    precision = "fp16"  # "bf16" where the GPU supports it natively, or "fp32"
+    # Validation
+    n_folds = 5
+    valid_rows = 2000  # of the first fold, at most
+    seed = 0
+
+
+# %% [markdown]
+# ## Helpers (skip this)
+#
+# The hidden cells write the functions used below as files, `src_py/...`. To change one, open its cell, edit it, and
+# choose *Run All*.
+
+# %% [markdown]
+# ## Setup
+#
+# The configuration is checked before anything is read: misspelt names, wrong types, values out of range and unknown
+# arms stop here. The table explains the names of the repairs.
 
 # %%
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from src_py.ablation.answer import answer
-from src_py.ablation.arms import REPAIRS
-from src_py.ablation.plots import plot_curves, plot_repairs
-from src_py.ablation.results import baselines, curve_table, repair_table, results_table
-from src_py.ablation.schedule import list_cells, plan, plan_table, run_cells, time_cells
-from src_py.ablation.trials import CellStore, Problem, Settings, find_cells
-from src_py.config import configure, pick
-from src_py.evaluation.report import class_table
-from src_py.kaggle.clock import Clock
-from src_py.kaggle.files import write_csv
-from src_py.kaggle.inputs import find_data, find_extra, find_model, find_trained
-from src_py.kaggle.session import choose_precision, describe_hardware, start_session, visible_gpus
-from src_py.model.predict import predict_pairs
-from src_py.model.saved import load_trained
-from src_py.pairs.contest import write_submission
-from src_py.pairs.load import class_names, load_pairs, prompt_key
-from src_py.pairs.split import add_rows, assign_folds, log_spaced, nested_order
-from src_py.pairs.tokenizer import load_tokenizer
-
-# %% [markdown]
-# ## Configuration
-#
-# The only cell to edit. `arms` are measured at every size: `posted`, `recipe`, `posted+batch`, `recipe-pairwise-head`
-# and so on; the first and the last are compared. `repairs` are added to `posted` and taken from `recipe`, one by one.
-
+from src_py.ablation import (
+    REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, answer, baselines, choose_sizes, curve_table,
+    describe_budget, find_answered, find_runs, finished_model, list_trials, minutes_left, plan, plan_table,
+    plot_curves, plot_repairs, repair_table, results_table, run_trials, save_figure, submission_arm, time_trials,
+    write_record,
+)  # fmt: skip
+from src_py.config import check_config
+from src_py.evaluation import class_table
+from src_py.kaggle import (
+    Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, start_session, visible_gpus, write_csv,
+    write_text,
+)  # fmt: skip
+from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
+from src_py.pairs import add_rows, assign_folds, find_contest, load_pairs, nested_order, prompt_key, write_submission
 
 # %%
-@dataclass
-class CFG:
-    # Paths
-    input_dir: str = "/kaggle/input"
-    model_dir: str = "small"  # a folder, or a part of the path that picks among attached ones
-    output_dir: str = "."
-    # Grid
-    arms: tuple[str, ...] = ("posted", "recipe")
-    repairs: tuple[str, ...] = ("pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen")
-    sizes: tuple[int, ...] = ()  # training rows; empty: n_sizes, equally far apart on a log axis
-    n_sizes: int = 5
-    smallest_share: float = 0.01  # of all training rows
-    seeds: int = 3  # each draws its own subsets
-    control: bool = True  # small subsets for as many steps as the largest
-    extra_files: tuple[str, ...] = ()  # further training files, such as lmsys-33k.csv, added after all rows
-    budget_minutes: float = 480.0  # Kaggle's limit is 720 for a GPU notebook
-    # Reading and training
-    max_length: int = 512  # tokens in a sequence; twice that where one sequence holds both answers
-    epochs: float = 2.0
-    batch_size: int = 16  # the recipe's pairs in an optimizer step; the posted settings have 2
-    micro_batch: int = 4  # pairs of full length in a forward pass: what has to fit the GPU
-    lr: float = 0.0  # the recipe's; 0: by the encoder's size
-    head_lr: float = 0.0  # 0: ten times lr
-    freeze_layers: int = 0  # lowest ones, in all arms
-    evaluations: int = 3  # of the validation rows in a run
-    precision: str = "fp16"
-    # Validation
-    n_folds: int = 5
-    valid_rows: int = 2000  # of the first fold, at most
-    seed: int = 0
-
-
-cfg = configure(CFG(), os.environ.get("RECIPE_CFG", ""))
+kinds = (Paths, RunSettings, GridSettings, TrialSettings)
+cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
+grid, output, clock = cfg.part(GridSettings), Path(cfg.output_dir), Clock(cfg.budget_minutes / 60)
+files = find_contest(cfg.input_dir, cfg.data_dir)
+extra_files = {name: find_extra(cfg.input_dir, name) for name in cfg.extra_files}
+finished = find_answered(cfg.input_dir, cfg.mode, cfg.values())
+model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
-output = Path(cfg.output_dir)
-clock = Clock()
+if model_dir:
+    check_max_length(model_dir, cfg.max_length)
+    check_precision(model_dir, precision)
 start_session(cfg.seed)
-print(describe_hardware(precision))
-display(pd.Series(REPAIRS, name="what a repair does").to_frame())
+print(describe_hardware(precision), files.train, files.test, model_dir, describe_budget(cfg.budget_minutes), sep="\n")
+with pd.option_context("display.max_colwidth", None):
+    display(pd.Series(REPAIRS, name="what a repair does").to_frame())
 
 # %% [markdown]
 # ## Data
 #
-# Files are searched below the input folder. Rows of extra files come after all rows of the competition, so that the
-# curve shows what *they* add.
+# Text cells are JSON lists of turns with `null`s and broken emoji in them. The table counts every repair; no row is
+# dropped. Rows of extra files come after all rows of the competition, so that the curve shows what *they* add.
 
 # %%
-files = find_data(cfg.input_dir)
-classes = class_names(files.train)
-table, cleaning = load_pairs(files.train)
-test, _ = load_pairs(files.test, labelled=False)
-extra = {name: load_pairs(find_extra(cfg.input_dir, name))[0] for name in cfg.extra_files}
-print(files.train, files.test, sep="\n")
-display(table.head(3), cleaning)
+contest, classes = files.contest, files.contest.classes
+table, cleaning = load_pairs(files.train, contest)
+test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
+extra = {name: load_pairs(path, contest)[0] for name, path in extra_files.items()}
+display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
 #
-# One fixed fold, split by prompt, measures every run. Subsets are **nested** (a larger one contains the smaller) and
-# stratified by label; each seed draws its own. Extra rows whose prompt is among the validation rows are left out.
+# The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
+# and stratified by label; each seed draws its own. Extra rows whose prompt is among the validation rows are left out.
+# The first row of the table shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
 fold_of = assign_folds(table, cfg.n_folds, cfg.seed)
@@ -127,93 +147,104 @@ train, valid = (table[side].reset_index(drop=True) for side in (fold_of != 0, fo
 valid = valid.iloc[nested_order(valid["label"], cfg.seed)[: cfg.valid_rows]].reset_index(drop=True)
 own_rows = len(train)
 train, marks = add_rows(train, extra, without=table[fold_of == 0])
-sizes = cfg.sizes or log_spaced(own_rows, cfg.smallest_share, cfg.n_sizes)
-sizes = tuple(sorted({*sizes, *marks.values()}))
+sizes = choose_sizes(grid, own_rows, marks)
 display(class_table(train["label"], valid["label"], classes))
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
 
 # %% [markdown]
 # ## Model
 #
-# All arms share the encoder, the number of epochs and the amount of text; a configuration that reads a pair as one
-# sequence may use twice the tokens. `posted` is the notebook of the discussion: its tokens, its reading, its rates.
+# All arms share the encoder, the number of epochs and the amount of text; an arm that reads a pair as one sequence may
+# use twice the tokens. `posted` has that notebook's added tokens, its reading and its learning rates.
+#
+# A stored trial is used again only if settings, rows, encoder and code are the same. If something changed, a line below
+# names it, and the trials are trained again.
 
 # %%
-model_dir = find_model(cfg.input_dir, cfg.model_dir)
-settings = Settings(
-    precision=precision,
-    **pick(cfg, "max_length", "epochs", "batch_size", "micro_batch", "lr", "head_lr", "freeze_layers", "evaluations"),
-)
-blocks = (own_rows, *list(marks.values())[:-1]) if marks else ()
-problem = Problem(
-    train, valid, prompt_key(valid), model_dir, len(classes), settings, blocks, save_dir=output / "trained"
-)
-store = CellStore(output / "cells", problem.key(), attached=find_cells(cfg.input_dir))
-trained = find_trained(cfg.input_dir)
-budget = 0.0 if trained and os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else cfg.budget_minutes
-print(f"{model_dir}; the scoring run only predicts" if budget == 0 else f"{model_dir}; {budget:g} minutes to spend")
+if not finished:
+    settings = replace(cfg.part(TrialSettings), precision=precision)
+    blocks = (own_rows, *marks.values())[:-1]  # where the rows of the extra files begin
+    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks)
+    store = TrialStore(output, problem, find_runs(cfg.input_dir), cfg.resume)
+    write_record(output, store.identity, cfg.values(), finished=False)
+    for sentence in store.unused():
+        print(sentence)
 
 # %% [markdown]
 # ## Check before training
 #
-# A short training of each way to read and batch gives the minutes of every cell. The plan runs the most informative
-# cells first: curves of all arms with the first seed, then the control arm, then the repairs, then further seeds. No
-# cell may take more than a quarter of the budget. `as rows` is the control arm: the subset is trained for as many
-# steps as that many rows get.
+# A short training of each way to read and batch gives the minutes of every trial. The plan runs the most informative
+# trials first: curves of all arms with the first seed, then the control arm, then the repairs, then further seeds. No
+# trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control arm: the
+# subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
 
 # %%
 gpus = visible_gpus()
-cells = list_cells(cfg.arms, cfg.repairs, sizes, cfg.seeds, cfg.control)
-done = store.done(cells)
-minutes = time_cells(problem, [cell for cell in cells if cell not in done]) if budget else {}
-planned = plan(cells, minutes, budget, done, workers=max(1, len(gpus)))
-with pd.option_context("display.max_rows", None):
-    display(plan_table(planned))
+trials = list_trials(cfg.arms, cfg.repairs, sizes, cfg.seeds, cfg.control)
+if not finished:
+    done = set(store.outcomes(trials))
+    minutes = time_trials(problem, [trial for trial in trials if trial not in done])
+    planned = plan(trials, minutes, minutes_left(clock.limit), done, workers=max(1, len(gpus)))
+    with pd.option_context("display.max_rows", None):
+        display(plan_table(planned))
+    print(f"{len(done)} of {len(trials)} trials are done, {(planned['plan'] == 'run').sum()} will run")
 clock.mark("Check before training")
-print(f"{len(done)} of {len(cells)} cells are done, {(planned['plan'] == 'run').sum()} will run")
 
 # %% [markdown]
 # ## Grid
 #
-# Each finished cell is stored at once; one that is broken off is done again from its beginning. The loss of a run is
-# read at its best evaluation, which is chosen on one half of the validation prompts and read on the other.
+# Each finished trial is stored at once; an interrupted one starts again from its beginning. Compare the losses with the
+# constant predictor's, which always answers with the class shares: about 1.10 for three classes. A trial's loss is read
+# at its best evaluation, which is chosen on one half of the validation prompts and read on the other.
 
 # %%
-run_cells(problem, planned, store, budget, gpus)
+arm = submission_arm(cfg.arms)
+if not finished:
+    run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
 clock.mark("Grid")
 
 # %% [markdown]
 # The curve against the constant predictor's line is the answer to "does it learn?". Error bars are the spread over
-# seeds, every dot is a trained model. Solid: the configuration's own epochs. Dashed: the control arm.
+# seeds, every dot is a trained model. Solid: the arm's own epochs. Dashed: the control arm. In the table, an arm beats
+# the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`) is above 0.
 
 # %%
-outcomes = {cell: outcome for cell in cells if (outcome := store.load(cell))}
-results = results_table(problem, outcomes)
-write_csv(output / "ablation.csv", results)
-curve = curve_table(problem, outcomes)
-lines = {name: losses.mean() for name, losses in baselines(problem).items()}
-if len(curve):
-    answered = answer(problem, outcomes, results, curve, cfg.arms)
+outcomes = {} if finished else store.outcomes(trials)
+if outcomes:
+    results, curve = results_table(problem, outcomes), curve_table(problem, outcomes)
+    lines = {name: losses.mean() for name, losses in baselines(problem).items()}
+    answered = answer(problem, outcomes, results, curve, cfg.arms, trials)
     figure = plot_curves(curve, results, cfg.arms, lines, answered.laws, marks)
-    figure.savefig(output / "learning_curve.png", dpi=120)
-    display(figure, curve.round(4))
-    (output / "answer.md").write_text(f"{answered}\n", encoding="utf-8")
-    display(Markdown(str(answered)))
+    write_csv(output / "ablation.csv", results)
+    write_text(output / "answer.md", f"{answered}\n")
+    save_figure(figure, output / "learning_curve.png")
+    display(figure, curve.round(4), Markdown(str(answered)))
+elif finished and (finished / "answer.md").is_file():
+    display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
-    print("Cannot tell: no cell was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
+    print("Cannot tell: no trial was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
 
 # %% [markdown]
 # What a repair is worth depends on what else is broken: added to the posted settings it may do nothing while another
-# fault remains; taken from the recipe it shows what the recipe would lose.
+# fault remains; taken from the recipe it shows what the recipe would lose. In the picture, an interval that crosses the
+# grey line is no evidence of any effect; an interval from one seed does not cover what another seed would change.
 
 # %%
-repairs = repair_table(problem, outcomes)
-repair_figure = plot_repairs(repairs)
-if repair_figure:
-    repair_figure.savefig(output / "repairs.png", dpi=120)
-    display(repair_figure, repairs.round(4))
-with pd.option_context("display.max_rows", None):
-    display(results.round(4))
+if outcomes:
+    repairs = repair_table(problem, outcomes)
+    repair_figure = plot_repairs(repairs)
+    if repair_figure:
+        save_figure(repair_figure, output / "repairs.png")
+        display(repair_figure, repairs.round(4))
+
+# %% [markdown]
+# Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
+# `log loss` means that it went on to memorise its training rows.
+
+# %%
+if outcomes:
+    with pd.option_context("display.max_rows", None):
+        display(results.round(4).rename(columns=lambda name: name.replace("_", " ")))
 clock.mark("Answer")
 
 # %% [markdown]
@@ -223,16 +254,15 @@ clock.mark("Answer")
 # `finetune_deberta` with what was learned here.
 
 # %%
-(output / "trained").mkdir(exist_ok=True)
-folders = sorted([*trained, *find_trained(output / "trained")], key=lambda folder: folder.name)  # by rows
-if folders:
-    model, told = load_trained(folders[-1])
-    tokenizer = load_tokenizer(folders[-1])
-    reading = {key: told[key] for key in ("style", "max_length", "prompt_share", "head_share")}
-    predicted = predict_pairs(model, tokenizer, test, **reading, batch_size=32, precision=precision)
-    display(write_submission(output / "submission.csv", test["id"], predicted).head())
+model = finished_model(finished) if finished else arm and store.largest_model(arm)
+if model:
+    print(f"Predicting with {model}")
+    predicted = predict_saved([model], test, classes, precision)
+    display(write_submission(output / "submission.csv", test["id"], predicted, contest).head())
 else:
-    print("No submission: no trained model of the arm `recipe` is here; attach the earlier run's whole output.")
+    print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
+if not finished:
+    write_record(output, store.identity, cfg.values(), finished=model is not None)
 clock.mark("Submission")
 display(clock.table())
 
@@ -240,8 +270,9 @@ display(clock.table())
 # ## What to change next
 #
 # - **Nothing learns, at any size**: run `finetune_deberta`; its doctor names the fault.
-# - **The intervals include zero**: more `seeds`, or more `valid_rows`; attach this run's output and run again, finished
-#   cells are not repeated.
-# - **Are extra rows worth it?** Name the files in `extra_files`: the curve goes on after the competition's own rows.
+# - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
+#   `seeds`, attach this run's output and run again: finished trials are not repeated.
+# - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
 # - **Your own settings against the recipe**: add an arm such as `recipe-rates` to `arms`.
-# - **Quicker**: `arms=("recipe",)`, `repairs=()`, `control=False`, a smaller `max_length`.
+# - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
+# - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.

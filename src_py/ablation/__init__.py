@@ -1,1 +1,19 @@
 """Is it the data or the code? Many short trainings on growing subsets, and what they say."""
+
+from src_py.ablation.answer import answer
+from src_py.ablation.arms import REPAIRS, submission_arm
+from src_py.ablation.grid import run_trials
+from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
+from src_py.ablation.results import baselines, curve_table, repair_table, results_table
+from src_py.ablation.schedule import (
+    GridSettings,
+    choose_sizes,
+    describe_budget,
+    list_trials,
+    minutes_left,
+    plan,
+    plan_table,
+    time_trials,
+)
+from src_py.ablation.store import TrialStore, find_answered, find_runs, finished_model, write_record
+from src_py.ablation.trials import Problem, TrialSettings

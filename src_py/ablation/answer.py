@@ -1,19 +1,23 @@
-"""Data or code? Plain sentences, generated from measured figures, that also say "cannot tell"."""
+"""Is it the data or the code? Plain sentences, generated from measured figures, that also say "cannot tell"."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.results import PowerLaw, compare, fit_power_law
-from src_py.ablation.trials import Cell, Outcome, Problem
+from src_py.ablation.power_law import PowerLaw, fit_power_law
+from src_py.ablation.results import Comparison, compare
+from src_py.ablation.trials import Outcome, Problem, Trial
 
-NOTHING = 0.005  # nats: a gain whose interval stays below this is nothing
+NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
+SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
+ONE_SEED = 1.96 * 2**0.5 * SEED_SPREAD  # by so much two single runs may differ by their seeds, at 95 %
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`sentences` in plain words; `laws` the fitted power law of each configuration that could be fitted."""
+    """`sentences` in plain words; `laws` the fitted power law of each arm that could be fitted."""
 
     sentences: tuple[str, ...]
     laws: dict[str, PowerLaw]
@@ -22,141 +26,244 @@ class Answer:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)
 
 
+def answer(
+    problem: Problem,
+    outcomes: dict[Trial, Outcome],
+    results: pd.DataFrame,
+    curve: pd.DataFrame,
+    arms: tuple[str, ...],
+    trials: Iterable[Trial] = (),
+) -> Answer:
+    """What the figures say about each of `arms`, about data against code (first against last arm), about rows against
+    steps, and about more data; and what they rest on.
+
+    Args:
+        outcomes: finished trials.
+        results, curve: from `results_table` and `curve_table`, of the same trials.
+        trials: all trials of the grid, to say which sizes are missing.
+    """
+    laws = fit_curves(results, curve, arms, problem.blocks[0] if problem.blocks else None)
+    sentences = [_learns(curve, results, arm) for arm in arms]
+    if len(arms) > 1:
+        sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
+    sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
+    sentences += [_rises(problem, outcomes, curve, arm) for arm in arms]
+    sentences += [_twice(curve, arms[-1], laws[arms[-1]]), _missing(outcomes, arms, trials), _one_seed(curve, arms)]
+    return Answer(tuple(filter(None, sentences)), {arm: law for arm, law in laws.items() if law})
+
+
 def smallest_that_learns(curve: pd.DataFrame, arm: str) -> int | None:
     """The smallest size from which on every measured size beats the constant predictor, its interval above zero."""
-    rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)].sort_values("rows", ascending=False)
-    sure = (rows["at least"] > 0).to_numpy()
+    rows = _own(curve, arm).sort_values("rows", ascending=False)
+    sure = np.array([_verdict(row) == "learns" for row in _records(rows)], dtype=bool)
     count = len(sure) if sure.all() else int(np.argmin(sure))
     return None if count == 0 else int(rows["rows"].iloc[count - 1])
 
 
-def fit_curves(results: pd.DataFrame, arms: tuple[str, ...]) -> dict[str, PowerLaw | None]:
-    """A power law for each configuration over the sizes trained for its own number of epochs."""
-    own = results[(results["as_rows"] == 0) & ~results["diverged"]]
-    groups = {arm: own[own["arm"] == arm] for arm in arms}
-    return {arm: fit_power_law(rows["rows"], rows["log_loss"]) for arm, rows in groups.items()}
+def fit_curves(
+    results: pd.DataFrame, curve: pd.DataFrame, arms: tuple[str, ...], own_rows: int | None = None
+) -> dict[str, PowerLaw | None]:
+    """A power law for each arm over the sizes trained for its own number of epochs.
+
+    Three kinds of trials lie on no such curve and are left out: diverged ones; the smallest sizes, as long as nothing
+    is learned there; and sizes above `own_rows`, which contain rows of extra files.
+    """
+    laws = {}
+    for arm in arms:
+        flat = 0
+        for row in _records(_own(curve, arm)):
+            if _verdict(row) != "nothing":
+                break
+            flat = int(row["rows"])
+        runs = results[(results["arm"] == arm) & (results["as_rows"] == 0) & ~results["diverged"].astype(bool)]
+        runs = runs[(runs["rows"] > flat) & (runs["rows"] <= (own_rows or np.inf))]
+        laws[arm] = fit_power_law(runs["rows"], runs["log_loss"])
+    return laws
 
 
-def answer(
-    problem: Problem, cells: dict[Cell, Outcome], results: pd.DataFrame, curve: pd.DataFrame, arms: tuple[str, ...]
-) -> Answer:
-    """What the figures say about each of `arms`, about data against code (first against last arm), about rows against
-    steps, and about more data."""
-    laws = fit_curves(results, arms)
-    told = [_learns(curve, results, arm) for arm in arms if arm in set(curve["arm"])]
-    if len(arms) > 1:
-        told += [_data_or_code(problem, cells, curve, arms[0], arms[-1])]
-    told += [sentence for arm in arms if (sentence := _rows_or_steps(problem, cells, curve, arm))]
-    told += [_twice(curve, arm, laws[arm]) for arm in arms[-1:] if arm in set(curve["arm"])]
-    return Answer(tuple(told), {arm: law for arm, law in laws.items() if law})
+def _own(curve: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The arm's curve for its own number of epochs, by size."""
+    return curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)].sort_values("rows")
+
+
+def _records(rows: pd.DataFrame) -> list[dict]:
+    return rows.to_dict("records")
+
+
+def _verdict(row: dict) -> str:
+    """What a row of the curve says against the constant predictor."""
+    if row["at most"] < 0 and row["gain"] < -NOTHING:
+        return "worse"
+    if row["at most"] < NOTHING:
+        return "nothing"
+    return "learns" if row["at least"] > 0 else "unsure"
+
+
+def _learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool:
+    found = curve[(curve["arm"] == arm) & (curve["rows"] == rows) & (curve["as_rows"] == as_rows)]
+    return any(_verdict(row) == "learns" for row in _records(found))
+
+
+def _better(found: Comparison) -> bool:
+    """Surely better: with one seed, by more than seeds may differ."""
+    return found.at_least > 0 and (found.seeds > 1 or found.gain > ONE_SEED)
+
+
+def _worse(found: Comparison) -> bool:
+    return found.at_most < 0 and (found.seeds > 1 or found.gain < -ONE_SEED)
+
+
+def _no_gain(found: Comparison) -> bool:
+    """Surely not better."""
+    return found.at_most < NOTHING and (found.seeds > 1 or found.gain < -ONE_SEED)
 
 
 def _learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
-    rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)].sort_values("rows")
-    lost = int(results[(results["arm"] == arm) & results["diverged"]].shape[0])
-    broke = f" {lost} of its runs diverged (NaN)." if lost else ""
-    if rows.empty:
-        return f"{arm}: no size was finished, so nothing can be told.{broke}"
+    own, finished = _own(curve, arm), results[results["arm"] == arm]
+    lost = finished[finished["diverged"].astype(bool)]
+    where = _listed(sorted(lost["rows"].unique()))
+    diverged = f" {len(lost)} of its {len(finished)} trials diverged (NaN), at {where} rows." if len(lost) else ""
+    if own.empty:
+        return f"{arm}: no trial gave a result, so nothing can be told.{diverged}"
     first = smallest_that_learns(curve, arm)
-    below = rows[rows["rows"] < first] if first else rows
-    flat = below[below["at most"] < NOTHING]["rows"].tolist()
-    unsure = below[below["at most"] >= NOTHING]["rows"].tolist()
-    parts = []
-    if flat:
-        parts.append(f"at {_listed(flat)} rows it stays at the constant predictor: it learns nothing there")
-    if unsure:
-        parts.append(f"at {_listed(unsure)} rows the intervals include zero: cannot tell")
+    sizes: dict[str, list[int]] = {"nothing": [], "worse": [], "unsure": [], "learns": []}
+    for row in _records(own[own["rows"] < first] if first else own):
+        sizes[_verdict(row)].append(row["rows"])
+    wording = {
+        "nothing": "it stays at the constant predictor: it learns nothing there",
+        "worse": "it is worse than the constant predictor",
+        "unsure": "the intervals include zero: cannot tell",
+        "learns": "it beats the constant predictor, but not at every larger size",
+    }
+    parts = [f"at {_listed(sizes[kind])} rows {words}" for kind, words in wording.items() if sizes[kind]]
     if first:
-        best = rows.iloc[-1]
+        last = own.iloc[-1]
         parts.append(
-            f"from {first:,} rows on it beats the constant predictor, at {best['rows']:,} rows by "
-            f"{best['gain']:.3f} nats ({best['at least']:.3f} to {best['at most']:.3f})"
+            f"from {first:,} rows on it beats the constant predictor, at {last['rows']:,} rows by "
+            f"{last['gain']:.3f} nats ({last['at least']:.3f} to {last['at most']:.3f})"
         )
-    return f"{arm}: {'; '.join(parts)}.{broke}"
+    return f"{arm}: {'; '.join(parts)}.{diverged}"
 
 
-def _data_or_code(problem: Problem, cells, curve: pd.DataFrame, old: str, new: str) -> str:
-    sizes = [set(curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)]["rows"]) for arm in (old, new)]
-    both = sorted(sizes[0] & sizes[1])
-    if not both:
-        return f"Data or code? Cannot tell: {old} and {new} have no size in common."
-    small, large = both[0], both[-1]
-    code = compare(problem, cells, (old, large, 0), (new, large, 0))
-    said, data = [f"at the same {large:,} rows {new} is {_gain(code)}"], None
-    if small < large:
-        data = compare(problem, cells, (old, small, 0), (old, large, 0))
-        if data:
-            said.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
-    helps = f"whether more rows help {old} was not measured"
+def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, old: str, new: str) -> str:
+    both = sorted(set(_own(curve, old)["rows"]) & set(_own(curve, new)["rows"]))
+    pairs = [(size, compare(problem, outcomes, (old, size, 0), (new, size, 0))) for size in both]
+    compared = [(size, found) for size, found in pairs if found]
+    if not compared:
+        return f"Data or code? Cannot tell: {old} and {new} have no size and seed in common."
+    small, (large, code) = int(_own(curve, old)["rows"].min()), compared[-1]
+    data = compare(problem, outcomes, (old, small, 0), (old, large, 0)) if small < large else None
+    figures = [f"at the same {large:,} rows {new} is {_gain(code)}"]
     if data:
-        helps = f"more rows alone were not seen to help {old}"
-    verdict = {
-        (True, True): "Both: the code, and the data",
-        (True, False): f"The code: {helps}",
-        (False, True): f"The data: at {large:,} rows the code's settings make no sure difference",
-        (False, False): "Cannot tell",
-    }[code[1] > 0, data is not None and data[1] > 0 and _learned(curve, old, large)]
-    return f"Data or code? {verdict}; {', '.join(said)}."
+        figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
+    more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
+    learned = [_learned(curve, arm, large) for arm in (old, new)]
+    data_helps = data is not None and _better(data) and learned[0]
+    if _better(code) and learned[1]:
+        verdict = "Both: the code, and the data" if data_helps else f"The code: {more}"
+    elif _worse(code):
+        verdict = f"Not the code: {new} is worse than {old}" + ("; more rows help" if data_helps else "")
+    elif data_helps:
+        alike = abs(code.at_least) < NOTHING and abs(code.at_most) < NOTHING
+        verdict = "The data: " + (
+            f"at {large:,} rows the code makes no difference" if alike else "whether the code matters cannot be told"
+        )
+    elif not any(learned):
+        verdict = f"Cannot tell: neither {old} nor {new} surely beats the constant predictor at {large:,} rows"
+    else:
+        verdict = "Cannot tell"
+    return f"Data or code? {verdict}; {', '.join(figures)}."
 
 
-def _rows_or_steps(problem: Problem, cells, curve: pd.DataFrame, arm: str) -> str | None:
-    mine = curve[curve["arm"] == arm]
-    own = set(mine[mine["as_rows"] == 0]["rows"])
-    controls = mine[(mine["as_rows"] > 0) & mine["as_rows"].isin(own) & mine["rows"].isin(own)]
+def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
+    own = set(_own(curve, arm)["rows"])
+    controls = curve[(curve["arm"] == arm) & curve["as_rows"].isin(own) & curve["rows"].isin(own)]
     if controls.empty:
         return None
     chosen = controls.sort_values(["as_rows", "rows"], ascending=[False, True]).index[0]  # largest step, fewest rows
     small, large = (int(size) for size in controls.loc[chosen, ["rows", "as_rows"]])
-    steps = compare(problem, cells, (arm, small, 0), (arm, small, large))
-    rows = compare(problem, cells, (arm, small, large), (arm, large, 0))
+    steps = compare(problem, outcomes, (arm, small, 0), (arm, small, large))
+    rows = compare(problem, outcomes, (arm, small, large), (arm, large, 0))
     if steps is None or rows is None:
-        return f"{arm}, rows or steps? Cannot tell: the runs to compare were not finished."
+        return f"{arm}, rows or steps? Cannot tell: the trials to compare have no seed in common."
     if not any(_learned(curve, arm, *run) for run in ((small, large), (large, 0))):
         return f"{arm}, rows or steps? Cannot tell: neither {small:,} nor {large:,} rows beat the constant predictor."
-    surely = {
-        (True, True): "Both matter",
-        (True, False): "The steps matter; that the rows do cannot be told",
-        (False, True): "The rows matter; more steps on few rows do not replace them",
-        (False, False): "Cannot tell",
-    }[steps[1] > 0, rows[1] > 0]
+    if _better(steps) and _better(rows):
+        verdict = "Both matter"
+    elif _better(steps):
+        verdict = "The steps matter; " + ("more rows add nothing" if _no_gain(rows) else "the rows cannot be told")
+    elif _better(rows):
+        verdict = "The rows matter; " + (
+            "more steps on few rows do not replace them" if _no_gain(steps) else "whether steps do too cannot be told"
+        )
+    else:
+        verdict = "Cannot tell"
     return (
-        f"{arm}, rows or steps? {surely}: {small:,} rows trained for as many steps as {large:,} rows get are "
+        f"{arm}, rows or steps? {verdict}: {small:,} rows trained for as many steps as {large:,} rows get are "
         f"{_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
     )
 
 
-def _learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool:
-    """Whether the runs beat the constant predictor, their interval above zero."""
-    found = curve[(curve["arm"] == arm) & (curve["rows"] == rows) & (curve["as_rows"] == as_rows)]
-    return bool((found["at least"] > 0).any())
+def _rises(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
+    """Only said where more rows surely made the arm worse."""
+    own = _own(curve, arm)
+    if len(own) < 2:
+        return None
+    best, largest = int(own.loc[own["log loss"].idxmin(), "rows"]), int(own["rows"].iloc[-1])
+    found = compare(problem, outcomes, (arm, best, 0), (arm, largest, 0)) if best < largest else None
+    if not found or not _worse(found):
+        return None
+    extra = problem.blocks and largest > problem.blocks[0]
+    why = "the rows of the extra files may be of another kind" if extra else "a run may have failed to start"
+    return f"{arm}: at {largest:,} rows it is {_gain(found)} than at {best:,}. More seeds tell why: {why}."
 
 
 def _twice(curve: pd.DataFrame, arm: str, law: PowerLaw | None) -> str:
-    mine = curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)]
-    rows, runs = mine["rows"], int(mine["seeds"].sum())
+    own = _own(curve, arm)
     if law is None:
-        has = f"{arm} has {rows.nunique()} and {runs}"
-        return f"Twice the data? Cannot tell: a curve needs three sizes and four runs, {has}."
-    largest = int(rows.max())
+        has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials, those that learn nothing included"
+        return f"Twice the data? Cannot tell: a curve needs three sizes and four trials that learn; {arm} has {has}."
+    largest = int(law.sizes.max())
+    if not _learned(curve, arm, largest):
+        return f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {largest:,} rows."
     best, low, high = law.change(largest, 2 * largest)
     if high < 0:
         return (
             f"Twice the data ({2 * largest:,} rows) would change {arm}'s log loss by {best:+.3f} "
-            f"({low:+.3f} to {high:+.3f}, 90 %), if the curve goes on as fitted."
+            f"({low:+.3f} to {high:+.3f}, 90 %), if the curve continues as fitted."
         )
+    reason = f"{arm}'s fitted curve rises" if low > 0 else "the fitted curve allows both"
+    return f"Twice the data ({2 * largest:,} rows)? Cannot tell: {reason} ({low:+.3f} to {high:+.3f}, 90 %)."
+
+
+def _missing(outcomes: dict[Trial, Outcome], arms: tuple[str, ...], trials: Iterable[Trial]) -> str | None:
+    have = {(trial.arm, trial.rows) for trial in outcomes if not trial.as_rows}
+    wanted = {(trial.arm, trial.rows) for trial in trials if not trial.as_rows} - have
+    sizes = {arm: sorted(rows for name, rows in wanted if name == arm) for arm in arms}
+    parts = [f"{arm} at {_listed(rows)} rows" for arm, rows in sizes.items() if rows]
+    if not parts:
+        return None
+    return f"Not trained: {'; '.join(parts)}. Raise CFG.budget_minutes, or attach this output and run again."
+
+
+def _one_seed(curve: pd.DataFrame, arms: tuple[str, ...]) -> str | None:
+    single = curve[curve["arm"].isin(arms) & (curve["seeds"] == 1)]
+    if single.empty:
+        return None
     return (
-        f"Twice the data ({2 * largest:,} rows)? Cannot tell: the fitted curve allows {low:+.3f} to {high:+.3f} "
-        f"for {arm} (90 %)."
+        f"Where only one seed was trained, the intervals do not cover what another seed would change (about "
+        f"{SEED_SPREAD} nats, or a run that fails to start); two single runs must differ by {ONE_SEED:.3f} nats to be "
+        "called different. Train more seeds to be sure."
     )
 
 
-def _gain(found: tuple) -> str:
-    mean, low, high, seeds = found
-    word = "better" if mean >= 0 else "worse"
-    sure = "" if low > 0 or high < 0 else ", which includes zero"
-    return f"{abs(mean):.3f} nats {word} (gain {low:+.3f} to {high:+.3f}{sure}; {seeds} seed{'s' * (seeds > 1)})"
+def _gain(found: Comparison) -> str:
+    word = "better" if found.gain >= 0 else "worse"
+    sure = "" if found.at_least > 0 or found.at_most < 0 else ", which includes zero"
+    seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
+    return f"{abs(found.gain):.3f} nats {word} (gain {found.at_least:+.3f} to {found.at_most:+.3f}{sure}; {seeds})"
 
 
 def _listed(sizes: list[int]) -> str:
     texts = [f"{size:,}" for size in sizes]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return "".join(texts) if len(texts) < 2 else f"{', '.join(texts[:-1])} and {texts[-1]}"

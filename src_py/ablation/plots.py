@@ -1,12 +1,15 @@
 """Pictures of an ablation: learning curves, and what each repair is worth."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
-from src_py.ablation.results import PowerLaw
+from src_py.ablation.power_law import PowerLaw
+from src_py.kaggle.files import writing
 
 
 def plot_curves(
@@ -22,7 +25,7 @@ def plot_curves(
     Args:
         curve: from `curve_table`; results: from `results_table`.
         lines: log losses to compare with, such as the constant predictor's.
-        laws: fitted power laws, drawn dotted and on to twice the largest size.
+        laws: fitted power laws, drawn dotted from the smallest fitted size to twice the largest.
         marks: sizes to name, such as where an extra file begins.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
@@ -46,7 +49,7 @@ def plot_curves(
                 label=f"{label(arm)}, for the steps of {as_rows:,} rows" if as_rows else label(arm),
             )
         if arm in laws:
-            grid = np.geomspace(*(curve["rows"].min(), 2 * curve["rows"].max()), 100)
+            grid = np.geomspace(laws[arm].sizes.min(), 2 * laws[arm].sizes.max(), 100)
             axes.plot(grid, laws[arm](grid), ":", color=color, label=f"{label(arm)}, fitted power law")
     for color, (name, value) in zip(("C3", "C4"), lines.items()):
         axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"{name} {value:.4f}")
@@ -63,8 +66,8 @@ def plot_curves(
 
 
 def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
-    """What each repair is worth in nats, with its 95 % interval, at the size with most repairs measured; None
-    without any."""
+    """What each repair is worth in nats, with its 95 % interval, at the size with most repairs measured; None if none
+    was measured."""
     if repairs.empty:
         return None
     size = repairs["rows"].mode().iloc[0]
@@ -72,13 +75,24 @@ def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
     names = list(dict.fromkeys(rows.sort_values("worth")["repair"]))
     figure, axes = plt.subplots(figsize=(8.5, 1.2 + 0.45 * len(names)), layout="constrained")
     for shift, (how, color) in zip((-0.15, 0.15), (("added to posted", "C0"), ("taken from recipe", "C1"))):
-        mine = rows[rows["how"] == how]
-        heights = [names.index(name) + shift for name in mine["repair"]]
-        reach = np.abs(mine[["at least", "at most"]].to_numpy().T - mine["worth"].to_numpy())
-        axes.errorbar(mine["worth"], heights, xerr=reach, fmt="o", color=color, capsize=3, label=how)
+        side = rows[rows["how"] == how]
+        heights = [names.index(name) + shift for name in side["repair"]]
+        reach = np.abs(side[["at least", "at most"]].to_numpy().T - side["worth"].to_numpy())
+        axes.errorbar(side["worth"], heights, xerr=reach, fmt="o", color=color, capsize=3, label=how)
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set(xlabel="log loss saved, nats (95 %)", title=f"What each repair is worth at {size:,} rows")
     axes.set_yticks(range(len(names)), names)
     axes.legend(fontsize="small")
     plt.close(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture.
+
+    Raises:
+        InputError: when the folder cannot be written or the disk is full.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)

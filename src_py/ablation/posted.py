@@ -1,4 +1,5 @@
-"""The posted notebook that "does not learn", reproduced, so that its faults can be measured and repaired one by one."""
+"""The notebook of the forum thread "DeBERTa is not learning patterns?", reproduced as posted, so that its faults can be
+measured and repaired one by one."""
 
 from dataclasses import dataclass
 from pathlib import Path

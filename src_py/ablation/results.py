@@ -1,14 +1,25 @@
-"""What finished trials say: losses, intervals, effects, and a power law over the number of rows."""
+"""What finished trials say: losses, intervals and effects."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from src_py.ablation.trials import Cell, Outcome, Problem
+from src_py.ablation.trials import Outcome, Problem, Trial
 from src_py.evaluation.baselines import class_shares, length_only
+
+Group = tuple[str, int, int]  # arm, rows, as_rows
+
+
+class Comparison(NamedTuple):
+    """Nats by which one log loss is lower than another: mean, 95 % interval, and over how many seeds."""
+
+    gain: float
+    at_least: float
+    at_most: float
+    seeds: int
 
 
 def row_losses(problem: Problem, outcome: Outcome) -> np.ndarray:
@@ -38,17 +49,18 @@ def baselines(problem: Problem, rows: int | None = None) -> dict[str, np.ndarray
     }
 
 
-def results_table(problem: Problem, cells: dict[Cell, Outcome]) -> pd.DataFrame:
-    """One row a finished cell: its losses, its accuracy at the end, and the largest share of one predicted class."""
+def results_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
+    """One row a finished trial: its losses, its accuracy at the end, the largest share of one predicted class, and
+    whether its last predictions are NaN."""
     constant = baselines(problem)["constant predictor"].mean()
     labels, rows = problem.valid["label"].to_numpy(), []
-    for cell, outcome in cells.items():
+    for trial, outcome in outcomes.items():
         last = outcome.probabilities[-1]
         diverged = not np.isfinite(last).all()
         predicted = class_shares(last.argmax(1), problem.n_classes)
         loss = row_losses(problem, outcome).mean()
         rows.append(
-            asdict(cell)
+            asdict(trial)
             | {
                 "steps": outcome.at[-1],
                 "log_loss": loss,
@@ -83,12 +95,12 @@ def mean_interval(gains: np.ndarray, groups, level: float = 0.95) -> tuple[float
     return mean, mean - reach, mean + reach
 
 
-def curve_table(problem: Problem, cells: dict[Cell, Outcome]) -> pd.DataFrame:
-    """One row a configuration, size and control (`as_rows`, 0 for the own epochs): mean and spread over seeds, and the
-    gain over the constant predictor with its 95 % interval."""
+def curve_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
+    """One row an arm, size and control (`as_rows`, 0 for the own epochs): mean and spread over seeds, and the gain over
+    the constant predictor with its 95 % interval. Trials that diverged before any evaluation are not in it."""
     constant = baselines(problem)["constant predictor"]
     rows = []
-    for (arm, size, as_rows), losses in _by_group(problem, cells).items():
+    for (arm, size, as_rows), losses in _by_group(problem, outcomes).items():
         each = np.stack(list(losses.values()))
         gain, low, high = mean_interval(constant - each, problem.prompts)
         means = each.mean(1)
@@ -98,27 +110,27 @@ def curve_table(problem: Problem, cells: dict[Cell, Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values(["as_rows", "arm", "rows"], ignore_index=True)
 
 
-def compare(problem: Problem, cells: dict[Cell, Outcome], worse: tuple, better: tuple) -> tuple | None:
-    """How much lower the log loss of `better` is than that of `worse`, each (arm, rows, as_rows): mean, 95 % interval,
-    number of seeds, over the seeds that both have; None when they have none in common."""
-    groups = _by_group(problem, cells)
-    one, other = groups.get(worse, {}), groups.get(better, {})
-    seeds = sorted(set(one) & set(other))
+def compare(problem: Problem, outcomes: dict[Trial, Outcome], worse: Group, better: Group) -> Comparison | None:
+    """How much lower the log loss of `better` is than that of `worse`, over the seeds that both have; None when they
+    have none in common."""
+    groups = _by_group(problem, outcomes)
+    first, second = groups.get(worse, {}), groups.get(better, {})
+    seeds = sorted(set(first) & set(second))
     if not seeds:
         return None
-    gains = np.stack([one[seed] - other[seed] for seed in seeds])
-    return (*mean_interval(gains, problem.prompts), len(seeds))
+    gains = np.stack([first[seed] - second[seed] for seed in seeds])
+    return Comparison(*mean_interval(gains, problem.prompts), len(seeds))
 
 
-def repair_table(problem: Problem, cells: dict[Cell, Outcome]) -> pd.DataFrame:
+def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
     """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
     rows = []
-    for arm, size, as_rows in _by_group(problem, cells):
+    for arm, size, as_rows in _by_group(problem, outcomes):
         if as_rows or arm in ("posted", "recipe"):
             continue
         base, sign = ("posted", "+") if arm.startswith("posted") else ("recipe", "-")
         pair = ((base, size, 0), (arm, size, 0))
-        found = compare(problem, cells, *(pair if sign == "+" else pair[::-1]))
+        found = compare(problem, outcomes, *(pair if sign == "+" else pair[::-1]))
         if found:
             how = "added to posted" if sign == "+" else "taken from recipe"
             rows.append((arm.split(sign, 1)[1], how, size, *found))
@@ -126,85 +138,12 @@ def repair_table(problem: Problem, cells: dict[Cell, Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values(["rows", "how", "worth"], ignore_index=True)
 
 
-def _by_group(problem: Problem, cells: dict[Cell, Outcome]) -> dict[tuple, dict[int, np.ndarray]]:
-    """Row losses by (arm, rows, as_rows) and seed; diverged runs are left out here and counted in the results."""
-    groups: dict[tuple, dict[int, np.ndarray]] = {}
-    for cell, outcome in cells.items():
+def _by_group(problem: Problem, outcomes: dict[Trial, Outcome]) -> dict[Group, dict[int, np.ndarray]]:
+    """Row losses by group and seed; runs that diverged before any evaluation are left out here and counted in the
+    results."""
+    groups: dict[Group, dict[int, np.ndarray]] = {}
+    for trial, outcome in outcomes.items():
         losses = row_losses(problem, outcome)
         if np.isfinite(losses).all():
-            groups.setdefault((cell.arm, cell.rows, cell.as_rows), {})[cell.seed] = losses
+            groups.setdefault((trial.arm, trial.rows, trial.as_rows), {})[trial.seed] = losses
     return groups
-
-
-EXPONENTS = np.geomspace(0.02, 4, 600)
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """loss(n) = floor + scale * n ** -exponent; intervals at `level`.
-
-    An interval of the exponent that reaches the edge of what was searched (0.02 to 4) has no bound on that side.
-    """
-
-    floor: float
-    scale: float
-    exponent: float
-    exponent_interval: tuple[float, float]
-    level: float
-    _sizes: np.ndarray
-    _losses: np.ndarray
-
-    def __call__(self, rows) -> np.ndarray:
-        return self.floor + self.scale * np.asarray(rows, float) ** -self.exponent
-
-    def change(self, start: float, stop: float) -> tuple[float, float, float]:
-        """Change of the log loss from `start` to `stop` rows: best estimate, and its interval."""
-        profile = _Profile(self._sizes, self._losses)
-        slack = profile.limit(self.level) - profile.rss
-        inside = slack >= 0
-        factor = stop**-EXPONENTS - start**-EXPONENTS
-        reach = np.abs(factor) * np.sqrt(slack.clip(0) / profile.spread)
-        low, high = factor * profile.scale - reach, factor * profile.scale + reach
-        return float(self(stop) - self(start)), float(low[inside].min()), float(high[inside].max())
-
-
-def fit_power_law(sizes: np.ndarray, losses: np.ndarray, level: float = 0.9) -> PowerLaw | None:
-    """Least squares over floor, scale and exponent, one entry a trained model (several a size: the seeds).
-
-    For a given exponent the curve is a straight line in n ** -exponent, so the exponent's interval comes from the
-    residual sum of squares profiled over the other two, by the F test (Bates and Watts 1988, Nonlinear Regression
-    Analysis, section 6.1). What all sizes share, such as easy validation rows, shifts the floor only.
-
-    Returns:
-        None where nothing can be fitted: fewer than three different sizes, or fewer than four models.
-    """
-    sizes, losses = np.asarray(sizes, float), np.asarray(losses, float)
-    known = np.isfinite(losses)
-    sizes, losses = sizes[known], losses[known]
-    if len(np.unique(sizes)) < 3 or len(sizes) < 4:
-        return None
-    profile = _Profile(sizes, losses)
-    best = int(profile.rss.argmin())
-    inside = EXPONENTS[profile.rss <= profile.limit(level)]
-    interval = (float(inside.min()), float(inside.max()))
-    floor, scale = float(profile.floor[best]), float(profile.scale[best])
-    return PowerLaw(floor, scale, float(EXPONENTS[best]), interval, level, sizes, losses)
-
-
-class _Profile:
-    """Straight-line fits of the losses on n ** -exponent, for every exponent: `floor`, `scale`, residual sum of squares
-    `rss`, and `spread`, the sum of squares of the abscissa about its mean."""
-
-    def __init__(self, sizes: np.ndarray, losses: np.ndarray):
-        x = sizes ** -EXPONENTS[:, None]
-        centred, y = x - x.mean(1, keepdims=True), losses - losses.mean()
-        self.spread = (centred**2).sum(1)
-        self.scale = centred @ y / self.spread
-        self.floor = losses.mean() - self.scale * x.mean(1)
-        self.rss = ((y - self.scale[:, None] * centred) ** 2).sum(1)
-        self.freedom = len(sizes) - 3
-
-    def limit(self, level: float) -> float:
-        """The largest residual sum of squares that the F test allows."""
-        smallest = float(self.rss.min())
-        return smallest * (1 + f_distribution.ppf(level, 1, self.freedom) / self.freedom) + 1e-18

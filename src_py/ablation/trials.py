@@ -1,9 +1,6 @@
-"""One trial of an ablation: train one configuration on one subset with one seed; finished trials are stored on disk."""
+"""One trial of an ablation: train one arm on one subset with one seed, and predict the validation rows."""
 
-import hashlib
-import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -19,26 +16,25 @@ from src_py.ablation.arms import Arm, parse_arm
 from src_py.ablation.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
 from src_py.config import Settings, setting
 from src_py.evaluation.baselines import class_shares
-from src_py.kaggle.files import WEIGHTS, folder_digest, write_arrays, writing
+from src_py.kaggle.files import ENCODER_FILES, folder_digest
+from src_py.kaggle.identity import helper_digests, key_of, rows_digest
 from src_py.kaggle.session import PRECISIONS, free_memory, start_session
 from src_py.model.families import max_tokens
 from src_py.model.predict import predict_logits
 from src_py.model.preference import ModelSettings, build_model
 from src_py.model.saved import SavedSettings, save_trained
-from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.trainer import TrainingSettings, make_trainer
 
 RECIPE = "ablate_subset_vs_full"
-FORMAT = 1  # of a stored cell; raise it when older cells must not be read any more
 
 
 @dataclass(frozen=True)
 class TrialSettings(Settings):
-    """What all configurations share, and the values that a repair sets. Lengths are in tokens; a pair read as one
-    sequence has twice `max_length`, so that all configurations may read the same amount of text."""
+    """What all arms share, and the values that a repair sets. Lengths are in tokens; a pair read as one sequence has
+    twice `max_length`, so that all arms may read the same amount of text."""
 
     max_length: int = setting(512, least=16, most=8192)
     epochs: float = setting(2.0, above=0, most=100)
@@ -52,14 +48,18 @@ class TrialSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """`as_rows` is 0 for the configuration's own number of epochs; in the control arm, the subset is trained for as
-    many optimizer steps as `as_rows` rows get."""
+class Trial:
+    """`as_rows` is 0 for the arm's own number of epochs; in the control arm, the subset is trained for as many
+    optimizer steps as `as_rows` rows get."""
 
     arm: str
     rows: int
     seed: int
     as_rows: int = 0
+
+    def __str__(self) -> str:
+        steps = f" for the steps of {self.as_rows:,} rows" if self.as_rows else ""
+        return f"{self.arm}, {self.rows:,} rows{steps}, seed {self.seed}"
 
 
 @dataclass
@@ -67,10 +67,9 @@ class Problem:
     """The fixed part of an ablation.
 
     Args:
-        train: rows to take subsets of, from `load_pairs`; rows of extra files come after position `blocks`.
-        valid: the rows every cell predicts.
+        train: rows to take subsets of, from `load_pairs`; rows of extra files begin at the positions `blocks`.
+        valid: the rows that every trial predicts.
         prompts: one key a validation row.
-        save_dir: where the recipe's models are kept for the submission; None keeps none.
     """
 
     train: pd.DataFrame
@@ -80,21 +79,24 @@ class Problem:
     classes: tuple[str, ...]
     settings: TrialSettings
     blocks: tuple[int, ...] = ()
-    save_dir: Path | None = None
     _readings: dict = field(default_factory=dict, repr=False)
 
     @property
     def n_classes(self) -> int:
         return len(self.classes)
 
+    def identity(self) -> dict:
+        """What every trial's result depends on, part by part: settings, rows, encoder and the helpers' code."""
+        return {
+            "settings": asdict(self.settings),
+            "rows": "-".join([rows_digest(self.train), rows_digest(self.valid), *map(str, self.blocks)]),
+            "encoder": folder_digest(self.model_dir, ENCODER_FILES),
+            "code": helper_digests(),
+        }
+
     def key(self) -> str:
-        """Digest of rows, labels, encoder and settings: what every cell's result depends on."""
-        digest = hashlib.sha256(json.dumps([FORMAT, asdict(self.settings), self.blocks]).encode())
-        for table in (self.train, self.valid):
-            for column in (*TEXT_COLUMNS, "label"):
-                digest.update(json.dumps(table[column].tolist()).encode())
-        digest.update(folder_digest(self.model_dir, (*WEIGHTS, ".model", ".txt")).encode())
-        return digest.hexdigest()[:12]
+        """Digest of `identity`, 12 hex digits."""
+        return key_of(self.identity())
 
 
 @dataclass
@@ -109,36 +111,26 @@ class Outcome:
     predict_seconds: float
 
 
-def steps_of(cell: Cell, settings: TrialSettings) -> int:
-    """Optimizer steps of a cell."""
-    batches = math.ceil((cell.as_rows or cell.rows) / _batch(parse_arm(cell.arm), settings)[0])
+def steps_of(trial: Trial, settings: TrialSettings) -> int:
+    """Optimizer steps of a trial."""
+    batches = math.ceil((trial.as_rows or trial.rows) / _batch(parse_arm(trial.arm), settings)[0])
     return max(1, math.ceil(batches * settings.epochs))
 
 
-def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
-    """Train and predict; everything random depends on the cell alone."""
-    arm, settings = parse_arm(cell.arm), problem.settings
-    subset = problem.train.iloc[nested_order(problem.train["label"], cell.seed, problem.blocks)[: cell.rows]]
-    tokenizer, encode = _reading(arm, problem)
+def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) -> Outcome:
+    """Train and predict; everything random depends on the trial alone. The model is saved in `model_folder`, if given.
+
+    Raises:
+        InputError: when the encoder cannot be read, or the folder cannot be written.
+    """
+    arm, settings = parse_arm(trial.arm), problem.settings
+    subset = problem.train.iloc[nested_order(problem.train["label"], trial.seed, problem.blocks)[: trial.rows]]
+    tokenizer, encode = _tokenizer_and_encode(arm, problem)
     valid = _encoded_valid(arm, problem, encode)
-    start_session(cell.seed)
+    start_session(trial.seed)
     model = _model(arm, problem, tokenizer, subset)
-    batch_size, micro_batch = _batch(arm, settings)
-    steps = steps_of(cell, settings)
-    posted = posted_config()
-    usual = TrainingSettings()
-    how = {
-        "epochs": steps / math.ceil(cell.rows / batch_size),
-        "lr": settings.lr if "rates" in arm else posted.lr,
-        "head_lr": settings.head_lr if "rates" in arm else posted.lr,
-        "layer_decay": usual.layer_decay if "rates" in arm else 1.0,
-        "warmup": usual.warmup if "warmup" in arm else posted.warmup,
-        "weight_decay": posted.weight_decay,
-        "batch_size": batch_size,
-        "micro_batch": micro_batch,
-        "evals_per_epoch": 0,
-    }
-    scratch = Path(tempfile.mkdtemp(prefix="cell-"))
+    steps = steps_of(trial, settings)
+    scratch = Path(tempfile.mkdtemp(prefix="trial-"))
     try:
         trainer = make_trainer(
             model,
@@ -146,9 +138,9 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
             valid=valid,
             pad_token_id=tokenizer.pad_token_id,
             output_dir=scratch,
-            settings=TrainingSettings(**how),
+            settings=_training_settings(arm, trial, settings),
             precision=settings.precision,
-            seed=cell.seed,
+            seed=trial.seed,
         )
         measure = _Measure(valid, tokenizer.pad_token_id, settings, problem.n_classes, steps)
         trainer.add_callback(measure)
@@ -157,14 +149,9 @@ def run_cell(problem: Problem, cell: Cell, keep_model: bool = False) -> Outcome:
         taken = time.perf_counter() - begun - measure.seconds
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if keep_model and problem.save_dir:
-        saved = SavedSettings(
-            recipe=RECIPE,
-            classes=problem.classes,
-            reading=Reading(_style(arm), _max_length(arm, problem)),
-            pooling=model.pooling,
-        )
-        save_trained(model, tokenizer, problem.save_dir / f"{cell.arm}_{cell.rows:08d}", saved)
+    if model_folder:
+        saved = SavedSettings(RECIPE, problem.classes, _reading(arm, problem), pooling=model.pooling)
+        save_trained(model, tokenizer, model_folder, saved)
     del model, trainer
     free_memory()
     return Outcome(np.stack(measure.probabilities), measure.at, taken, measure.step_seconds(), measure.seconds)
@@ -179,7 +166,7 @@ class _Measure(TrainerCallback):
         self.probabilities, self.at, self.seconds, self.step_times = [], [], 0.0, []
 
     def step_seconds(self) -> float:
-        """Median over the steps but the first, which also sets things up."""
+        """Median over all steps but the first, which also sets things up."""
         return float(np.median(self.step_times[1:] or self.step_times))
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -206,20 +193,33 @@ def _batch(arm: Arm, settings: TrialSettings) -> tuple[int, int]:
     return size, min(size, settings.micro_batch)
 
 
-def _style(arm: Arm) -> str:
-    return "pairwise" if "pairwise" in arm else "joint"
+def _training_settings(arm: Arm, trial: Trial, settings: TrialSettings) -> TrainingSettings:
+    posted, usual = posted_config(), TrainingSettings()
+    batch_size, micro_batch = _batch(arm, settings)
+    return TrainingSettings(
+        epochs=steps_of(trial, settings) / math.ceil(trial.rows / batch_size),
+        lr=settings.lr if "rates" in arm else posted.lr,
+        head_lr=settings.head_lr if "rates" in arm else posted.lr,
+        layer_decay=usual.layer_decay if "rates" in arm else 1.0,
+        warmup=usual.warmup if "warmup" in arm else posted.warmup,
+        weight_decay=posted.weight_decay,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        evals_per_epoch=0,
+    )
 
 
-def _max_length(arm: Arm, problem: Problem) -> int:
+def _reading(arm: Arm, problem: Problem) -> Reading:
     """Twice the tokens where both answers share a sequence, as far as the encoder's positions reach."""
-    wanted = problem.settings.max_length * (1 if "pairwise" in arm else 2)
+    style = "pairwise" if "pairwise" in arm else "joint"
+    wanted = problem.settings.max_length * (1 if style == "pairwise" else 2)
     limit = max_tokens(problem.model_dir)
-    return wanted if limit is None else min(wanted, limit)
+    return Reading(style, wanted if limit is None else min(wanted, limit))
 
 
-def _reading(arm: Arm, problem: Problem):
+def _tokenizer_and_encode(arm: Arm, problem: Problem):
     """The arm's tokenizer, and a function that encodes a table its way."""
-    reading, cut = Reading(_style(arm), _max_length(arm, problem)), "parts" if "cut" in arm else "right"
+    reading, cut = _reading(arm, problem), "parts" if "cut" in arm else "right"
     if "line_break" in arm:
         tokenizer = load_tokenizer(problem.model_dir)
         return tokenizer, lambda table: encode_pairs(table, tokenizer, reading, cut=cut)
@@ -228,7 +228,7 @@ def _reading(arm: Arm, problem: Problem):
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):
-    key = (_style(arm), "cut" in arm, "line_break" in arm)
+    key = tuple(repair in arm for repair in ("pairwise", "cut", "line_break"))
     if key not in problem._readings:
         problem._readings[key] = encode(problem.valid)
     return problem._readings[key]
@@ -236,10 +236,10 @@ def _encoded_valid(arm: Arm, problem: Problem, encode):
 
 def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
     even = np.full(problem.n_classes, 1 / problem.n_classes)
-    model = build_model(
+    return build_model(
         problem.model_dir,
         tokenizer,
-        _style(arm),
+        "pairwise" if "pairwise" in arm else "joint",
         list(class_shares(subset["label"], problem.n_classes) if "head" in arm else even),
         settings=ModelSettings(
             pooling="mean" if "head" in arm else "cls",
@@ -248,51 +248,3 @@ def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
         ),
         fit=None if "line_break" in arm else resize_posted,
     )
-    return model
-
-
-def find_cells(root: str | Path) -> tuple[Path, ...]:
-    """Folders named `cells` below `root`: an earlier run's output, attached to go on from."""
-    folders = (Path(folder) for folder, _, _ in os.walk(root, followlinks=True))
-    return tuple(sorted(folder for folder in folders if folder.name == "cells"))
-
-
-class CellStore:
-    """One file a finished cell, written under another name first: a killed run leaves no half cell behind.
-
-    Args:
-        folder: where cells are written.
-        key: from `Problem.key`; cells of another problem are not seen.
-        attached: further folders to read, such as an earlier run's output.
-    """
-
-    def __init__(self, folder: str | Path, key: str, attached: tuple[Path, ...] = ()):
-        self.folder, self.key, self.attached = Path(folder), key, tuple(attached)
-        with writing(folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, cell: Cell) -> Path:
-        return self.folder / f"{self.key}_{cell.arm}_{cell.rows}_{cell.as_rows}_{cell.seed}.npz"
-
-    def save(self, cell: Cell, outcome: Outcome) -> None:
-        """Raises InputError when the disk is full."""
-        path = self.path(cell)
-        told = {"at": outcome.at, "train_seconds": outcome.train_seconds}
-        told |= {"step_seconds": outcome.step_seconds, "predict_seconds": outcome.predict_seconds}
-        write_arrays(path, {"probabilities": outcome.probabilities, "told": np.array(json.dumps(told))})
-
-    def load(self, cell: Cell) -> Outcome | None:
-        """The stored outcome; None when there is none that can be read."""
-        for folder in (self.folder, *self.attached):
-            try:
-                with np.load(folder / self.path(cell).name, allow_pickle=False) as stored:
-                    told = json.loads(str(stored["told"]))
-                    return Outcome(stored["probabilities"], **told)
-            except FileNotFoundError:
-                continue
-            except Exception as error:  # zip and numpy raise many kinds; the cell is run again
-                print(f"{folder / self.path(cell).name} cannot be read ({error}); this cell is run again")
-        return None
-
-    def done(self, cells: list[Cell]) -> set[Cell]:
-        return {cell for cell in cells if self.load(cell) is not None}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from src_py.errors import InputError
 
-CODE_COMPETITION_HOURS, SESSION_HOURS = 9, 12  # Kaggle's limits with a GPU
+COMPETITION_HOURS, SESSION_HOURS = 9, 12  # when Kaggle ends a notebook of a code competition, and a GPU session
 
 
 class Clock:
@@ -20,10 +20,10 @@ class Clock:
     def __init__(self, hours: float = math.inf):
         if hours <= 0:
             raise InputError(f"CFG.hours is {hours}; give the session's limit, such as 8.5.")
-        if CODE_COMPETITION_HOURS < hours < math.inf:
+        if COMPETITION_HOURS < hours < math.inf:
             print(
                 f"CFG.hours is {hours:g}: a session may take {SESSION_HOURS} hours, but Kaggle ends the notebooks of "
-                f"code competitions after {CODE_COMPETITION_HOURS}."
+                f"code competitions after {COMPETITION_HOURS}."
             )
         self.begun = time.time()
         self.limit, self.stages = self.begun + 3600 * hours, []

@@ -197,7 +197,8 @@ def predict_saved(
     for folder in folders:
         model, settings = load_trained(folder, fast_attention)
         predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, precision=precision)
-        total += apply_temperature(predicted, settings.temperature)
+        tempered = predicted if settings.temperature == 1 else apply_temperature(predicted, settings.temperature)
+        total += tempered
         del model
         free_memory()
     return total / len(folders)

@@ -112,12 +112,13 @@ def add_rows(
     """Append further training tables in order, without the prompts of the validation rows.
 
     Returns:
-        The longer table, and for each name the number of rows up to its end. What is left out is printed.
+        The longer table, and for each name the number of rows up to its end. How many were left out is printed.
     """
     held, ends = set(prompt_key(without)), {}
     for name, table in extra.items():
         kept = table[~prompt_key(table).isin(held)]
         train = pd.concat([train, kept], ignore_index=True)
         ends[name] = len(train)
-        print(f"{name}: {len(kept):,} rows added, {len(table) - len(kept):,} share a prompt with the validation rows")
+        left_out = len(table) - len(kept)
+        print(f"{name}: {len(kept):,} rows added, {left_out:,} left out, whose prompt is among the validation rows")
     return train, ends

@@ -25,7 +25,7 @@ FAULTS = {
         SURVIVED, "test_recipe_killed.py", "test_killed_in_training_checkpointing_evaluation_saving_and_submission"),
     "kill -9 at twenty random moments": (SURVIVED, "test_recipe_killed.py", "test_killed_at_twenty_random_moments"),
     "kill -9 of an ablation": (
-        SURVIVED, "test_ablation.py",
+        SURVIVED, "test_grid.py",
         "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
     "kill -9 of the LightGBM recipe in embedding, storing and submission": (
         SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_storing_and_submission"),

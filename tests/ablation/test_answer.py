@@ -1,0 +1,152 @@
+"""The answer in sentences: what it says, and when it must say that it cannot tell."""
+
+from dataclasses import replace
+
+import pytest
+
+from src_py.ablation.answer import answer, fit_curves, smallest_that_learns
+from src_py.ablation.results import curve_table, results_table
+from src_py.ablation.trials import Trial
+
+BOTH = ("posted", "recipe")
+
+
+@pytest.fixture
+def grid(outcome):
+    """A function: outcomes of the two arms, from the sharpness at each size."""
+
+    def make(posted: dict[int, float], recipe: dict[int, float], seeds: int = 3) -> dict:
+        return {
+            Trial(arm, rows, seed): outcome(sharpness, seed)
+            for arm, sizes in (("posted", posted), ("recipe", recipe))
+            for rows, sharpness in sizes.items()
+            for seed in range(seeds)
+        }
+
+    return make
+
+
+def text(problem, outcomes, arms=BOTH, trials=()) -> str:
+    tables = results_table(problem, outcomes), curve_table(problem, outcomes)
+    return str(answer(problem, outcomes, *tables, arms, trials))
+
+
+class TestDataOrCode:
+    def test_code_that_learns_nothing_at_any_size_is_blamed(self, problem, grid):
+        outcomes = grid({20: 0.0, 200: 0.0}, {20: 0.5, 60: 0.7, 200: 0.9})
+        said = text(problem, outcomes)
+        assert "posted: at 20 and 200 rows it stays at the constant predictor: it learns nothing there" in said
+        assert "recipe: from 20 rows on it beats the constant predictor" in said
+        assert "Data or code? The code: more rows alone were not seen to help posted" in said
+        curve = curve_table(problem, outcomes)
+        assert smallest_that_learns(curve, "recipe") == 20
+        assert smallest_that_learns(curve, "posted") is None
+
+    def test_two_arms_alike_that_need_rows_are_about_data(self, problem, grid):
+        said = text(problem, grid({20: 0.0, 200: 0.8}, {20: 0.0, 200: 0.8}))
+        assert "Data or code? The data: at 200 rows the code makes no difference" in said
+
+    def test_a_difference_that_is_not_sure_is_not_called_none(self, problem, grid, outcome):
+        outcomes = grid({20: 0.0, 200: 0.8}, {})
+        outcomes |= {Trial("recipe", 200, seed): outcome(0.8 + 0.4 * (seed - 1), seed) for seed in range(3)}
+        assert "Data or code? The data: whether the code matters cannot be told" in text(problem, outcomes)
+
+    def test_coming_closer_to_the_constant_predictor_is_not_learning(self, problem, grid, outcome):
+        """Worse than the constant predictor at the small size, as good at the large one: more data did not help."""
+        outcomes = grid({20: -0.5, 200: 0.0}, {20: 0.0, 200: 0.9})
+        outcomes |= {Trial("posted", 20, seed, as_rows=200): outcome(0.0, seed) for seed in range(3)}
+        said = text(problem, outcomes)
+        assert "Data or code? The code" in said
+        assert "posted, rows or steps? Cannot tell: neither" in said
+        assert "at 20 rows it is worse than the constant predictor" in said
+
+    def test_code_that_only_comes_closer_to_the_constant_predictor_is_no_answer(self, problem, grid):
+        said = text(problem, grid({200: -0.5}, {200: 0.0}))
+        assert "Cannot tell: neither posted nor recipe surely beats the constant predictor" in said
+
+    def test_code_that_is_worse_is_not_called_the_data(self, problem, grid):
+        said = text(problem, grid({20: 0.0, 200: 0.9}, {20: 0.0, 200: 0.0}))
+        assert "Data or code? Not the code: recipe is worse than posted; more rows help" in said
+
+    def test_arms_without_a_size_in_common_cannot_be_compared(self, problem, grid):
+        said = text(problem, grid({200: 0.0}, {20: 0.9}, seeds=1))
+        assert "Cannot tell: posted and recipe have no size and seed in common" in said
+        assert "Twice the data? Cannot tell: a curve needs three sizes" in said
+
+    def test_arms_without_a_seed_in_common_cannot_be_compared(self, problem, outcome, diverged):
+        """As when the first seed of one arm diverged and the other has only that seed."""
+        outcomes = {
+            Trial("posted", 200, 0): diverged,
+            Trial("posted", 200, 1): outcome(0.0, 1),
+            Trial("recipe", 200, 0): outcome(0.9),
+        }
+        assert "Cannot tell: posted and recipe have no size and seed in common" in text(problem, outcomes)
+
+
+class TestOneSeed:
+    def test_a_difference_that_seeds_could_make_is_not_sure(self, problem, grid):
+        """The intervals of a single seed know the rows only."""
+        few, many = (grid({200: 0.30}, {200: 0.36}, seeds) for seeds in (1, 3))
+        assert "Data or code? Cannot tell" in text(problem, few)
+        assert "Data or code? The code" in text(problem, many)
+
+    def test_a_large_difference_is_said_and_that_it_rests_on_one_seed(self, problem, grid):
+        said = text(problem, grid({200: 0.0}, {200: 0.9}, seeds=1))
+        assert "Data or code? The code" in said
+        assert "Where only one seed was trained" in said
+        assert "only one seed" not in text(problem, grid({200: 0.0}, {200: 0.9}, seeds=2))
+
+
+class TestRowsOrSteps:
+    def test_rows_and_steps_are_told_apart(self, problem, grid, outcome):
+        outcomes = grid({}, {20: 0.1, 200: 0.9})
+        outcomes |= {Trial("recipe", 20, seed, as_rows=200): outcome(0.1, seed) for seed in range(3)}
+        said = text(problem, outcomes, ("recipe",))
+        assert "recipe, rows or steps? The rows matter; more steps on few rows do not replace them" in said
+
+    def test_steps_that_do_it_alone(self, problem, grid, outcome):
+        outcomes = grid({}, {20: 0.0, 200: 0.9})
+        outcomes |= {Trial("recipe", 20, seed, as_rows=200): outcome(0.9, seed) for seed in range(3)}
+        assert "recipe, rows or steps? The steps matter; more rows add nothing" in text(problem, outcomes, ("recipe",))
+
+
+class TestCurves:
+    def test_a_size_that_failed_above_one_that_learned_is_not_called_unsure(self, problem, grid):
+        """Large runs sometimes fail to start: the sizes below did beat the constant predictor all the same."""
+        said = text(problem, grid({}, {20: 0.5, 60: 0.8, 200: 0.0}), ("recipe",))
+        assert "at 20 and 60 rows it beats the constant predictor, but not at every larger size" in said
+        assert "at 200 rows it stays at the constant predictor" in said
+        assert "recipe: at 200 rows it is" in said
+        assert "worse" in said
+        assert "Twice the data? Cannot tell" in said or "does not surely beat" in said
+
+    def test_a_curve_that_rises_is_not_continued(self, problem, grid):
+        said = text(problem, grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
+        assert "recipe's fitted curve rises" in said
+        assert "More seeds tell why: a run may have failed to start" in said
+        extra = text(replace(problem, blocks=(60,)), grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
+        assert "the rows of the extra files may be of another kind" in extra
+
+    def test_the_power_law_leaves_out_the_flat_beginning_and_rows_of_extra_files(self, problem, grid):
+        outcomes = grid({}, {10: 0.0, 20: 0.3, 40: 0.6, 80: 0.8, 160: 0.85})
+        tables = results_table(problem, outcomes), curve_table(problem, outcomes)
+        law = fit_curves(*tables, ("recipe",), own_rows=80)["recipe"]
+        assert sorted(set(law.sizes)) == [20, 40, 80]
+
+    def test_diverged_trials_are_counted_with_their_sizes(self, problem, outcome, diverged):
+        outcomes = {Trial("posted", 50, 0): diverged, Trial("posted", 50, 1): outcome(0.0)}
+        assert "1 of its 2 trials diverged (NaN), at 50 rows" in text(problem, outcomes, ("posted",))
+        lost = text(problem, {Trial("posted", 50, 0): diverged, Trial("recipe", 50, 0): outcome(0.9)})
+        assert "posted: no trial gave a result, so nothing can be told. 1 of its 1 trials diverged" in lost
+
+    def test_an_arm_and_sizes_that_were_not_trained_are_named(self, problem, grid):
+        trials = [Trial(arm, rows, 0) for arm in BOTH for rows in (20, 60, 200)]
+        said = text(problem, grid({}, {20: 0.5, 60: 0.8}), BOTH, trials)
+        assert "posted: no trial gave a result" in said
+        assert "Not trained: posted at 20, 60 and 200 rows; recipe at 200 rows." in said
+        assert "Not trained" not in text(problem, grid({20: 0.5}, {20: 0.5}), BOTH, trials[:1])
+
+    def test_nothing_finished_is_said_for_every_arm(self, problem):
+        said = text(problem, {})
+        assert said.count("nothing can be told") == 2
+        assert "Data or code? Cannot tell" in said

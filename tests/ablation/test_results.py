@@ -1,0 +1,103 @@
+"""What finished trials say: losses, intervals, effects, the power law, and the pictures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
+from src_py.ablation.power_law import fit_power_law
+from src_py.ablation.results import (
+    baselines,
+    compare,
+    curve_table,
+    mean_interval,
+    repair_table,
+    results_table,
+    row_losses,
+)  # fmt: skip
+from src_py.ablation.trials import Outcome, Trial
+from src_py.errors import InputError
+
+
+def test_the_best_evaluation_is_chosen_on_the_other_half_of_the_prompts(problem):
+    """Two evaluations, each perfect on one half: choosing and reading on the same rows would look perfect."""
+    labels, half = problem.valid["label"].to_numpy(), pd.factorize(problem.prompts)[0] % 2
+    right, wrong = np.full((len(labels), 3), 0.01), np.full((len(labels), 3), 0.495)
+    right[np.arange(len(labels)), labels] = 0.98
+    wrong[np.arange(len(labels)), labels] = 0.01
+    both = np.stack([np.where((half == side)[:, None], right, wrong) for side in (0, 1)])
+    assert row_losses(problem, Outcome(both, [1, 2], 1.0, 1.0, 1.0)).mean() > 4
+
+
+def test_a_diverged_trial_is_counted_and_not_averaged(problem, outcome, diverged):
+    outcomes = {Trial("posted", 50, 0): diverged, Trial("posted", 50, 1): outcome(0.0)}
+    assert results_table(problem, outcomes)["diverged"].tolist() == [True, False]
+    curve = curve_table(problem, outcomes)
+    assert curve["seeds"].tolist() == [1]
+    assert np.isfinite(curve["log loss"]).all()
+
+
+def test_the_interval_covers_the_truth_over_prompts_and_seeds():
+    """Rows in prompts of two that share their noise, three seeds with noise of their own."""
+    rng, hits = np.random.default_rng(0), 0
+    groups = np.repeat(np.arange(100), 2)
+    for _ in range(500):
+        gains = 0.1 + np.repeat(rng.normal(0, 0.5, 100), 2) + rng.normal(0, 0.05, (3, 1)) + np.zeros((3, 200))
+        _, low, high = mean_interval(gains, groups)
+        hits += low <= 0.1 <= high
+    assert 0.91 <= hits / 500 <= 0.98
+
+
+def test_repairs_are_compared_on_the_same_seeds(problem, outcome):
+    outcomes = {
+        Trial("posted", 50, 0): outcome(0.0),
+        Trial("posted", 50, 1): outcome(0.0, 1),
+        Trial("posted+pairwise", 50, 0): outcome(0.8),
+        Trial("recipe", 50, 0): outcome(0.8),
+        Trial("recipe-batch", 50, 0): outcome(0.8),
+    }
+    table = repair_table(problem, outcomes).set_index("repair")
+    assert table.loc["pairwise", "at least"] > 0
+    assert table.loc["pairwise", "seeds"] == 1
+    assert table.loc["batch", "worth"] == 0
+    assert compare(problem, outcomes, ("recipe", 50, 0), ("recipe", 99, 0)) is None
+    assert plot_repairs(repair_table(problem, outcomes)) is not None
+    assert plot_repairs(repair_table(problem, {})) is None
+
+
+def test_the_lines_to_beat_are_those_of_the_validation_rows(problem):
+    lines = baselines(problem)
+    assert {name: losses.shape for name, losses in lines.items()} == dict.fromkeys(lines, (len(problem.valid),))
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_path):
+    outcomes = {Trial("recipe", rows, 0): outcome(0.5) for rows in (20, 60)}
+    tables = curve_table(problem, outcomes), results_table(problem, outcomes)
+    figure = plot_curves(*tables, ("recipe",), {"constant predictor": 1.1}, {}, {"more.csv": 60})
+    save_figure(figure, tmp_path / "folder/curve.png")
+    assert (tmp_path / "folder/curve.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="cannot be written"):
+        save_figure(figure, tmp_path / "folder/curve.png/curve.png")
+
+
+class TestPowerLaw:
+    @pytest.mark.parametrize("exponent", [0.3, 0.6])
+    def test_the_intervals_cover_a_known_curve(self, exponent):
+        sizes = np.repeat(np.geomspace(500, 50_000, 6), 3)
+        scale = 0.15 * 500**exponent
+        change = scale * (100_000**-exponent - 50_000**-exponent)
+        rng, hits = np.random.default_rng(0), np.zeros(2)
+        for _ in range(200):
+            law = fit_power_law(sizes, 0.95 + scale * sizes**-exponent + rng.normal(0, 0.005, len(sizes)))
+            _, low, high = law.change(50_000, 100_000)
+            hits += law.exponent_interval[0] <= exponent <= law.exponent_interval[1], low <= change <= high
+        assert ((hits >= 170) & (hits <= 190)).all()
+
+    def test_without_noise_the_curve_is_found(self):
+        sizes = np.geomspace(100, 10_000, 6)
+        law = fit_power_law(sizes, 0.9 + 2 * sizes**-0.5)
+        assert abs(law.exponent - 0.5) < 0.01
+        assert abs(float(law(20_000)) - (0.9 + 2 * 20_000**-0.5)) < 1e-3
+
+    def test_two_sizes_cannot_be_fitted(self):
+        assert fit_power_law([100, 100, 200, 200], [1.0, 1.01, 0.9, 0.91]) is None

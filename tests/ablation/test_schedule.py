@@ -1,0 +1,107 @@
+"""Which trials there are, in which order, and which fit the time."""
+
+import time
+
+import pytest
+
+from src_py.ablation.schedule import (
+    GridSettings,
+    choose_sizes,
+    describe_budget,
+    list_trials,
+    minutes_left,
+    plan,
+    plan_table,
+    time_trials,
+)  # fmt: skip
+from src_py.ablation.trials import Trial
+from src_py.config import check_config
+from src_py.errors import InputError
+
+
+def check(**changes) -> GridSettings:
+    """As the notebook's check cell does, with lists for tuples."""
+    values = vars(GridSettings()) | changes
+    user = type("CFG", (), {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})
+    return check_config(user, GridSettings).part(GridSettings)
+
+
+class TestSettings:
+    def test_the_defaults_are_valid(self):
+        assert check() == GridSettings()
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"arms": ["posted", "recipe-bath"]}, "'recipe-bath' is not an arm"),
+            ({"arms": []}, "at least one arm"),
+            ({"arms": ["recipe", "recipe"]}, "each once"),
+            ({"repairs": ["bath"]}, "CFG.repairs"),
+            ({"repairs": ["batch", "batch"]}, "each once"),
+            ({"sizes": [0]}, "CFG.sizes"),
+            ({"seeds": 0}, "CFG.seeds"),
+            ({"smallest_share": 1.5}, "CFG.smallest_share"),
+            (
+                {"budget_minutes": 721},
+                "ends a session after 720 minutes, and a notebook of a code competition after 540",
+            ),
+            ({"budget_minutes": 0}, "CFG.budget_minutes"),
+        ],
+    )
+    def test_a_grid_that_cannot_be_is_refused_before_data_is_read(self, changes, sentence):
+        with pytest.raises(InputError, match=sentence):
+            check(**changes)
+
+    def test_a_budget_above_that_of_a_code_competition_is_said(self):
+        assert "540 minutes is the limit of a code competition, 720 of a session" in describe_budget(480)
+        assert "ended early" not in describe_budget(540)
+        assert "ended early" in describe_budget(541)
+
+    def test_more_rows_than_there_are_is_refused(self):
+        assert choose_sizes(GridSettings(sizes=(10, 90)), 90, {}) == (10, 90)
+        assert choose_sizes(GridSettings(sizes=(100, 10)), 90, {"more.csv": 120}) == (10, 100, 120)
+        with pytest.raises(InputError, match="has 100, but there are 90 training rows"):
+            choose_sizes(GridSettings(sizes=(10, 100)), 90, {})
+        assert choose_sizes(GridSettings(n_sizes=3), 10_000, {}) == (100, 1000, 10_000)
+
+
+class TestPlan:
+    def test_any_beginning_is_the_best_partial_answer(self):
+        trials = list_trials(("posted", "recipe"), ("batch",), (10, 100, 1000), seeds=2, control=True)
+        assert len(trials) == len(set(trials)) == 2 * (3 * 2 + 3 * 2 + 2) + 2 * 2 * 2
+        curves = [(arm, rows) for rows in (10, 100, 1000) for arm in ("posted", "recipe")]
+        assert [(trial.arm, trial.rows) for trial in trials[:6]] == curves
+        assert all(trial.as_rows for trial in trials[6:12])
+        assert trials[6].as_rows == 1000
+        assert {trial.arm for trial in trials[12:14]} == {"posted+batch", "recipe-batch"}
+        assert {trial.seed for trial in trials[:14]} == {0}
+        assert {trial.seed for trial in trials[14:28]} == {1}
+
+    def test_trials_are_planned_within_the_budget_and_none_takes_more_than_a_quarter(self):
+        trials = [Trial("recipe", n, 0) for n in (1, 2, 3, 4, 5)]
+        minutes = dict(zip(trials, (1.0, 30.0, 20.0, 20.0, 20.0)))
+        planned = plan(trials, minutes, budget=80.0, done={trials[2]})
+        assert planned["plan"].tolist() == ["run", "over a quarter of the time", "done", "run", "run"]
+        assert plan(trials, minutes, budget=80.0, done=set())["plan"].tolist()[2:] == ["run"] * 3
+        tight = plan(trials, dict.fromkeys(trials, 20.0), budget=80.0, done=set())
+        assert tight["plan"].tolist() == ["run"] * 4 + ["beyond the budget"]
+        assert set(plan(trials, dict.fromkeys(trials, 20.0), budget=80.0, done=set(), workers=2)["plan"]) == {"run"}
+        table = plan_table(planned)
+        assert table["left out"].sum() == 1
+        assert table["why"].iloc[1] == "over a quarter of the time"
+
+    def test_no_time_left_runs_nothing(self):
+        trials = [Trial("recipe", 1, 0)]
+        assert minutes_left(time.time() - 100) == 0
+        assert plan(trials, {trials[0]: 1.0}, minutes_left(0.0), set())["plan"].tolist() == [
+            "over a quarter of the time"
+        ]
+
+    def test_minutes_grow_with_rows_and_steps(self, problem):
+        trials = [Trial("recipe", 24, 0), Trial("recipe", 240, 0), Trial("recipe", 24, 0, as_rows=240)]
+        minutes = time_trials(problem, trials)
+        assert minutes[trials[1]] == minutes[trials[2]] > minutes[trials[0]] > 0
+
+    def test_nothing_to_measure_is_refused(self):
+        with pytest.raises(InputError, match="at least one"):
+            list_trials(("recipe",), (), (), seeds=1, control=False)
