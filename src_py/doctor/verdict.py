@@ -78,7 +78,7 @@ def judge_training(
     if np.isfinite(sums).all() and np.abs(sums - 1).max(initial=0) > 1e-3:
         raise ValueError(f"Probabilities of a row sum to {sums.min():.3f} to {sums.max():.3f}, not to 1.")
     rows = np.arange(len(labels))
-    # A class that training has never seen is as likely as one more row: else anything would beat the constant.
+    # A class that training has never seen gets a row's share, so that the figures stay finite.
     shares = class_shares(train["label"], classes).clip(1 / (len(train) + 1))
     losses = {
         "model": -np.log(probabilities[rows, labels].clip(1e-15)),
@@ -93,6 +93,10 @@ def judge_training(
         (len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()),
     )
     name, why = _decide(means, over_constant, over_length, spread, history, *counts)
+    if absent := sorted(set(labels) - set(train["label"])):
+        # Almost anything beats a constant predictor that rules out what happens.
+        name = "not enough rows to tell"
+        why = f"labels {', '.join(map(str, absent))} occur in validation only: check the labels and the split."
     return Verdict(name, why, means["model"], means["constant"], means["length"], over_constant, over_length)
 
 

@@ -329,7 +329,8 @@ def test_a_class_that_training_lacks_does_not_make_every_model_learned(big):
     shares = np.tile([0.499, 0.499, 0.002], (len(truth), 1))
     result = judge_training(train[train["label"] != 2], valid, shares, valid["prompt"].map(tuple))
     assert result.constant < 10
-    assert result.name != "learned"
+    assert result.name == "not enough rows to tell"
+    assert "labels 2 occur in validation only" in result.sentence
 
 
 def test_few_prompts_say_nothing_however_many_rows_they_have(big):
