@@ -43,7 +43,7 @@ def answer(
         trials: all trials of the grid, to say which sizes are missing.
     """
     laws = fit_curves(results, curve, arms, problem.blocks[0] if problem.blocks else None)
-    sentences = [_learns(curve, results, arm) for arm in arms]
+    sentences: list[str | None] = [_learns(curve, results, arm) for arm in arms]
     if len(arms) > 1:
         sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]

@@ -99,7 +99,7 @@ class _Workers:
     def __init__(self, problem: Problem, store: TrialStore, gpus: tuple[int, ...]):
         self.problem, self.store, self.free = problem, store, list(range(max(1, len(gpus))))
         self.pools: list[ProcessPoolExecutor] = []
-        self.processes: list[multiprocessing.Process] = []
+        self.processes: list = []
         for name in _device_names(gpus) if len(gpus) > 1 else ():
             # A spawned process imports this module, and torch with it, before the initializer runs, and an import may
             # ask CUDA for its devices: the variable has to be there when the process starts, at the first submit.

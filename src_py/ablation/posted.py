@@ -70,7 +70,7 @@ def encode_posted(table: pd.DataFrame, tokenizer, max_length: int, style: str = 
     for marker, column in zip(MARKERS, TEXT_COLUMNS):
         texts = [marker + "\n".join(turns).encode("ascii", "ignore").decode() for turns in table[column]]
         parts[column] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    columns = {"sequences": []} | {f"{column}_kept": [] for column in TEXT_COLUMNS}
+    columns: dict[str, list] = {"sequences": []} | {f"{column}_kept": [] for column in TEXT_COLUMNS}
     for prompt, a, b in zip(*parts.values()):
         readings = [[prompt, a, b]] if style == "joint" else [[prompt, a], [prompt, b]]
         fitted = [_fit(reading, max_length - 2, cut) for reading in readings]

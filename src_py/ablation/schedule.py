@@ -7,7 +7,7 @@ import pandas as pd
 
 from src_py.ablation.arms import REPAIRS, parse_arm, single_repairs
 from src_py.ablation.trials import Problem, Trial, run_trial, steps_of
-from src_py.config import setting
+from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
 from src_py.pairs.split import log_spaced
@@ -17,7 +17,7 @@ TIMED_ROWS, TIMED_STEPS = 32, 3
 
 
 @dataclass(frozen=True)
-class GridSettings:
+class GridSettings(Settings):
     """Which trials there are.
 
     Args:
@@ -49,6 +49,7 @@ class GridSettings:
     seed: int = setting(0, least=0, most=2**31 - 1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise InputError(f"CFG.arms is {list(self.arms)}; name at least one arm, and each once.")
         for arm in (*self.arms, *single_repairs(self.repairs)):
@@ -130,7 +131,8 @@ def time_trials(problem: Problem, trials: list[Trial]) -> dict[Trial, float]:
         blocks=(),
         _readings={},
     )
-    speeds, minutes = {}, {}
+    speeds: dict[tuple, tuple[float, float, float]] = {}
+    minutes: dict[Trial, float] = {}
     for trial in trials:
         arm = parse_arm(trial.arm)
         shape = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))

@@ -163,7 +163,10 @@ class _Measure(TrainerCallback):
     def __init__(self, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
         self.valid, self.pad_token_id, self.settings, self.n_classes = valid, pad_token_id, settings, n_classes
         self.marks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-        self.probabilities, self.at, self.seconds, self.step_times = [], [], 0.0, []
+        self.probabilities: list[np.ndarray] = []
+        self.at: list[int] = []
+        self.step_times: list[float] = []
+        self.seconds = 0.0
 
     def step_seconds(self) -> float:
         """Median over all steps but the first, which also sets things up."""

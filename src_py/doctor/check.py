@@ -3,13 +3,8 @@
 import time
 from collections.abc import Callable
 
-from src_py.doctor.checks_model import (
-    MODEL_CHECKS,
-    check_embedding_rows,
-    check_first_step,
-    check_sequence_length,
-    check_weights_dtype,
-)
+from src_py.doctor.checks_learning import LEARNING_CHECKS, check_first_step
+from src_py.doctor.checks_model import MODEL_CHECKS, check_embedding_rows, check_sequence_length, check_weights_dtype
 from src_py.doctor.checks_schedule import TRAINING_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup, error_line, out_of_memory
@@ -42,7 +37,7 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     if _failed(first):
         model = [Finding("loss, gradients, memory", SKIP, "mend what FAILs first")]
     else:
-        model = [finding for check in MODEL_CHECKS for finding in _run(check, setup)]
+        model = [finding for check in (*LEARNING_CHECKS, *MODEL_CHECKS) for finding in _run(check, setup)]
     data, training = ([f for check in checks for f in _run(check, setup)] for checks in (DATA_CHECKS, TRAINING_CHECKS))
     # Checks stand in the order of their effect in the posted notebook; sorting is stable.
     findings = sorted([*data, *first, *model, *training], key=lambda f: [FAIL, WARN, PASS, SKIP].index(f.status))

@@ -63,7 +63,7 @@ def check_cut_answers(setup: Setup) -> list[Finding]:
         cut[part], gone[part] = float(less.mean()), float((less & (left < SENTENCE)).mean())
     # An answer that is cut alone is the other finding; here counts what both of them lose.
     both = {"prompt": cut["prompt"], "answers": min(cut["response_a"], cut["response_b"])}
-    worst = max(both, key=both.get)
+    worst = max(both, key=lambda part: both[part])
     lost = min(gone["response_a"], gone["response_b"])
     raise_length = f"Raise {setup.setting('max_length')}"
     share = f", or {'raise' if worst == 'prompt' else 'lower'} {setup.setting('prompt_share')}."
@@ -146,7 +146,7 @@ def shuffled_as_good(features: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     targets = targets[:, targets.any(0)] - targets[:, targets.any(0)].mean(0)
     features = features - features.mean(0)
     basis, sizes, _ = np.linalg.svd(features / (features.std() or 1.0), full_matrices=False)
-    gains = []
+    gains: list = []
     for strength in (0.1, 1.0, 10.0):  # of the penalty, in units of the mean squared singular value
         shrink = sizes**2 / (sizes**2 + strength * (sizes**2).mean())
         leverage = (basis**2 * shrink).sum(1) + 1 / len(labels)

@@ -11,7 +11,7 @@ EARLIEST = 0.25
 LATE = 0.75
 # Divergence needs more patience than collapse: at a high rate the loss is high until the rate comes down.
 DIVERGED_EARLIEST = 0.4
-# Collapsed models measured (72 runs, four families, rates 100 to 3,000 times too high): the spread of their predictions
+# Collapsed models measured (56 runs, four families, rates 100 to 3,000 times too high): the spread of their predictions
 # falls to 1e-12 to 0.03 of the untrained model's. Learners (56 runs), late ones too: never below 0.7 of it.
 IDENTICAL = 0.05
 # A log loss 0.003 lower is what a spread of the predictions of about 0.02 brings: the least that learning looks like.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,8 +71,8 @@ def _limit(warn: tuple, fail: tuple, form: str) -> str:
 class Setup:
     """What the checks look at: a Trainer that is ready to train and, where known, what it was made from."""
 
-    trainer: object
-    tokenizer: object = None
+    trainer: Any
+    tokenizer: Any = None
     train: pd.DataFrame | None = None  # tables from `load_pairs`, for prompts and raw texts
     valid: pd.DataFrame | None = None
     rows: int = 256
@@ -111,8 +112,9 @@ class Setup:
         Raises:
             CannotRead: when the collator gives no `input_ids` either.
         """
-        if rows and token_ids(rows[0]) is not None:
-            return [token_ids(row) for row in rows]
+        known = [ids for row in rows if (ids := token_ids(row)) is not None]
+        if rows and len(known) == len(rows):
+            return known
         found = []
         for start in range(0, len(rows), 16):
             batch = self.collate(rows[start : start + 16])

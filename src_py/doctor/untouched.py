@@ -79,7 +79,8 @@ def _global_states() -> list:
 
 def _held_states(trainer) -> list:
     """How to put back generators and counters of collator, datasets, model and Trainer."""
-    restore, seen = [], set()
+    restore: list = []
+    seen: set = set()
     _visit(trainer.data_collator, _DEPTH, seen, restore)
     _visit(trainer.train_dataset, _DEPTH, seen, restore)
     _visit(trainer.eval_dataset, _DEPTH, seen, restore)

@@ -46,12 +46,16 @@ class Watcher(TrainerCallback):
     """
 
     def __init__(self, trainer, stop: bool):
-        self.trainer, self.stop, self.events, self.notes = trainer, stop, [], []
+        self.trainer, self.stop = trainer, stop
+        self.events: list[str] = []
+        self.notes: list[str] = []
         self.classes = _class_names(trainer)
         self.run = Run(max_steps=1, untrained=math.nan)
         self._read_labels()
         self.started, self.first, self.scale = time.monotonic(), 0, None
-        self.losses, self.not_finite, self.skipped = [], 0, []
+        self.losses: list[torch.Tensor] = []
+        self.skipped: list[bool] = []
+        self.not_finite = 0
         self._own_metrics, self._compute_loss = trainer.compute_metrics, trainer.compute_loss
         if not trainer.args.batch_eval_metrics:  # else metrics come batch by batch, in a form of the user's own
             trainer.compute_metrics = self._metrics
@@ -164,11 +168,12 @@ class Watcher(TrainerCallback):
         """Class shares of both datasets, where they can be read; else the first evaluation brings them."""
         try:
             sets = [self.trainer.train_dataset, first_set(self.trainer.eval_dataset)]
-            labels = [column(data, self.trainer.label_names + list(LABEL_NAMES), LABEL_ROWS) for data in sets]
-            if all(x is not None and len(x) and x.ndim == 1 and np.issubdtype(x.dtype, np.integer) for x in labels):
+            found = [column(data, self.trainer.label_names + list(LABEL_NAMES), LABEL_ROWS) for data in sets]
+            labels = [x for x in found if x is not None and len(x) and x.ndim == 1]
+            if len(labels) == 2 and all(np.issubdtype(x.dtype, np.integer) for x in labels):
                 classes = int(max(x.max() for x in labels)) + 1
-                self.run.constant = constant_log_loss(*labels, n_classes=classes)
-                self.run.best_constant = constant_log_loss(labels[1], labels[1], n_classes=classes)
+                self.run.constant = constant_log_loss(labels[0], labels[1], classes)
+                self.run.best_constant = constant_log_loss(labels[1], labels[1], classes)
         except (CannotRead, TypeError, ValueError):
             pass
 

@@ -26,7 +26,8 @@ class Clock:
                 f"code competitions after {COMPETITION_HOURS}."
             )
         self.begun = time.time()
-        self.limit, self.stages = self.begun + 3600 * hours, []
+        self.limit = self.begun + 3600 * hours
+        self.stages: list[tuple[str, float]] = []
 
     def mark(self, stage: str) -> None:
         """The time since the last mark was spent on `stage`."""

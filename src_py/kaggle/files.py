@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from src_py.errors import InputError
 
 TEMPORARY, WORKING = Path("/kaggle/temp"), "/kaggle/working"
-LIMIT = 20e9  # bytes that Kaggle keeps of /kaggle/working
+LIMIT = 20 * 10**9  # bytes that Kaggle keeps of /kaggle/working
 WEIGHTS = (".json", ".safetensors", ".bin")
 ENCODER_FILES = (*WEIGHTS, ".model", ".txt")  # the tokenizer's files too
 

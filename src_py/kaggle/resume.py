@@ -119,8 +119,8 @@ def begin_run(
             why = "CFG.resume is 'never'" if same else f"changed: {different}" if record else "their run is unknown"
             names = record.get("results", [*files.results, *files.temporary])
             _set_aside(output, names, files, key_of(record.get("identity", {})), why, keep=not same)
-            if resume == "auto":
-                _bring_back(output, key) or _copy_attached(output, root, identity, files)
+            if resume == "auto" and not _bring_back(output, key):
+                _copy_attached(output, root, identity, files)
         results = sorted({*files.results, *files.temporary, *(record.get("results", []) if same else [])})
     state = {"recipe": files.recipe, "identity": identity, "config": config, "results": results}
     # Written last: copying that was itself interrupted starts again.

@@ -117,7 +117,8 @@ def share_out(items: Iterable, workers: list[Callable]) -> None:
     Raises:
         BaseException: the first thing that a worker raised; the others stop after their item.
     """
-    waiting, errors = queue.SimpleQueue(), []
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    errors: list[BaseException] = []
     for item in items:
         waiting.put(item)
 

@@ -158,7 +158,7 @@ class _Cutter:
     def __call__(self, batch: dict) -> dict:
         parts = [self._tokenise(batch[column]) for column in TEXT_COLUMNS]
         rows = [self._row(*row) for row in zip(*parts)]
-        out = {"sequences": [row[0] for row in rows]}
+        out: dict[str, list] = {"sequences": [row[0] for row in rows]}
         out["length"] = [max(map(len, sequences)) for sequences in out["sequences"]]
         for i, part in enumerate(TEXT_COLUMNS):
             out[f"{part}_tokens"] = [_joined_length(turns) for turns in parts[i]]

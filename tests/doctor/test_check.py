@@ -352,7 +352,7 @@ def test_an_error_that_training_would_raise_fails_and_is_quoted(setup):
 
 
 def test_an_error_of_a_check_itself_is_not_the_set_up_s(setup, monkeypatch):
-    monkeypatch.setattr("src_py.doctor.checks_model.reference_lr", lambda model: 1 / 0)
+    monkeypatch.setattr("src_py.doctor.checks_learning.reference_lr", lambda model: 1 / 0)
     report = setup.check()
     assert report.failed() == []
     assert report["memorises"].status == "not checked"

@@ -271,7 +271,9 @@ def test_running_out_of_memory_in_a_check_is_not_checked(tmp_path):
 def test_no_check_copies_the_weights_but_the_one_that_changes_them(tmp_path, monkeypatch):
     trainer = plain_trainer(tmp_path)
     copies = []
-    monkeypatch.setattr("src_py.doctor.checks_model.weights_restored", lambda p: copies.append(1) or untouched(trainer))
+    monkeypatch.setattr(
+        "src_py.doctor.checks_learning.weights_restored", lambda p: copies.append(1) or untouched(trainer)
+    )
     check_before_training(trainer)
     assert len(copies) == 1
 
