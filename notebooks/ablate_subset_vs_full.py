@@ -51,7 +51,7 @@ class CFG:
     seeds = 3  # each draws its own subsets
     control = True  # small subsets for as many steps as the largest
     extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
-    budget_minutes = 480  # from start to last trial; Kaggle ends code-competition notebooks at 540, sessions at 720
+    budget_minutes = 480.0  # from start to last trial; Kaggle ends code-competition notebooks at 540, sessions at 720
     # Reading and training
     max_length = 512  # tokens in a sequence; twice that where one sequence holds both answers
     epochs = 2.0

@@ -24,12 +24,10 @@ class RunSettings(Settings):
     Args:
         mode: "train", "predict" with a finished run that is attached, or "auto": predict if one is attached.
         resume: "auto" uses finished folds and checkpoints of the same run, "never" starts from the beginning.
-        save_fp16: store trained weights in fp16: half of the space, predictions within 0.001.
     """
 
     mode: str = setting("auto", choices=MODES)
     resume: str = setting("auto", choices=RESUMES)
-    save_fp16: bool = setting(True)
 
 
 class RunFiles(NamedTuple):
