@@ -80,7 +80,7 @@ def demo(recipe: str) -> None:
     started = time.monotonic()
     run_notebook(recipe, out, {"input_dir": str(mounts)}, DEMO_CFG[recipe])
 
-    {"finetune_deberta": _show_score, "ablate_subset_vs_full": _show_answer, "embed_deberta_lightgbm": _show_heads}[
+    {"finetune_deberta": _show_score, "ablate_subset_vs_full": _show_answer, "embed_deberta_lightgbm": _show_models}[
         recipe
     ](out, contest, truth)
     print(f"{time.monotonic() - started:.0f} s. Open {(out / 'report.html').relative_to(ROOT)}")
@@ -106,9 +106,9 @@ def _show_answer(out: Path, contest: Path, truth: pd.DataFrame) -> None:
     print((out / "answer.md").read_text(encoding="utf-8"))
 
 
-def _show_heads(out: Path, contest: Path, truth: pd.DataFrame) -> None:
+def _show_models(out: Path, contest: Path, truth: pd.DataFrame) -> None:
     print("\nGenerated data, tiny random DeBERTa (no statement about real data): out-of-fold log loss")
-    print(pd.read_csv(out / "heads.csv").round(4).to_string(index=False))
+    print(pd.read_csv(out / "models.csv").round(4).to_string(index=False))
     _show_score(out, contest, truth, "oof_lightgbm.csv")
 
 

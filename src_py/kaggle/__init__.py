@@ -5,4 +5,12 @@ from src_py.kaggle.files import write_csv, write_text
 from src_py.kaggle.identity import identify
 from src_py.kaggle.inputs import Paths
 from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished
-from src_py.kaggle.session import Session, choose_precision, describe_hardware, free_memory, start_session, visible_gpus
+from src_py.kaggle.session import (
+    Machine,
+    Session,
+    choose_precision,
+    describe_hardware,
+    free_memory,
+    start_session,
+    visible_gpus,
+)

@@ -1,7 +1,8 @@
 """An encoder with a preference head: find, build, save, load it, and predict with it."""
 
+from src_py.model.fine_tuned import FineTuned, find_fine_tuned
 from src_py.model.predict import predict_pairs
 from src_py.model.preference import ModelSettings, build_model
-from src_py.model.saved import SavedSettings, find_fine_tuned, find_trained, predict_saved, read_settings, save_trained
+from src_py.model.saved import SavedSettings, find_trained, predict_saved, read_settings, save_trained
 
 from src_py.kaggle.inputs import find_model as find_encoder

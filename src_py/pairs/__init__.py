@@ -2,7 +2,7 @@
 
 from src_py.pairs.encode import Reading, encode_pairs, truncation_report
 from src_py.pairs.load import prompt_key
-from src_py.pairs.split import Validation, add_rows, assign_folds, log_spaced, nested_order
+from src_py.pairs.split import CrossValidation, Validation, add_rows, assign_folds, log_spaced, nested_order
 from src_py.pairs.tokenizer import load_tokenizer
 
 from types import SimpleNamespace
