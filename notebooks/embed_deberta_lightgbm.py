@@ -92,10 +92,10 @@ from src_py.pairs import (
     truncation_report, write_submission,
 )  # fmt: skip
 from src_py.tabular import (
-    FINE_TUNED, RECIPE, BoostSettings, Counted, FeatureSettings, SavedBlend, blend_members, check_blend, check_folds,
-    choose_fine_tuned, embed_pairs, encoder_digest, finished_fold, fit_fold, group_sets, leak_table, plot_boosting,
-    plot_models, predict_folds, read_blend, save_blend, save_fold, save_options, saved_options, search_options,
-    stop_on_leak, weight_folds,
+    FINE_TUNED, RECIPE, BoostSettings, Counted, FeatureSettings, FoldResult, SavedBlend, blend_members, check_blend,
+    check_folds, choose_fine_tuned, embed_pairs, encoder_digest, finished_fold, fit_fold, group_sets, leak_table,
+    plot_boosting, plot_models, predict_folds, read_blend, save_blend, save_fold, save_options, saved_options,
+    search_options, stop_on_leak, weight_folds,
 )  # fmt: skip
 
 # %%
@@ -186,12 +186,13 @@ def search_settings() -> None:
     display(pd.DataFrame(trials).sort_values("log loss").head(5).round(4))
 
 
-def train_fold(fold: int) -> None:
+def train_fold(fold: int) -> FoldResult:
     """Fit features and models on all other folds, predict this one, and store both."""
     options = saved_options(output / "tabular")
     rows = (counted, labels, prompts, fold_of)
     result = fit_fold(*rows, fold, cfg.models, len(classes), cfg.seed, options)
     save_fold(output / "tabular", fold, result)
+    return result
 
 
 # %% [markdown]
@@ -227,8 +228,8 @@ if folds:
     rows = draw.permutation(len(train))[:3000]
     shuffled = draw.permutation(labels[rows])
     part = (counted.take(rows), shuffled, prompts[rows], fold_of[rows])
-    checked = fit_fold(*part, fold_of[rows[0]], ("logistic",), len(classes), cfg.seed)
-    leaks = leak_table(checked.predictions, shuffled[fold_of[rows] == fold_of[rows[0]]], cfg.seed)
+    checked = fit_fold(*part, 0, ("logistic",), len(classes), cfg.seed)
+    leaks = leak_table(checked.predictions, shuffled[fold_of[rows] == 0], cfg.seed)
     display(leaks.round(4))
     stop_on_leak(leaks, cfg.stop_on_failure)
 clock.mark("Check before training")
@@ -248,9 +249,7 @@ results = {}
 after = 2 * clock.spent("Features") * len(test) / len(train)  # seconds for the test rows' features, with a margin
 for fold in folds:
     begun = time.time()
-    if finished_fold(output / "tabular", fold) is None:
-        train_fold(fold)
-    results[fold] = finished_fold(output / "tabular", fold)
+    results[fold] = finished_fold(output / "tabular", fold) or train_fold(fold)
     truth = labels[fold_of == fold]
     losses = {model: score(truth, results[fold].predictions["all", model])["log_loss"] for model in cfg.models}
     print(f"fold {fold}:", ", ".join(f"{model} {loss:.4f}" for model, loss in losses.items()))

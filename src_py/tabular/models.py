@@ -243,7 +243,8 @@ class Perceptron(_Standardised):
     def _epochs(cls, rows: Rows, n_classes: int, seed: int) -> Iterator["Perceptron"]:
         scales = cls.scales(rows)
         x = cls.columns(rows.sides, scales)
-        model = MLPClassifier((32,), alpha=3.0, learning_rate_init=5e-4, batch_size=128, random_state=seed)
+        batch = min(128, len(rows.labels))
+        model = MLPClassifier((32,), alpha=3.0, learning_rate_init=5e-4, batch_size=batch, random_state=seed)
         for _ in range(cls.EPOCHS):
             model.partial_fit(x, rows.labels, classes=list(range(n_classes)))
             arrays = dict(scales)

@@ -38,7 +38,7 @@ def plot_boosting(boosters: dict[int, Boosted], sides: dict[str, Sides]) -> Figu
         best = int(np.argmin(model.curve))
         left.plot(best + 1, model.curve[best], "o", color=line.get_color())
     left.set(xlabel="rounds", ylabel="log loss", title="When LightGBM stops")
-    figure.legend(loc="outside lower left", ncols=min(len(boosters), 10), fontsize="small")
+    figure.legend(loc="outside right upper", ncols=1 + len(boosters) // 16, fontsize="small")
     shares = pd.DataFrame({fold: gain_by_group(model, sides) for fold, model in boosters.items()})
     shares = shares.loc[shares.mean(axis=1).sort_values().index]
     right.barh(shares.index, shares.mean(axis=1), xerr=shares.std(axis=1).fillna(0), capsize=3)
