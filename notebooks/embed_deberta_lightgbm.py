@@ -112,7 +112,7 @@ if blend:
     check_blend(finished / "tabular", blend, classes, model_dir)
 precision = choose_precision(cfg.precision)
 start_session(cfg.seed)
-print(describe_hardware(precision), files.train, files.test, model_dir, sep="\n")
+print(describe_hardware(precision), files.train, files.test, model_dir or "no encoder", sep="\n")
 
 # %% [markdown]
 # ## Data
@@ -281,7 +281,7 @@ if folds:
     display(plot_models(means, deviations, constant))
 
 # %% [markdown]
-# Left, each curve should fall and then flatten; the dot marks where a fold stops. Right, groups with a larger share
+# Left, the curve of each fold should fall and then flatten; the dot marks where it stops. Right, groups with a larger share
 # are used more by the trees, which does not say that the score needs them: compare the table.
 
 # %%
@@ -300,7 +300,7 @@ if folds:
     for fold, result in results.items():
         for key, predicted in result.predictions.items():
             oof[key][fold_of == fold] = predicted
-    members, known = blend_members(oof, fine_tuned, prompts)
+    members, known = blend_members(oof, fine_tuned, labels, prompts)
     parts, truth = [p[known] for p in members.values()], labels[known]
     weights = dict(zip(members, fit_weights(parts, truth).tolist()))
     blended = cross_fitted(parts, truth, weight_folds(members, known, labels, prompts, fold_of, cfg.seed))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from src_py.errors import InputError
+from src_py.evaluation.blend import fit_weights
 from src_py.model.fine_tuned import FineTuned
 from src_py.pairs.split import grouped_folds
 from src_py.tabular.saved import FINE_TUNED, SavedBlend
@@ -49,9 +50,12 @@ def choose_fine_tuned(
 
 
 def blend_members(
-    oof: dict[tuple[str, str], np.ndarray], fine_tuned: FineTuned | None, prompts: np.ndarray
+    oof: dict[tuple[str, str], np.ndarray], fine_tuned: FineTuned | None, labels: np.ndarray, prompts: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Out-of-fold probabilities (training rows, classes) by member, and (rows,) where all members are known.
+
+    A fine-tuned model that is known for too few of the rows, or gets no weight there, is left out and said: the other
+    members are then blended on all of their rows.
 
     Args:
         oof: by (set of groups, model); NaN for folds that were not fitted.
@@ -64,7 +68,11 @@ def blend_members(
     if problem := _too_few(both, prompts):
         print(f"NOT IN THE BLEND: the fine-tuned DeBERTa, {problem} in the folds that were fitted.")
         return members, known
-    return members | {FINE_TUNED: fine_tuned.oof}, both
+    together = members | {FINE_TUNED: fine_tuned.oof}
+    if fit_weights([predicted[both] for predicted in together.values()], labels[both])[-1] == 0:
+        print("NOT IN THE BLEND: the fine-tuned DeBERTa gets no weight; the others are blended on all of their rows.")
+        return members, known
+    return together, both
 
 
 def weight_folds(

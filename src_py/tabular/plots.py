@@ -33,12 +33,13 @@ def plot_boosting(boosters: dict[int, Boosted], sides: dict[str, Sides]) -> Figu
         sides: features by group, of any rows.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    for fold, model in boosters.items():
-        (line,) = left.plot(np.arange(1, len(model.curve) + 1), model.curve, alpha=0.8, label=f"fold {fold}")
+    for number, model in enumerate(boosters.values()):
         best = int(np.argmin(model.curve))
-        left.plot(best + 1, model.curve[best], "o", color=line.get_color())
+        labels = ("a fold", "where it stops") if number == 0 else (None, None)
+        left.plot(np.arange(1, len(model.curve) + 1), model.curve, color="C0", alpha=0.6, label=labels[0])
+        left.plot(best + 1, model.curve[best], "o", color="C1", label=labels[1])
     left.set(xlabel="rounds", ylabel="log loss", title="When LightGBM stops")
-    figure.legend(loc="outside right upper", ncols=1 + len(boosters) // 16, fontsize="small")
+    figure.legend(loc="outside lower left", ncols=2, fontsize="small")
     shares = pd.DataFrame({fold: gain_by_group(model, sides) for fold, model in boosters.items()})
     shares = shares.loc[shares.mean(axis=1).sort_values().index]
     right.barh(shares.index, shares.mean(axis=1), xerr=shares.std(axis=1).fillna(0), capsize=3)

@@ -14,7 +14,7 @@ from src_py.tabular.members import FEWEST_ROWS, blend_members, choose_fine_tuned
 from src_py.tabular.saved import FINE_TUNED, SavedBlend
 
 ROWS, PROMPTS = 1500, np.arange(1500) // 2
-FOLD_OF = PROMPTS % 5
+FOLD_OF, LABELS = PROMPTS % 5, np.arange(ROWS) % 3
 FINISHED = SavedBlend(("a", "b", "tie"), FeatureSettings(("length",)), ("mlp",), (0,), {"all/mlp": 1.0}, 1.0)
 
 
@@ -34,7 +34,7 @@ def test_one_fold_of_the_fine_tuned_model_is_enough(loss, capsys):
     attached.oof[FOLD_OF == 0] = good[FOLD_OF == 0]
     chosen = choose_fine_tuned(attached, PROMPTS)
     assert "known for 300 of 1,500 rows" in capsys.readouterr().out
-    members, known = blend_members({("all", "mlp"): weak}, chosen, PROMPTS)
+    members, known = blend_members({("all", "mlp"): weak}, chosen, labels, PROMPTS)
     np.testing.assert_array_equal(known, FOLD_OF == 0)
     parts, truth = [p[known] for p in members.values()], labels[known]
     weights = dict(zip(members, fit_weights(parts, truth)))
@@ -51,7 +51,7 @@ def test_without_a_fine_tuned_model_weights_are_fitted_on_the_other_folds(capsys
     assert "no output of finetune_deberta is attached" in capsys.readouterr().out
     predicted = np.full((ROWS, 3), 1 / 3)
     predicted[FOLD_OF > 2] = np.nan  # there was no time for them
-    members, known = blend_members({("all", "mlp"): predicted}, None, PROMPTS)
+    members, known = blend_members({("all", "mlp"): predicted}, None, LABELS, PROMPTS)
     split = weight_folds(members, known, np.zeros(ROWS, int), PROMPTS, FOLD_OF, 0)
     np.testing.assert_array_equal(split, FOLD_OF[FOLD_OF <= 2])
 
@@ -69,10 +69,20 @@ def test_many_rows_of_few_prompts_are_too_few():
 def test_a_fine_tuned_model_unknown_in_the_fitted_folds_is_left_out_and_said(capsys):
     predicted = np.full((ROWS, 3), 1 / 3)
     predicted[FOLD_OF == 4] = np.nan
-    members, known = blend_members({("all", "mlp"): predicted}, fine_tuned(FOLD_OF == 4), PROMPTS)
+    members, known = blend_members({("all", "mlp"): predicted}, fine_tuned(FOLD_OF == 4), LABELS, PROMPTS)
     assert list(members) == ["all/mlp"]
     np.testing.assert_array_equal(known, FOLD_OF != 4)
     assert "NOT IN THE BLEND" in capsys.readouterr().out
+
+
+def test_a_fine_tuned_model_without_weight_costs_no_rows(capsys):
+    """It always says 0.5, 0.3, 0.2, while the other member is right."""
+    right = np.full((ROWS, 3), 0.1)
+    right[np.arange(ROWS), LABELS] = 0.8
+    members, known = blend_members({("all", "mlp"): right}, fine_tuned(FOLD_OF == 0), LABELS, PROMPTS)
+    assert list(members) == ["all/mlp"]
+    assert known.all()
+    assert "gets no weight" in capsys.readouterr().out
 
 
 def test_a_finished_blend_needs_the_very_output_that_it_was_fitted_with(capsys):
