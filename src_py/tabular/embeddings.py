@@ -6,6 +6,7 @@ import sys
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def embed_sequences(
     """
     check_choice("pooling", pooling, POOLINGS)
     encoder = _embedding_encoder(model_dir, tokenizer)
-    shape = (len(sequences), encoder.config.hidden_size)
+    shape = (len(sequences), int(encoder.config.hidden_size))
     folder = Path(cache_dir) / _vectors_key(sequences, model_dir, [pooling, precision, BLOCK])
     order = np.argsort([-len(ids) for ids in sequences], kind="stable")
     blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
@@ -94,7 +95,7 @@ def embed_sequences(
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _embedding_encoder(model_dir: str | Path, tokenizer) -> torch.nn.Module:
+def _embedding_encoder(model_dir: str | Path, tokenizer) -> Any:
     encoder = load_encoder(model_dir).eval()
     fit_embeddings(encoder, tokenizer)
     return encoder
@@ -227,7 +228,7 @@ class EmbeddingFeatures(FeatureGroup):
         axes = range(self.axes.shape[1])
         names = ("embedding score", "embedding similarity to the prompt", *(f"embedding axis {i}" for i in axes))
         shared_names = ("embedding tie score", "embedding similarity", "embedding distance")
-        return Sides(*sides, shared, names, (*shared_names, *(f"embedding product {i}" for i in axes)))
+        return Sides(sides[0], sides[1], shared, names, (*shared_names, *(f"embedding product {i}" for i in axes)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"centre": self.centre, "scale": self.scale, "axes": self.axes} | self.stack.arrays()

@@ -74,9 +74,9 @@ def fit_fold(
     fit, stop = split_for_stopping(own, labels[rest], prompts[rest], seed)
     predictions, fitted = {}, {}
     for name, groups in (sets or group_sets(tuple(counted.parts))).items():
-        chosen = [Rows(join([part.sides[g] for g in groups]), part.labels) for part in (fit, stop)]
+        first, second = (Rows(join([part.sides[g] for g in groups]), part.labels) for part in (fit, stop))
         for model in models:
-            fitted[name, model] = fit_model(model, *chosen, n_classes, seed, options)
+            fitted[name, model] = fit_model(model, first, second, n_classes, seed, options)
             predictions[name, model] = fitted[name, model].predict(join([sides[group] for group in groups]))
     return FoldResult(features, fitted, predictions)
 

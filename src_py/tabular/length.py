@@ -108,7 +108,7 @@ def length_sides(table: pd.DataFrame) -> Sides:
     longer = np.maximum(counts["response_a"]["characters"], counts["response_b"]["characters"])
     prompt["shorter to longer"] = shorter / longer.clip(1)
     shared = np.stack(list(prompt.values()), axis=1).astype(np.float32)
-    return Sides(*sides, shared, tuple(names), tuple(prompt))
+    return Sides(sides[0], sides[1], shared, tuple(names), tuple(prompt))
 
 
 def _count(texts: pd.Series, lowered: pd.Series) -> dict[str, np.ndarray]:

@@ -136,7 +136,7 @@ class Boosted(Model):
         train = cls._dataset(fit)
         valid = lightgbm.Dataset(stop.sides.for_trees(), stop.labels, reference=train)
         record: dict = {}
-        callbacks = [lightgbm.early_stopping(PATIENCE, verbose=False), lightgbm.record_evaluation(record)]
+        callbacks: list[Any] = [lightgbm.early_stopping(PATIENCE, verbose=False), lightgbm.record_evaluation(record)]
         settings = cls._settings(n_classes, seed, options)
         booster = lightgbm.train(settings, train, ROUNDS, valid_sets=[valid], callbacks=callbacks)
         return max(1, booster.best_iteration), tuple(record["valid_0"]["multi_logloss"])
@@ -155,7 +155,7 @@ class Boosted(Model):
         return lightgbm.Dataset(rows.sides.for_trees(), rows.labels, free_raw_data=False)
 
     def one_way(self, sides: Sides) -> np.ndarray:
-        return self.booster.predict(sides.for_trees())
+        return np.asarray(self.booster.predict(sides.for_trees()))
 
     def gains(self, sides: Sides) -> dict[str, float]:
         """Gain importance of every column of `sides.for_trees()`."""

@@ -153,9 +153,9 @@ def read_blend(folder: Path) -> SavedBlend:
     if found.pop(DIGEST) != _fields_digest(found):
         raise _refused(folder, f"{MARKER} was changed after it was saved")
     features = FeatureSettings(tuple(found["groups"]), found["max_length"], found["pooling"])
-    lists = {name: tuple(found[name]) for name in ("classes", "models", "folds")}
-    others = {name: found[name] for name in ("weights", "temperature", "encoder", "fine_tuned")}
-    return SavedBlend(features=features, **lists, **others)
+    values: dict[str, Any] = {name: tuple(found[name]) for name in ("classes", "models", "folds")}
+    values |= {name: found[name] for name in ("weights", "temperature", "encoder", "fine_tuned")}
+    return SavedBlend(features=features, **values)
 
 
 def check_blend(folder: Path, blend: SavedBlend, classes: tuple[str, ...], model_dir: Path | None) -> None:

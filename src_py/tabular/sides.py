@@ -47,17 +47,18 @@ class Sides:
 
 def join(groups: list[Sides]) -> Sides:
     """The columns of several groups side by side."""
-    return Sides(
-        *(np.hstack([getattr(group, part) for group in groups]) for part in ("a", "b", "shared")),
-        *(tuple(name for group in groups for name in getattr(group, part)) for part in ("names", "shared_names")),
+    a, b, shared = (np.hstack([getattr(group, part) for group in groups]) for part in ("a", "b", "shared"))
+    names, shared_names = (
+        tuple(name for group in groups for name in getattr(group, part)) for part in ("names", "shared_names")
     )
+    return Sides(a, b, shared, names, shared_names)
 
 
 def stack(parts: list[Sides]) -> Sides:
     """The rows of several tables one below the other."""
     first = parts[0]
-    rows = (np.vstack([getattr(part, name) for part in parts]) for name in ("a", "b", "shared"))
-    return Sides(*rows, first.names, first.shared_names)
+    a, b, shared = (np.vstack([getattr(part, name) for part in parts]) for name in ("a", "b", "shared"))
+    return Sides(a, b, shared, first.names, first.shared_names)
 
 
 class FeatureGroup:

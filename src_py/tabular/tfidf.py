@@ -56,22 +56,26 @@ class TfidfFeatures(FeatureGroup):
         return self._sides(counted, lambda kind, a, b: self.stacks[kind].transform(a, b))
 
     def _sides(self, counted: dict, scores) -> Sides:
-        sides, shared, names, shared_names = ([], []), [], [], []
+        a_columns: list[np.ndarray] = []
+        b_columns: list[np.ndarray] = []
+        shared: list[np.ndarray] = []
+        names: list[str] = []
+        shared_names: list[str] = []
         for kind, columns in counted.items():
             weighted = {name: self._weigh(matrix, kind) for name, matrix in columns.items()}
             a, b = weighted["response_a"], weighted["response_b"]
             of_a, of_b, of_tie = scores(kind, a, b)
-            sides[0].append(of_a)
-            sides[1].append(of_b)
+            a_columns.append(of_a)
+            b_columns.append(of_b)
             names.append(f"tf-idf {kind} score")
             shared += [of_tie, _cosine(a, b)]
             shared_names += [f"tf-idf {kind} tie score", f"tf-idf {kind} similarity of the answers"]
             if "prompt" in weighted:
-                sides[0].append(_cosine(a, weighted["prompt"]))
-                sides[1].append(_cosine(b, weighted["prompt"]))
+                a_columns.append(_cosine(a, weighted["prompt"]))
+                b_columns.append(_cosine(b, weighted["prompt"]))
                 names.append(f"tf-idf {kind} similarity to the prompt")
-        columns = [np.stack(part, axis=1).astype(np.float32) for part in (*sides, shared)]
-        return Sides(*columns, tuple(names), tuple(shared_names))
+        a, b, both = (np.stack(part, axis=1).astype(np.float32) for part in (a_columns, b_columns, shared))
+        return Sides(a, b, both, tuple(names), tuple(shared_names))
 
     def _weigh(self, counts: sparse.csr_matrix, kind: str) -> sparse.csr_matrix:
         """Sublinear tf times idf, rows of length one."""

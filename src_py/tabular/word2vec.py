@@ -40,10 +40,10 @@ class WordVectorFeatures(FeatureGroup):
 
     def fit_transform(self, counted: dict[str, list[list[str]]], labels: np.ndarray, prompts: np.ndarray) -> Sides:
         texts = [text for column in counted.values() for text in column]
-        drawn = range(len(texts))
+        sample = texts
         if len(texts) > TEXTS:
             drawn = np.random.default_rng(self.seed).choice(len(texts), TEXTS, replace=False)
-        sample = [texts[i] for i in drawn]
+            sample = [texts[i] for i in drawn]
         # One worker: with several, the order of updates and so the vectors would differ from run to run.
         model = Word2Vec(vector_size=self.size, epochs=self.epochs, min_count=3, workers=1, seed=self.seed)
         model.build_vocab(sample)
@@ -67,12 +67,10 @@ class WordVectorFeatures(FeatureGroup):
     def _sides(self, words, scores) -> Sides:
         prompt, a, b = (self._means(words[column]) for column in ("prompt", "response_a", "response_b"))
         of_a, of_b, of_tie = scores(a, b)
-        sides = [np.stack(columns, axis=1) for columns in ((of_a, (a * prompt).sum(1)), (of_b, (b * prompt).sum(1)))]
-        shared = np.stack([of_tie, (a * b).sum(1)], axis=1)
+        columns = ((of_a, (a * prompt).sum(1)), (of_b, (b * prompt).sum(1)), (of_tie, (a * b).sum(1)))
+        side_a, side_b, shared = (np.stack(part, axis=1).astype(np.float32) for part in columns)
         names = ("word2vec score", "word2vec similarity to the prompt")
-        return Sides(
-            *(x.astype(np.float32) for x in (*sides, shared)), names, ("word2vec tie score", "word2vec similarity")
-        )
+        return Sides(side_a, side_b, shared, names, ("word2vec tie score", "word2vec similarity"))
 
     def _means(self, texts: list[list[str]]) -> np.ndarray:
         """Unit vectors (texts, size); zero where no word is known."""
