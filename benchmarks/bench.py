@@ -110,7 +110,7 @@ def bench_sparse(table: pd.DataFrame, folds: int) -> dict:
                 found = _direct(table, labels, fold_of, fold)
             else:
                 sets = {"all": ("tfidf",)}
-                result = fit_fold(counts, labels, prompts, fold_of, fold, ("lightgbm",), 0, sets=sets)
+                result = fit_fold(counts, labels, prompts, fold_of, fold, ("lightgbm",), 3, 0, sets=sets)
                 found = result.predictions["all", "lightgbm"]
             seconds[way] += time.perf_counter() - begun
             losses[way].append(score(labels[fold_of == fold], found)["log_loss"])

@@ -58,7 +58,7 @@ RECIPES = {
             demo_cfg="max_length=64 search_minutes=0",
             rehearsal_cfg="max_length=48 n_folds=2 search_minutes=0",
             traces=("tabular",),
-            shows=("heads.csv",),
+            shows=("models.csv",),
             predictions="oof_lightgbm.csv",
             length_scale=5.0,  # so that more than one group of features has something to say
         ),

@@ -5,4 +5,12 @@ from src_py.kaggle.files import require_space, scratch_folder, write_csv, write_
 from src_py.kaggle.identity import identify, key_of
 from src_py.kaggle.inputs import Paths, find_extra
 from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished
-from src_py.kaggle.session import Session, choose_precision, describe_hardware, free_memory, start_session, visible_gpus
+from src_py.kaggle.session import (
+    Machine,
+    Session,
+    choose_precision,
+    describe_hardware,
+    free_memory,
+    start_session,
+    visible_gpus,
+)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.files import write_text, writing
-from src_py.kaggle.identity import changes, code_changes, helper_digests, key_of, setting_changes
+from src_py.kaggle.identity import ELSEWHERE, changes, code_changes, helper_digests, key_of, setting_changes
 from src_py.kaggle.inputs import EARLIER, find_named
 
 MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
@@ -80,7 +80,7 @@ def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Pat
         return None
     record = records[usable[0]]
     ignored = setting_changes(record.get("config", {}), json.loads(json.dumps(config, default=str)))
-    ignored = [name for name in ignored if not name.startswith(("CFG.input_dir", "CFG.output_dir", "CFG.data_dir"))]
+    ignored = [text for text in ignored if text.split()[0].removeprefix("CFG.") not in ELSEWHERE - {"folds"}]
     stored = {name: text for name, text in record.get("identity", {}).get("code", {}).items() if "()" not in name}
     edited = code_changes(stored, helper_digests()) if stored else []
     also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
@@ -179,7 +179,7 @@ def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFil
         different = changes(record.get("identity", {}), identity)
         if different:
             state = "finished" if record.get("finished") else "interrupted"
-            print(f"The {state} run in {folder} is not resumed; different there: {', '.join(different)}.")
+            print(f"The {state} run in {folder} is not resumed; changed since then: {', '.join(different)}.")
             continue
         print(f"Resuming the run in {folder}: {_progress(folder)}.")
         for name in [*record.get("results", []), *files.shared]:

@@ -19,14 +19,20 @@ PRECISIONS = ("fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
-class Session(Settings):
-    """How a notebook uses the machine: `hours` for everything, `processes` for training (0: one for each GPU)."""
+class Machine(Settings):
+    """How a notebook uses the machine: `hours` for everything; `stop_on_failure` of a check."""
 
     precision: str = setting("fp16", choices=PRECISIONS)
     hours: float = setting(8.5, above=0, most=SESSION_HOURS)
-    processes: int = setting(0, least=0, most=16)
     stop_on_failure: bool = setting(True)
     seed: int = setting(0, least=0, most=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Session(Machine):
+    """A notebook that trains in `processes` of their own (0: one for each GPU)."""
+
+    processes: int = setting(0, least=0, most=16)
 
 
 def start_session(seed: int) -> None:

@@ -14,16 +14,22 @@ from src_py.pairs.load import prompt_key
 
 
 @dataclass(frozen=True)
-class Validation(Settings):
-    """How rows are held out: `folds` of `n_folds` are validation folds in turn; `temperature` calibrates on them.
+class CrossValidation(Settings):
+    """How rows are held out: each of `n_folds` is the validation fold in turn; `temperature` calibrates on them."""
+
+    n_folds: int = setting(5, least=2, most=100)
+    temperature: bool = setting(True)
+
+
+@dataclass(frozen=True)
+class Validation(CrossValidation):
+    """How rows are held out when only the `folds` named are validation folds in turn.
 
     Raises:
         InputError: when `folds` does not name some of the folds, each once.
     """
 
-    n_folds: int = setting(5, least=2, most=100)
     folds: tuple[int, ...] = setting((0,), least=0)
-    temperature: bool = setting(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,17 +4,22 @@ import hashlib
 import json
 import sys
 import threading
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from src_py.config import check_choice
-from src_py.kaggle.files import WEIGHTS, folder_digest, writing
+from src_py.errors import InputError
+from src_py.kaggle.files import WEIGHTS, folder_digest, write_text, writing
+from src_py.kaggle.identity import module_digest
 from src_py.kaggle.session import all_devices, share_out
 from src_py.model.encoder import fit_embeddings, load_encoder
-from src_py.tabular.sides import Sides
+from src_py.tabular.sides import FeatureGroup, Sides
 from src_py.tabular.stacking import LinearStack
 
 POOLINGS = ("mean", "cls", "last4")
@@ -35,28 +40,29 @@ def embed_sequences(
     """One vector a sequence, float32 (sequences, hidden), memory-mapped and read-only.
 
     Sequences are sorted by length and batched to about `tokens` tokens, so that little is padding and every batch
-    costs the same. Finished blocks are kept in `cache_dir`, in a folder named after the sequences, the encoder's files
-    and the settings: another run with the same ones goes on from there, any other never sees them.
+    costs the same. Finished blocks are stored in `cache_dir`, in a folder named after the sequences, the encoder's
+    files, the settings and the code of this module: another run with the same ones resumes from them, any other never
+    sees them.
 
     Args:
         sequences: token ids, special tokens included.
         pooling: "mean" or "cls" of the last layer, or "last4": the mean over tokens of the mean of the last four.
-        devices: such as ("cuda:0", "cuda:1"); all GPUs, or the CPU, unless told otherwise.
+        devices: such as ("cuda:0", "cuda:1"); by default all GPUs, or the CPU.
 
     Raises:
-        InputError: unreadable weights, unknown pooling, or a full disk.
+        InputError: unreadable weights, unknown pooling, vectors that are not finite, or a full disk.
     """
     check_choice("pooling", pooling, POOLINGS)
     encoder = _embedding_encoder(model_dir, tokenizer)
-    shape = (len(sequences), encoder.config.hidden_size)
+    shape = (len(sequences), int(encoder.config.hidden_size))
     folder = Path(cache_dir) / _vectors_key(sequences, model_dir, [pooling, precision, BLOCK])
-    with writing(folder):
-        vectors, done = _open_vectors(folder, shape)
     order = np.argsort([-len(ids) for ids in sequences], kind="stable")
     blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
+    with writing(folder):
+        vectors, done = _open_vectors(folder, shape, blocks)
     missing = [number for number in range(len(blocks)) if number not in done]
     if not missing:
-        return np.load(folder / "vectors.npy", mmap_mode="r")
+        return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
     title = f"Embedding {len(sequences):,} texts"
     known = sum(len(blocks[n]) for n in done)
@@ -69,11 +75,16 @@ def embed_sequences(
             def embed(number: int) -> None:
                 texts = [sequences[i] for i in blocks[number]]
                 found = _embed_block(texts, model, tokenizer, pooling, precision, tokens, device)
-                with lock:
+                if not np.isfinite(found).all():
+                    raise InputError(
+                        f"The encoder {model_dir} gives embeddings that are not finite in {precision}; set "
+                        "CFG.precision = 'fp32', or attach another encoder."
+                    )
+                with lock, writing(folder):
                     vectors[blocks[number]] = found
                     vectors.flush()
                     with open(folder / "done.txt", "a", encoding="utf-8") as file:
-                        file.write(f"{number}\n")
+                        file.write(f"{number} {zlib.crc32(found.tobytes())}\n")
                     bar.update(len(found))
 
             return embed
@@ -81,10 +92,10 @@ def embed_sequences(
         devices = devices or all_devices()
         models = [encoder, *(_embedding_encoder(model_dir, tokenizer) for _ in devices[1:])]
         share_out(missing, [worker(device, model) for device, model in zip(devices, models)])
-    return np.load(folder / "vectors.npy", mmap_mode="r")
+    return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _embedding_encoder(model_dir: str | Path, tokenizer) -> torch.nn.Module:
+def _embedding_encoder(model_dir: str | Path, tokenizer) -> Any:
     encoder = load_encoder(model_dir).eval()
     fit_embeddings(encoder, tokenizer)
     return encoder
@@ -129,20 +140,20 @@ def _pool(out, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     return (hidden.float() * weights).sum(1) / weights.sum(1)
 
 
-def _open_vectors(folder: Path, shape: tuple[int, int]) -> tuple[np.memmap, set[int]]:
-    """The array to write to, and the numbers of finished blocks."""
+def _open_vectors(folder: Path, shape: tuple[int, int], blocks: list[np.ndarray]) -> tuple[np.memmap, set[int]]:
+    """The array to write to, and the numbers of finished blocks whose vectors are still those that were written."""
     folder.mkdir(parents=True, exist_ok=True)
     path, finished = folder / "vectors.npy", folder / "done.txt"
     if path.is_file() and finished.is_file():
         try:
             vectors = np.lib.format.open_memmap(path, mode="r+")
-            # A kill in the middle of a line leaves it without its end: that block is done again, and the piece removed,
-            # lest the next number be written behind it.
-            lines = finished.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n") and line.strip().isdigit()]
-            if vectors.shape == shape:
-                finished.write_text("".join(whole), encoding="utf-8")
-                return vectors, {int(line) for line in whole}
+            if vectors.shape == shape and vectors.dtype == np.float32:
+                # A kill in the middle of a line leaves it without its end: that block is embedded again, and the piece
+                # removed, or the next number would be written behind it.
+                lines = finished.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                whole = {number: line for line in lines if (number := _whole_block(line, vectors, blocks)) is not None}
+                write_text(finished, "".join(whole.values()))
+                return vectors, set(whole)
         except ValueError:  # the array was cut short
             pass
     finished.unlink(missing_ok=True)
@@ -151,38 +162,53 @@ def _open_vectors(folder: Path, shape: tuple[int, int]) -> tuple[np.memmap, set[
     return vectors, set()
 
 
+def _whole_block(line: str, vectors: np.ndarray, blocks: list[np.ndarray]) -> int | None:
+    """The block that a line of done.txt ("number checksum") reports; None unless its vectors have that checksum."""
+    number, _, checksum = line.partition(" ")
+    if not (line.endswith("\n") and number.isdecimal() and int(number) < len(blocks)):
+        return None
+    written = zlib.crc32(vectors[blocks[int(number)]].tobytes())
+    return int(number) if checksum.strip() == str(written) else None
+
+
 def _vectors_key(sequences, model_dir: str | Path, settings: list) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for ids in sequences:
         digest.update(np.asarray([len(ids), *ids], dtype=np.int32).tobytes())
     digest.update(folder_digest(model_dir, WEIGHTS).encode())
+    digest.update(module_digest("src_py.tabular.embeddings").encode())
     return digest.hexdigest()[:24]
 
 
-class EmbeddingFeatures:
-    """Scores from `LinearStack`, likenesses to each other and to the prompt, and the largest principal components of
+class EmbeddingFeatures(FeatureGroup):
+    """Scores from `LinearStack`, similarities to each other and to the prompt, and the largest principal components of
     the difference between the answers; centre, scale and components come from training rows only."""
 
     def __init__(self, components: int = 16, seed: int = 0):
+        super().__init__(seed)
         self.components = components
         self.stack = LinearStack(alphas=(100.0, 400.0, 1600.0, 6400.0), seed=seed)
 
-    def fit_transform(self, vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Sides:
-        """Fit on training rows.
+    @staticmethod
+    def count(table: pd.DataFrame, embed=None) -> np.ndarray:
+        """Vectors (rows, 3, hidden) of the prompt, of P+A and of P+B, from `embed`."""
+        return embed(table)
 
-        Args:
-            vectors: (rows, 3, hidden) of the prompt, of P+A and of P+B.
-        """
-        both = np.asarray(vectors[:, 1:], dtype=np.float32).reshape(-1, vectors.shape[2])
+    @staticmethod
+    def take(counted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(counted[rows])
+
+    def fit_transform(self, counted: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> Sides:
+        both = np.asarray(counted[:, 1:], dtype=np.float32).reshape(-1, counted.shape[2])
         self.centre, self.scale = both.mean(0), both.std(0) + 1e-6
-        a, b = self._standard(vectors)
+        a, b = self._standard(counted)
         # Both orders of a pair together have mean zero, so that no centring breaks the symmetry.
         _, _, components = np.linalg.svd((a - b).T @ (a - b))
         self.axes = components[: self.components].T.astype(np.float32)
-        return self._sides(vectors, lambda a, b: self.stack.fit_transform(a, b, labels, groups))
+        return self._sides(counted, lambda a, b: self.stack.fit_transform(a, b, labels, prompts))
 
-    def transform(self, vectors: np.ndarray) -> Sides:
-        return self._sides(vectors, self.stack.transform)
+    def transform(self, counted: np.ndarray) -> Sides:
+        return self._sides(counted, self.stack.transform)
 
     def _standard(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple((np.asarray(vectors[:, side], np.float32) - self.centre) / self.scale for side in (1, 2))
@@ -200,15 +226,15 @@ class EmbeddingFeatures:
             np.float32
         )
         axes = range(self.axes.shape[1])
-        names = ("embedding score", "embedding likeness to the prompt", *(f"embedding axis {i}" for i in axes))
-        shared_names = ("embedding tie score", "embedding likeness", "embedding distance")
-        return Sides(*sides, shared, names, (*shared_names, *(f"embedding product {i}" for i in axes)))
+        names = ("embedding score", "embedding similarity to the prompt", *(f"embedding axis {i}" for i in axes))
+        shared_names = ("embedding tie score", "embedding similarity", "embedding distance")
+        return Sides(sides[0], sides[1], shared, names, (*shared_names, *(f"embedding product {i}" for i in axes)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"centre": self.centre, "scale": self.scale, "axes": self.axes} | self.stack.arrays()
 
     @classmethod
-    def from_arrays(cls, arrays) -> "EmbeddingFeatures":
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "EmbeddingFeatures":
         features = cls(components=arrays["axes"].shape[1])
         features.centre, features.scale, features.axes = (arrays[name] for name in ("centre", "scale", "axes"))
         features.stack = LinearStack.from_arrays(arrays)

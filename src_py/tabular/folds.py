@@ -1,36 +1,51 @@
-"""One fold of the LightGBM recipe: fit features and models inside it, and keep them on disk."""
+"""One fold of the LightGBM recipe: fit features and models inside it, predict with them outside."""
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src_py.errors import InputError
-from src_py.kaggle.files import write_arrays, write_text
-from src_py.kaggle.inputs import find_named
 from src_py.pairs.split import grouped_folds
-from src_py.tabular.groups import Counted, FoldFeatures
-from src_py.tabular.models import Boosted, Rows, double, fit_head, learning_rate, load_head
+from src_py.tabular.groups import Counted, FoldFeatures, group_sets
+from src_py.tabular.models import Boosted, Model, Rows, double, fit_model, learning_rate
 from src_py.tabular.sides import Sides, join
 
 STOPPING_FOLDS = 5
+FEWEST_PROMPTS = 4  # outside a fold: to fit, to stop by, and for scores out of fold in both
 
 
 @dataclass
 class FoldResult:
-    """`predictions` of the held-out rows (rows, classes) by (set of groups, head); `heads` the fitted ones by the same
-    key."""
+    """`predictions` of the held-out rows (rows, classes) and the fitted `models`, by (set of groups, model)."""
 
     features: FoldFeatures
-    heads: dict[tuple[str, str], object]
+    models: dict[tuple[str, str], Model]
     predictions: dict[tuple[str, str], np.ndarray]
 
 
-def group_sets(groups: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Every group alone, and all together."""
-    return {group: (group,) for group in groups} | {"all": groups}
+def check_folds(labels: np.ndarray, prompts: np.ndarray, fold_of: np.ndarray) -> None:
+    """Whether every fold can be fitted and judged; arguments as for `fit_fold`.
+
+    Raises:
+        InputError: a prompt lies in two folds, a fold is empty, or too few prompts or classes lie outside one.
+    """
+    pairs = np.unique(np.stack([prompts, fold_of]), axis=1)
+    if pairs.shape[1] > len(np.unique(prompts)):
+        raise InputError(
+            "The same prompt lies in two folds, so that its models would be judged by rows that they have seen; make "
+            "the folds with assign_folds."
+        )
+    advice = f"lower CFG.n_folds or attach more than {len(labels)} training rows."
+    for fold in range(int(fold_of.max()) + 1):
+        rest = fold_of != fold
+        if rest.all():
+            raise InputError(f"Fold {fold} has no rows; {advice}")
+        if len(np.unique(prompts[rest])) < FEWEST_PROMPTS:
+            raise InputError(f"Only {len(np.unique(prompts[rest]))} prompts lie outside fold {fold}; {advice}")
+        if len(np.unique(labels[rest])) < 2:
+            raise InputError(f"All rows outside fold {fold} have the same label; {advice}")
 
 
 def fit_fold(
@@ -39,52 +54,79 @@ def fit_fold(
     prompts: np.ndarray,
     fold_of: np.ndarray,
     fold: int,
-    heads: tuple[str, ...],
+    models: tuple[str, ...],
+    n_classes: int,
     seed: int,
-    options: dict | None = None,
+    options: dict[str, Any] | None = None,
     sets: dict[str, tuple[str, ...]] | None = None,
 ) -> FoldResult:
     """Fit on all rows outside `fold`, predict the rows inside.
 
     Args:
         labels, prompts, fold_of: (rows,) class, number of the prompt, and fold of every row.
-        heads: some of `HEADS`.
+        models: some of `MODELS`.
         options: LightGBM settings that differ from the defaults (`LIGHTGBM`, and `learning_rate` by the rows).
-        sets: which groups go together; `group_sets` of all unless told otherwise.
+        sets: which groups go together; by default `group_sets` of all.
     """
-    n_classes = int(labels.max()) + 1
     rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
     features, own = FoldFeatures.fit(counted.take(rest), labels[rest], prompts[rest], seed)
     sides = features.transform(counted.take(held))
     fit, stop = split_for_stopping(own, labels[rest], prompts[rest], seed)
-    predictions, kept = {}, {}
+    predictions, fitted = {}, {}
     for name, groups in (sets or group_sets(tuple(counted.parts))).items():
-        chosen = [Rows(join([part.sides[g] for g in groups]), part.labels) for part in (fit, stop)]
-        for head in heads:
-            fitted = fit_head(head, *chosen, n_classes, seed, options)
-            predictions[name, head] = fitted.predict(join([sides[group] for group in groups]))
-            kept[name, head] = fitted
-    return FoldResult(features, kept, predictions)
+        first, second = (Rows(join([part.sides[g] for g in groups]), part.labels) for part in (fit, stop))
+        for model in models:
+            fitted[name, model] = fit_model(model, first, second, n_classes, seed, options)
+            predictions[name, model] = fitted[name, model].predict(join([sides[group] for group in groups]))
+    return FoldResult(features, fitted, predictions)
+
+
+class GroupRows(NamedTuple):
+    """Features by group, and labels, of some rows."""
+
+    sides: dict[str, Sides]
+    labels: np.ndarray
 
 
 def split_for_stopping(
     sides: dict[str, Sides], labels: np.ndarray, prompts: np.ndarray, seed: int
-) -> tuple[Rows, Rows]:
-    """Rows to fit on, and a fifth, of other prompts, to stop by; `sides` by group."""
-    stop = grouped_folds(labels, prompts, STOPPING_FOLDS, seed) == 0
-    return tuple(
-        Rows({group: part.take(rows) for group, part in sides.items()}, labels[rows]) for rows in (~stop, stop)
+) -> tuple[GroupRows, GroupRows]:
+    """Rows to fit on, and a fifth, of other prompts, to stop by; `sides` by group.
+
+    With few rows the part to stop by is larger, and a class may be missing from either.
+
+    Raises:
+        InputError: when there are fewer than two prompts.
+    """
+    parts = min(STOPPING_FOLDS, len(np.unique(prompts)), int(np.bincount(labels).max()))
+    if parts < 2:
+        raise InputError(f"{len(labels)} rows are too few to fit on some and stop by others; attach more rows.")
+    folds = grouped_folds(labels, prompts, parts, seed)
+    stop = folds == folds.min()
+    if stop.all():
+        raise InputError(f"{len(labels)} rows are too few to fit on some and stop by others; attach more rows.")
+    fit, stopping = (
+        GroupRows({group: part.take(rows) for group, part in sides.items()}, labels[rows]) for rows in (~stop, stop)
     )
+    return fit, stopping
 
 
-def search_options(fit: Rows, stop: Rows, n_classes: int, seed: int, minutes: float) -> tuple[dict, list[dict]]:
-    """LightGBM settings with the least log loss on `stop`, drawn at random until `minutes` have passed; and all trials.
+def search_options(
+    counted: Counted, labels: np.ndarray, prompts: np.ndarray, n_classes: int, seed: int, minutes: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """LightGBM settings drawn at random until `minutes` have passed: those with the least log loss, and all trials.
 
     The defaults are always the first trial. What is drawn depends on the seed alone, how many on the time.
+
+    Args:
+        counted, labels, prompts: training rows of one fold; a fifth of them compares the trials.
     """
+    _, own = FoldFeatures.fit(counted, labels, prompts, seed)
+    halves = split_for_stopping({"all": join(list(own.values()))}, labels, prompts, seed)
+    fit, stop = (double(Rows(part.sides["all"], part.labels)) for part in halves)
     rng, begun, trials = np.random.default_rng(seed), time.monotonic(), []
-    rate = learning_rate(len(fit.labels) + len(stop.labels))
-    fit, stop, options = double(fit), double(stop), {"learning_rate": rate}
+    rate = learning_rate(len(labels))
+    options: dict[str, Any] = {"learning_rate": rate}
     while True:
         _, curve = Boosted.choose(fit, stop, n_classes, seed, options)
         trials.append({"log loss": min(curve), "rounds": int(np.argmin(curve)) + 1} | options)
@@ -98,87 +140,3 @@ def search_options(fit: Rows, stop: Rows, n_classes: int, seed: int, minutes: fl
             "lambda_l2": float(rng.choice([0.0, 1.0, 5.0, 20.0])),
             "learning_rate": rate * float(rng.choice([0.5, 1.0, 2.0])),
         }
-
-
-MARKER, OPTIONS = "tabular.json", "options.json"
-
-
-def save_fold(folder: Path, fold: int, result: FoldResult) -> None:
-    """Arrays of one fold as fold_<n>.npz.
-
-    Raises:
-        InputError: when the folder cannot be written or the disk is full.
-    """
-    arrays = {f"features/{name}": array for name, array in result.features.arrays().items()}
-    for (groups, head), one in result.heads.items():
-        named = one.arrays() | {"curve": np.array(one.curve)}
-        arrays |= {f"heads/{groups}/{head}/{name}": array for name, array in named.items()}
-        arrays[f"predictions/{groups}/{head}"] = result.predictions[groups, head]
-    write_arrays(folder / f"fold_{fold}.npz", arrays)
-
-
-def load_fold(folder: Path, fold: int) -> FoldResult:
-    """What `save_fold` wrote.
-
-    Raises:
-        InputError: when the file is missing or damaged.
-    """
-    path = folder / f"fold_{fold}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # zip and numpy raise many kinds
-        raise InputError(f"{path} cannot be read ({error}); attach the complete output of a finished run.") from error
-    features, heads, predictions = {}, {}, {}
-    for name, array in arrays.items():
-        kind, rest = name.split("/", 1)
-        if kind == "features":
-            features[rest] = array
-        elif kind == "predictions":
-            predictions[tuple(rest.split("/"))] = array
-        else:
-            groups, head, part = rest.split("/", 2)
-            heads.setdefault((groups, head), {})[part] = array
-    loaded = {}
-    for key, mine in heads.items():
-        curve = mine.pop("curve")
-        loaded[key] = load_head(key[1], mine)
-        loaded[key].curve = tuple(curve.tolist())
-    return FoldResult(FoldFeatures.from_arrays(features), loaded, predictions)
-
-
-def finished_fold(folder: Path, fold: int) -> FoldResult | None:
-    """A fold that an earlier run, broken off since, has stored; None when there is none that can be read."""
-    if not (folder / f"fold_{fold}.npz").is_file():
-        return None
-    try:
-        return load_fold(folder, fold)
-    except InputError as error:
-        print(f"fold {fold} is fitted again: {error}")
-        return None
-
-
-def save_options(folder: Path, options: dict) -> None:
-    """LightGBM's settings as they were searched: a search bounded by time does not find the same twice."""
-    write_text(folder / OPTIONS, json.dumps(options))
-
-
-def found_options(folder: Path) -> dict | None:
-    """What `save_options` wrote; None when there is none."""
-    path = folder / OPTIONS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def save_settings(folder: Path, settings: dict) -> None:
-    """Written last: a folder with it is complete."""
-    write_text(folder / MARKER, json.dumps(settings, indent=1))
-
-
-def find_tabular(root: str | Path) -> tuple[Path, dict] | None:
-    """A folder below `root` that an earlier run saved, and its settings; None when there is none."""
-    found = find_named(root, MARKER)
-    if len(found) > 1:
-        raise InputError(f"Several trained folders are attached ({', '.join(str(p.parent) for p in found)}); keep one.")
-    if not found:
-        return None
-    return found[0].parent, json.loads(found[0].read_text(encoding="utf-8"))

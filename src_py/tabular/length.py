@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from src_py.tabular.sides import Sides
+from src_py.errors import InputError
+from src_py.tabular.sides import FeatureGroup, Sides
 
 _PATTERNS = {
     "list items": re.compile(r"(?m)^[ \t]*(?:[-*•]|\d+[.)])\s"),
@@ -32,6 +33,46 @@ _PHRASES = {
 }
 _SHARES = ("digits", "capitals", "beyond ASCII", "commas", "list items")
 _WORD = re.compile(r"\w+")
+
+
+class LengthFeatures(FeatureGroup):
+    """Length and format: nothing is fitted. The names of the columns are stored, to recognise models of other ones."""
+
+    columns: tuple[str, ...] = ()
+
+    @staticmethod
+    def count(table: pd.DataFrame, embed=None) -> Sides:
+        return length_sides(table)
+
+    @staticmethod
+    def take(counted: Sides, rows: np.ndarray) -> Sides:
+        return counted.take(rows)
+
+    def fit_transform(self, counted: Sides, labels: np.ndarray, prompts: np.ndarray) -> Sides:
+        self.columns = tuple(counted.tree_names())
+        return counted
+
+    def transform(self, counted: Sides) -> Sides:
+        """The features as they were counted.
+
+        Raises:
+            InputError: when they have other columns than those that the models learned.
+        """
+        if tuple(counted.tree_names()) != self.columns:
+            raise InputError(
+                "The length features have other columns than the saved models learned; run the notebook that saved "
+                "them, or train again (CFG.mode = 'train')."
+            )
+        return counted
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"columns": np.array(self.columns, dtype=np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "LengthFeatures":
+        features = cls()
+        features.columns = tuple(arrays["columns"].tolist())
+        return features
 
 
 def length_sides(table: pd.DataFrame) -> Sides:
@@ -67,7 +108,7 @@ def length_sides(table: pd.DataFrame) -> Sides:
     longer = np.maximum(counts["response_a"]["characters"], counts["response_b"]["characters"])
     prompt["shorter to longer"] = shorter / longer.clip(1)
     shared = np.stack(list(prompt.values()), axis=1).astype(np.float32)
-    return Sides(*sides, shared, tuple(names), tuple(prompt))
+    return Sides(sides[0], sides[1], shared, tuple(names), tuple(prompt))
 
 
 def _count(texts: pd.Series, lowered: pd.Series) -> dict[str, np.ndarray]:

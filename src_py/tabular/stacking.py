@@ -18,7 +18,8 @@ class LinearStack:
 
     def __init__(self, alphas: tuple[float, ...] = (1.0, 4.0, 16.0), seed: int = 0):
         self.alphas, self.seed = alphas, seed
-        self.win = self.tie = None  # (models, columns) each
+        self.win = self.tie = np.zeros((0, 0))  # (models, columns) each
+        self.tie_intercepts = np.zeros(0)
 
     def fit_transform(self, a, b, labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Out-of-fold scores of A, of B and of a tie, each (rows,).
@@ -39,7 +40,7 @@ class LinearStack:
         for number, (_, held) in enumerate(splits):
             scores[0, held], scores[1, held] = a[held] @ self.win[number], b[held] @ self.win[number]
             scores[2, held] = even[held] @ self.tie[number] + self.tie_intercepts[number]
-        return tuple(scores)
+        return scores[0], scores[1], scores[2]
 
     def transform(self, a, b) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores of rows that no model was fitted on."""

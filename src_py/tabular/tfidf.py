@@ -5,14 +5,14 @@ import pandas as pd
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-from src_py.tabular.sides import Sides
+from src_py.tabular.sides import FeatureGroup, Sides
 from src_py.tabular.stacking import LinearStack
 
 _KINDS = {
     "word": {"analyzer": "word", "ngram_range": (1, 2), "n_features": 2**18, "token_pattern": r"(?u)\b\w+\b"},
     "character": {"analyzer": "char", "ngram_range": (3, 3), "n_features": 2**18},
 }
-CHARACTERS = 4000  # of a text; the head, where style shows, at a bounded price
+CHARACTERS = 4000  # of a text: its beginning shows the style, and the time stays bounded
 
 
 def hash_texts(table: pd.DataFrame) -> dict[str, dict[str, sparse.csr_matrix]]:
@@ -29,40 +29,53 @@ def hash_texts(table: pd.DataFrame) -> dict[str, dict[str, sparse.csr_matrix]]:
     return counted
 
 
-class TfidfFeatures:
-    """For words and for characters: a score of A, of B and of a tie, and the likeness of answers and prompt."""
+class TfidfFeatures(FeatureGroup):
+    """For words and for characters: a score of A, of B and of a tie, and the similarity of answers and prompt."""
 
     def __init__(self, seed: int = 0):
+        super().__init__(seed)
         self.stacks = {kind: LinearStack(seed=seed) for kind in _KINDS}
         self.idf: dict[str, np.ndarray] = {}
 
-    def fit_transform(self, counts: dict, labels: np.ndarray, groups: np.ndarray) -> Sides:
+    @staticmethod
+    def count(table: pd.DataFrame, embed=None) -> dict[str, dict[str, sparse.csr_matrix]]:
+        return hash_texts(table)
+
+    @staticmethod
+    def take(counted: dict, rows: np.ndarray) -> dict:
+        return {kind: {name: matrix[rows] for name, matrix in columns.items()} for kind, columns in counted.items()}
+
+    def fit_transform(self, counted: dict, labels: np.ndarray, prompts: np.ndarray) -> Sides:
         """Fit on training rows; their scores are out of fold."""
-        for kind, columns in counts.items():
+        for kind, columns in counted.items():
             both = sparse.vstack([columns["response_a"], columns["response_b"]], format="csr")
             self.idf[kind] = TfidfTransformer(sublinear_tf=True).fit(both).idf_.astype(np.float32)
-        return self._sides(counts, lambda kind, a, b: self.stacks[kind].fit_transform(a, b, labels, groups))
+        return self._sides(counted, lambda kind, a, b: self.stacks[kind].fit_transform(a, b, labels, prompts))
 
-    def transform(self, counts: dict) -> Sides:
-        return self._sides(counts, lambda kind, a, b: self.stacks[kind].transform(a, b))
+    def transform(self, counted: dict) -> Sides:
+        return self._sides(counted, lambda kind, a, b: self.stacks[kind].transform(a, b))
 
-    def _sides(self, counts: dict, scores) -> Sides:
-        sides, shared, names, shared_names = ([], []), [], [], []
-        for kind, columns in counts.items():
+    def _sides(self, counted: dict, scores) -> Sides:
+        a_columns: list[np.ndarray] = []
+        b_columns: list[np.ndarray] = []
+        shared: list[np.ndarray] = []
+        names: list[str] = []
+        shared_names: list[str] = []
+        for kind, columns in counted.items():
             weighted = {name: self._weigh(matrix, kind) for name, matrix in columns.items()}
             a, b = weighted["response_a"], weighted["response_b"]
             of_a, of_b, of_tie = scores(kind, a, b)
-            sides[0].append(of_a)
-            sides[1].append(of_b)
+            a_columns.append(of_a)
+            b_columns.append(of_b)
             names.append(f"tf-idf {kind} score")
             shared += [of_tie, _cosine(a, b)]
-            shared_names += [f"tf-idf {kind} tie score", f"tf-idf {kind} likeness of the answers"]
+            shared_names += [f"tf-idf {kind} tie score", f"tf-idf {kind} similarity of the answers"]
             if "prompt" in weighted:
-                sides[0].append(_cosine(a, weighted["prompt"]))
-                sides[1].append(_cosine(b, weighted["prompt"]))
-                names.append(f"tf-idf {kind} likeness to the prompt")
-        columns = [np.stack(part, axis=1).astype(np.float32) for part in (*sides, shared)]
-        return Sides(*columns, tuple(names), tuple(shared_names))
+                a_columns.append(_cosine(a, weighted["prompt"]))
+                b_columns.append(_cosine(b, weighted["prompt"]))
+                names.append(f"tf-idf {kind} similarity to the prompt")
+        a, b, both = (np.stack(part, axis=1).astype(np.float32) for part in (a_columns, b_columns, shared))
+        return Sides(a, b, both, tuple(names), tuple(shared_names))
 
     def _weigh(self, counts: sparse.csr_matrix, kind: str) -> sparse.csr_matrix:
         """Sublinear tf times idf, rows of length one."""
@@ -77,11 +90,11 @@ class TfidfFeatures:
         return found | {f"{kind}.idf": idf for kind, idf in self.idf.items()}
 
     @classmethod
-    def from_arrays(cls, arrays) -> "TfidfFeatures":
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "TfidfFeatures":
         features = cls()
         for kind in _KINDS:
-            mine = {name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}
-            features.idf[kind], features.stacks[kind] = mine["idf"], LinearStack.from_arrays(mine)
+            own = {name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{kind}.")}
+            features.idf[kind], features.stacks[kind] = own["idf"], LinearStack.from_arrays(own)
         return features
 
 

@@ -30,8 +30,8 @@ FAULTS = {
     "kill -9 of the LightGBM recipe in embedding, storing and submission": (
         SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_storing_and_submission"),
     "a damaged fold of a LightGBM run that goes on": (
-        SURVIVED, "test_tabular.py", "test_a_run_goes_on_with_its_folds_but_not_with_a_damaged_one"),
-    "embedding broken off": (SURVIVED, "test_tabular.py", "test_a_broken_off_run_goes_on_and_gives_the_same"),
+        SURVIVED, "test_saved.py", "test_a_run_resumes_with_its_folds_but_not_with_a_damaged_one"),
+    "embedding broken off": (SURVIVED, "test_embeddings.py", "test_an_interrupted_run_resumes_and_gives_the_same"),
     "read-only working folder": (REFUSED, "test_faults.py", "test_a_working_folder_that_cannot_be_written"),
     "disk full while checkpointing": (REFUSED, "test_broken_off.py", "test_a_full_disk_is_told_in_one_sentence"),
     "disk full while writing the submission": (REFUSED, "test_results.py", "test_a_full_disk_leaves_the_earlier_file"),
@@ -51,7 +51,7 @@ FAULTS = {
     "a corrupted cache of tokens": (SURVIVED, "test_faults.py", "test_a_damaged_cache_is_made_again"),
     "a corrupted attached encoder": (REFUSED, "test_model.py", "test_folders_that_hold_no_usable_encoder_are_refused"),
     "a corrupted attached fold of the LightGBM recipe": (
-        REFUSED, "test_tabular.py", "test_a_damaged_fold_is_refused_in_one_sentence"),
+        REFUSED, "test_saved.py", "test_a_truncated_fold_is_refused_in_one_sentence"),
     "a corrupted record of the run": (SURVIVED, "test_broken_off.py", "test_a_broken_record_is_no_record"),
     "test rows empty, of 50,000 characters, of unknown script": (
         SURVIVED, "test_faults.py", "test_strange_rows_are_answered"),

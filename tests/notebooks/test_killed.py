@@ -111,13 +111,13 @@ def test_boosting_killed_in_embedding_storing_and_submission(recipe, tmp_path):
             kept = [tmp_path / "killed/tabular" / name for name in ("fold_0.npz", "options.json")]
             written = [path.stat().st_mtime_ns for path in kept]
     said = finish(recipe("killed", name="embed_deberta_lightgbm"))
-    assert "finished fold_0, fold_1" in said
+    assert "fold_0, fold_1 finished" in said
     assert [path.stat().st_mtime_ns for path in kept] == written, "neither fitted nor searched again"
     # A search that is bounded by time is not the same twice: the undisturbed run has what the killed one found.
-    for name in ("tabular_run.json", "tabular/options.json"):
+    for name in ("embed_deberta_lightgbm_run.json", "tabular/options.json"):
         (tmp_path / "undisturbed" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / "killed" / name, tmp_path / "undisturbed" / name)
-    assert "finished no fold" in finish(recipe("undisturbed", name="embed_deberta_lightgbm"))
+    assert "no fold finished" in finish(recipe("undisturbed", name="embed_deberta_lightgbm"))
     assert_same(tmp_path / "killed", tmp_path / "undisturbed")
 
 

@@ -109,8 +109,8 @@ def test_the_lightgbm_demo_beats_every_single_group():
     oof = pd.read_csv(out / "oof_lightgbm.csv")
     losses = -np.log(oof[["a", "b", "tie"]].to_numpy()[np.arange(len(oof)), oof["label"]])
     by_fold = pd.Series(losses).groupby(oof["fold"]).mean()
-    heads = pd.read_csv(out / "heads.csv").set_index("features")
-    assert losses.mean() < heads.drop(index="all").to_numpy().min() - by_fold.std()
+    models = pd.read_csv(out / "models.csv").set_index("features")
+    assert losses.mean() < models.drop(index="all").to_numpy().min() - by_fold.std()
     assert losses.mean() < json.loads((out / "demo.json").read_text())["constant"] - by_fold.std()
     check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
     assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 3
@@ -134,10 +134,10 @@ def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_i
 
     cfg = "max_length=48 n_folds=2 search_minutes=0"
     said, first = run(tmp_path / "one", cfg)
-    assert "training with a fine-tuned DeBERTa" in said
+    assert "In the blend: the fine-tuned DeBERTa" in said
     (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
     said, again = run(tmp_path / "two", cfg)
-    assert "predicting only with a fine-tuned DeBERTa" in said
+    assert "PREDICTING ONLY, with the finished run" in said
     assert not (tmp_path / "two/tabular").exists()
     pd.testing.assert_frame_equal(first, again, atol=1e-6)
 
