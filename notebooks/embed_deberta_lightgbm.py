@@ -343,7 +343,7 @@ folder = (finished or output) / "tabular"
 blend = read_blend(folder)
 predictions = predict_folds(folder, blend, Counted.of(test, features.groups, embed))
 if FINE_TUNED in blend.weights:
-    predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, precision)
+    predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, classes, precision)
 mixed = mix([predictions[name] for name in blend.weights], np.array(list(blend.weights.values())))
 predicted = apply_temperature(mixed, blend.temperature)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)

@@ -45,6 +45,7 @@ class FeatureSettings(Settings):
     pooling: str = setting("mean", choices=POOLINGS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.groups:
             raise InputError(f"CFG.groups is empty; use at least one of {', '.join(map(repr, GROUPS))}.")
 

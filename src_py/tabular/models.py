@@ -44,6 +44,7 @@ class BoostSettings(Settings):
     search_minutes: float = setting(2.0, least=0, most=720)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.models:
             raise InputError(f"CFG.models is empty; use at least one of {', '.join(map(repr, MODELS))}.")
 

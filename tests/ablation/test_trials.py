@@ -35,7 +35,7 @@ def test_a_saved_model_names_its_recipe_and_predicts_as_the_trial_did(problem, t
     assert find_trained(tmp_path, RECIPE) == [tmp_path / "recipe_24"]
     assert find_trained(tmp_path, "finetune_deberta") == []
     assert read_settings(tmp_path / "recipe_24").classes == problem.classes
-    predicted = predict_saved([tmp_path / "recipe_24"], problem.valid)
+    predicted = predict_saved([tmp_path / "recipe_24"], problem.valid, problem.classes)
     np.testing.assert_allclose(predicted, outcome.probabilities[-1], atol=1e-5)
 
 
