@@ -153,7 +153,7 @@ def test_the_end_removes_checkpoints(tmp_path):
 @pytest.mark.parametrize(
     "text", ['{"key": "k", "fin', "[]", '{"results": ["../../outside"]}', '{"results": 3}', "\x00"]
 )
-def test_a_damaged_record_removes_nothing(tmp_path, mounts, text):
+def test_results_with_a_damaged_record_are_not_used_and_nothing_else_is_touched(tmp_path, mounts, text):
     out = leave(tmp_path / "out", run())
     (tmp_path / "outside").mkdir()
     (out / f"{RECIPE}_run.json").write_text(text)

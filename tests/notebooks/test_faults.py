@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from src_py.errors import InputError
-from src_py.kaggle.resume import begin_run
+from src_py.kaggle.resume import RunFiles, begin_run
 from src_py.model.predict import predict_pairs
 from src_py.model.preference import build_model
 from src_py.pairs.contest import LMSYS, find_contest, write_submission
@@ -17,52 +17,76 @@ from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from tools.demo_data import write_contest
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 SURVIVED, REFUSED = "survived", "refused"
 READING = Reading(max_length=48)
+RUN = {"settings": {}, "rows": "", "encoder": "", "code": {}}
 FAULTS = {
     "kill -9 in training, checkpointing, evaluation, saving and submission": (
-        SURVIVED, "test_recipe_killed.py", "test_killed_in_training_checkpointing_evaluation_saving_and_submission"),
-    "kill -9 at twenty random moments": (SURVIVED, "test_recipe_killed.py", "test_killed_at_twenty_random_moments"),
+        SURVIVED, "notebooks/test_killed.py",
+        "test_killed_in_training_checkpointing_evaluation_saving_and_submission"),
+    "kill -9 at twenty random moments": (
+        SURVIVED, "notebooks/test_killed.py", "test_killed_at_twenty_random_moments"),
     "kill -9 of an ablation": (
-        SURVIVED, "test_grid.py",
+        SURVIVED, "ablation/test_grid.py",
         "test_killed_at_random_moments_and_resumed_the_table_is_that_of_an_undisturbed_run"),
     "kill -9 of the LightGBM recipe in embedding, storing and submission": (
-        SURVIVED, "test_recipe_killed.py", "test_boosting_killed_in_embedding_storing_and_submission"),
-    "a damaged fold of a LightGBM run that goes on": (
-        SURVIVED, "test_saved.py", "test_a_run_resumes_with_its_folds_but_not_with_a_damaged_one"),
-    "embedding broken off": (SURVIVED, "test_embeddings.py", "test_an_interrupted_run_resumes_and_gives_the_same"),
-    "read-only working folder": (REFUSED, "test_faults.py", "test_a_working_folder_that_cannot_be_written"),
-    "disk full while checkpointing": (REFUSED, "test_broken_off.py", "test_a_full_disk_is_told_in_one_sentence"),
-    "disk full while writing the submission": (REFUSED, "test_results.py", "test_a_full_disk_leaves_the_earlier_file"),
+        SURVIVED, "notebooks/test_killed.py", "test_boosting_killed_in_embedding_storing_and_submission"),
+    "any order of attaching, editing, interrupting and running": (
+        SURVIVED, "kaggle/test_resume.py",
+        "test_the_submission_is_that_of_a_clean_run_with_the_final_code_and_settings"),
+    "a damaged fold of a LightGBM run that resumes": (
+        SURVIVED, "tabular/test_saved.py", "test_a_run_resumes_with_its_folds_but_not_with_a_damaged_one"),
+    "embedding interrupted": (
+        SURVIVED, "tabular/test_embeddings.py", "test_an_interrupted_run_resumes_and_gives_the_same"),
+    "read-only working folder": (
+        REFUSED, "notebooks/test_faults.py", "test_a_working_folder_that_cannot_be_written"),
+    "disk full while checkpointing": (
+        REFUSED, "training/test_interrupted.py", "test_a_full_disk_is_one_sentence"),
+    "disk full while writing the submission": (
+        REFUSED, "evaluation/test_evaluation.py", "test_a_full_disk_leaves_the_earlier_file"),
     "disk full while saving the model": (
-        REFUSED, "test_results.py", "test_a_full_disk_leaves_no_folder_that_looks_trained"),
+        REFUSED, "evaluation/test_evaluation.py", "test_a_full_disk_leaves_no_folder_that_looks_trained"),
     "a worker of two dies": (
-        SURVIVED, "test_workers.py", "test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way"),
-    "a worker of two fails": (REFUSED, "test_workers.py", "test_a_failing_process_ends_the_run_with_its_traceback"),
-    "a worker or its loader hangs": (REFUSED, "test_workers.py", "test_a_process_that_hangs_does_not_hang_the_run"),
+        SURVIVED, "training/test_processes.py",
+        "test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way"),
+    "a worker of two fails": (
+        REFUSED, "training/test_processes.py", "test_a_failing_process_ends_the_run_with_its_traceback"),
+    "a worker or its loader hangs": (
+        REFUSED, "training/test_processes.py", "test_a_process_that_hangs_does_not_hang_the_run"),
     "GPU memory full in one worker": (
-        SURVIVED, "test_workers.py", "test_memory_short_in_one_process_starts_all_again_with_smaller_parts"),
+        SURVIVED, "training/test_processes.py",
+        "test_memory_short_in_one_process_starts_all_again_with_smaller_parts"),
     "GPU memory full": (
-        SURVIVED, "test_batches.py", "test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing"),
-    "GPU memory too small for a pair": (REFUSED, "test_batches.py", "test_memory_for_less_than_a_pair_is_told"),
+        SURVIVED, "training/test_batches.py",
+        "test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing"),
+    "GPU memory too small for a pair": (
+        REFUSED, "training/test_batches.py", "test_memory_for_less_than_a_pair_is_refused"),
     "a corrupted checkpoint": (
-        SURVIVED, "test_broken_off.py", "test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_used"),
-    "a corrupted cache of tokens": (SURVIVED, "test_faults.py", "test_a_damaged_cache_is_made_again"),
-    "a corrupted attached encoder": (REFUSED, "test_model.py", "test_folders_that_hold_no_usable_encoder_are_refused"),
+        SURVIVED, "training/test_interrupted.py",
+        "test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_used"),
+    "a corrupted cache of tokens": (SURVIVED, "notebooks/test_faults.py", "test_a_damaged_cache_is_made_again"),
+    "a corrupted attached encoder": (
+        REFUSED, "model/test_preference.py", "test_folders_that_hold_no_usable_encoder_are_refused"),
+    "a corrupted attached model": (REFUSED, "model/test_saved.py", "test_every_file_is_compared_with_its_digest"),
     "a corrupted attached fold of the LightGBM recipe": (
-        REFUSED, "test_saved.py", "test_a_truncated_fold_is_refused_in_one_sentence"),
-    "a corrupted record of the run": (SURVIVED, "test_broken_off.py", "test_a_broken_record_is_no_record"),
+        REFUSED, "tabular/test_saved.py", "test_a_truncated_fold_is_refused_in_one_sentence"),
+    "a corrupted record of the run": (
+        SURVIVED, "kaggle/test_resume.py",
+        "test_results_with_a_damaged_record_are_not_used_and_nothing_else_is_touched"),
+    "a data file that is cut, mis-encoded or shifted": (
+        REFUSED, "pairs/test_fuzz.py", "test_forty_mutated_csv_files"),
     "test rows empty, of 50,000 characters, of unknown script": (
-        SURVIVED, "test_faults.py", "test_strange_rows_are_answered"),
-    "a test file without rows": (REFUSED, "test_faults.py", "test_no_test_rows"),
-    "a test file with one row": (SURVIVED, "test_faults.py", "test_one_test_row"),
-    "a test file with 25,000 rows": (SURVIVED, "test_rehearsal.py", "test_rehearsal"),
-    "no GPU": (SURVIVED, "test_hardware.py", "test_without_a_gpu_it_says_so"),
+        SURVIVED, "notebooks/test_faults.py", "test_strange_rows_are_answered"),
+    "a test file without rows": (REFUSED, "notebooks/test_faults.py", "test_no_test_rows"),
+    "a test file with one row": (SURVIVED, "notebooks/test_faults.py", "test_one_test_row"),
+    "a test file with 25,000 rows": (SURVIVED, "tools/test_rehearsal.py", "test_rehearsal"),
+    "no GPU": (SURVIVED, "kaggle/test_session.py", "test_without_a_gpu_it_says_so"),
     "a GPU without kernels": (
-        REFUSED, "test_hardware.py", "test_a_p100_without_kernels_is_refused_with_the_exact_remedy"),
-    "inputs that appear late": (REFUSED, "test_faults.py", "test_inputs_that_appear_late"),
-    "time runs out": (SURVIVED, "test_broken_off.py", "test_a_late_training_is_told_early_and_stops_in_time"),
+        REFUSED, "kaggle/test_session.py", "test_a_p100_without_kernels_is_refused_with_the_exact_remedy"),
+    "inputs that appear late": (REFUSED, "notebooks/test_faults.py", "test_inputs_that_appear_late"),
+    "time runs out": (
+        SURVIVED, "training/test_interrupted.py", "test_a_late_training_is_said_early_and_stops_in_time"),
 }  # fmt: skip
 
 
@@ -78,7 +102,7 @@ def test_a_working_folder_that_cannot_be_written(tmp_path, tokenizer, pairs):
     (tmp_path / "in").mkdir()
     blocked = tmp_path / "file/out"
     with pytest.raises(InputError, match="cannot be written"):
-        begin_run(blocked, tmp_path / "in", "key")
+        begin_run(blocked, tmp_path / "in", RUN, RunFiles("finetune_deberta", ("fold_0",)), {})
     with pytest.raises(InputError, match="cannot be written"):
         encode_pairs(pairs[:4], tokenizer, Reading(max_length=48), cache_dir=blocked)
     with pytest.raises(InputError, match="cannot be written"):

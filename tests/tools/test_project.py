@@ -1,5 +1,6 @@
 """The project as a contributor finds it: what stands where, and what the papers about it say."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -62,7 +63,10 @@ def test_requirements_name_all_that_is_imported():
     paths += [ROOT / f"tools/{name}.py" for name in ("sync", "build", "pull", "percent", "helper_files")]
     imported = set()
     for path in paths:
-        imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {module.partition(".")[0] for module in modules}
     imported -= {*sys.stdlib_module_names, "src_py", "tools"}
     found = {distributions.get(name, name).lower() for name in imported}
     assert "torch" in found

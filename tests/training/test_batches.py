@@ -117,7 +117,7 @@ def test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing(new
     assert "at most 3 pairs" in said
 
 
-def test_memory_for_less_than_a_pair_is_told(new_trainer):
+def test_memory_for_less_than_a_pair_is_refused(new_trainer):
     with pytest.raises(InputError, match=r"CFG\.max_length"):
         short_of_memory(new_trainer(16), rows=0).train()
 

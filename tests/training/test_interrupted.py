@@ -73,7 +73,7 @@ def cut_short(path):
 
 class TestCheckpoints:
     @pytest.mark.parametrize("step", [3, 5, 7])
-    def test_a_training_goes_on_as_if_nothing_had_happened(self, new_trainer, step, capsys):
+    def test_a_training_resumes_as_if_nothing_had_happened(self, new_trainer, step, capsys):
         undisturbed = run(new_trainer("other"))
         broken_off(new_trainer, step)
         again = run(new_trainer())
@@ -115,7 +115,7 @@ class TestCheckpoints:
         assert Path(best).parent == tmp_path / "moved"
         assert last_good_checkpoint(tmp_path / "nowhere") is None
 
-    def test_a_full_disk_is_told_in_one_sentence(self, new_trainer, monkeypatch):
+    def test_a_full_disk_is_one_sentence(self, new_trainer, monkeypatch):
         def full(*_, **__):
             raise OSError(28, "No space left on device")
 
@@ -173,7 +173,7 @@ class TestClock:
         assert self.train(now, until=1000 + 300)[0] == 200
         assert not capsys.readouterr().out
 
-    def test_a_late_training_is_told_early_and_stops_in_time(self, now, capsys):
+    def test_a_late_training_is_said_early_and_stops_in_time(self, now, capsys):
         steps, control = self.train(now, until=1000 + 120)
         assert control.should_evaluate
         assert control.should_save
