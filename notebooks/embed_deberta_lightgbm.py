@@ -278,7 +278,9 @@ if folds:
             for fold, result in results.items()
         }
     )
-    means, deviations = (part.unstack().loc[sets, list(cfg.models)] for part in (by_fold.mean(1), by_fold.std(1)))
+    means, deviations = (
+        part.unstack().loc[sets, list(cfg.models)] for part in (by_fold.mean(axis=1), by_fold.std(axis=1))
+    )
     write_csv(output / "models.csv", means.rename_axis("features").reset_index())
     display(means.round(4).astype(str) + " (" + deviations.round(4).astype(str) + ")")
     display(plot_models(means, deviations, constant))
