@@ -325,6 +325,8 @@ predicted = predict_saved(folders, test, classes, precision, cfg.fast_attention)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
     end_run(output, run_files, learned=not stopped)
+if stopped:
+    print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
 clock.mark("Submission")
 display(submission.head(), clock.table())
 
