@@ -15,11 +15,11 @@ from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
 from src_py.model.attention import use_fast_attention, use_stock_attention
-from src_py.model.preference import build_model, length_groups
+from src_py.model.preference import ModelSettings, build_model, length_groups
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.batches import TokenBudget
-from src_py.training.trainer import make_trainer, parameter_groups
+from src_py.training.trainer import TrainingSettings, make_trainer, parameter_groups
 from tools.demo_data import write_tiny_deberta
 
 SHARES = [0.35, 0.34, 0.31]
@@ -204,7 +204,9 @@ def bench_steps(table: pd.DataFrame, scratch: Path, shape: DebertaV2Config, pair
 
 def _posted_steps(folder, tokenizer, rows, max_length):
     """Steps of two pairs in random order, every parameter trained, stock attention."""
-    model = build_model(folder, tokenizer, "joint", SHARES, fast_attention=False)
+    model = build_model(
+        folder, tokenizer, "joint", SHARES, ModelSettings(fast_attention=False, freeze_embeddings=False)
+    )
     order = encode_pairs(rows, tokenizer, Reading("joint", max_length)).shuffle(seed=0)
     collate = PairCollator(tokenizer.pad_token_id)
     steps = [[collate([order[i] for i in range(at, min(at + 2, len(order)))])] for at in range(0, len(order), 2)]
@@ -245,14 +247,13 @@ def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
     tokenizer = load_tokenizer(model)
     encoded = encode_pairs(table, tokenizer, Reading(max_length=512))
     fresh = build_model(model, tokenizer, "pairwise", SHARES)
-    trainer = make_trainer(
-        fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", 1, 0, 0, 16, 4, 0.1, 1, "fp32", 0
-    )
-    mine = np.zeros(2)
+    settings = TrainingSettings(epochs=1.0, evals_per_epoch=1)
+    trainer = make_trainer(fresh, encoded, encoded, tokenizer.pad_token_id, scratch / "padding", settings)
+    computed = np.zeros(2)
     for part in (part for batch in trainer.get_train_dataloader() for part in batch["parts"]):
         lengths = [length for row in part["lengths"] for length in row]
-        mine += sum(len(rows) * longest for rows, longest in length_groups(lengths)), sum(lengths)
-    mine = 1 - mine[1] / mine[0]
+        computed += sum(len(rows) * longest for rows, longest in length_groups(lengths)), sum(lengths)
+    share = 1 - computed[1] / computed[0]
     order = np.random.default_rng(0).permutation(len(encoded))
     collate = PairCollator(tokenizer.pad_token_id)
     rows = encoded.select_columns(["sequences"])
@@ -262,8 +263,8 @@ def bench_padding(table: pd.DataFrame, model: Path, scratch: Path) -> dict:
     return {
         "measure": "padding, share of all tokens",
         "alternative": f"random order, batches of 4: {plain:.1%}",
-        "here": f"by length: {mine:.1%}",
-        "ratio": mine / plain,
+        "here": f"by length: {share:.1%}",
+        "ratio": share / plain,
         "rows": len(table),
     }
 

@@ -2,7 +2,7 @@
 # # Is it the data, or the code?
 #
 # Train the settings of a notebook that does not learn and this collection's recipe on growing subsets of your own data,
-# and see which of the two keeps DeBERTa from learning, how much each repair is worth, and what more rows would bring.
+# and see which of the two keeps DeBERTa from learning, how much each repair helps, and what more rows would bring.
 #
 # | | |
 # | --- | --- |
@@ -22,7 +22,7 @@
 #
 # `posted` are the settings of the notebook in the forum thread "DeBERTa is not learning patterns?", whose loss stayed
 # near 1.07 and which always predicted the same label. Others answered that theirs learned once they trained on all
-# rows. That mixes two things up: all rows also bring **more optimizer steps**. A control arm trains small subsets for as
+# rows. That conflates two things: all rows also bring **more optimizer steps**. A control arm trains small subsets for as
 # many steps as the largest gets, and keeps the two apart.
 
 # %% [markdown]
@@ -116,7 +116,14 @@ if model_dir:
     check_max_length(model_dir, cfg.max_length)
     check_precision(model_dir, precision)
 start_session(cfg.seed)
-print(describe_hardware(precision), files.train, files.test, model_dir, describe_budget(cfg.budget_minutes), sep="\n")
+print(
+    describe_hardware(precision),
+    files.train,
+    files.test,
+    model_dir or "no encoder needed",
+    describe_budget(cfg.budget_minutes),
+    sep="\n",
+)
 with pd.option_context("display.max_colwidth", None):
     display(pd.Series(REPAIRS, name="what a repair does").to_frame())
 
@@ -204,8 +211,8 @@ if not finished:
 clock.mark("Grid")
 
 # %% [markdown]
-# The curve against the constant predictor's line is the answer to "does it learn?". Error bars are the spread over
-# seeds, every dot is a trained model. Solid: the arm's own epochs. Dashed: the control arm. In the table, an arm beats
+# The curve against the constant predictor's line is the answer to "does it learn?". Error bars show the spread over
+# seeds; each dot is one trained model. Solid: the arm's own epochs. Dashed: the control arm. In the table, an arm beats
 # the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`) is above 0.
 
 # %%
@@ -218,7 +225,7 @@ if outcomes:
     write_csv(output / "ablation.csv", results)
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
-    display(figure, curve.round(4), Markdown(str(answered)))
+    display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:

@@ -104,7 +104,7 @@ cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 contest, classes = files.contest, files.contest.classes
-finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
+finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values(), marker="tabular/tabular.json")
 blend = read_blend(finished / "tabular") if finished else None
 features = blend.features if blend else cfg.part(FeatureSettings)
 model_dir = find_encoder(cfg.input_dir, cfg.model_dir) if "embeddings" in features.groups else None
@@ -204,7 +204,7 @@ def train_fold(fold: int) -> FoldResult:
 # again whenever texts, encoder and the code that made them are the same.
 
 # %%
-run_files = RunFiles(RECIPE, results=("tabular",), shared=("embeddings",))
+run_files = RunFiles(RECIPE, ("tabular",), ("oof_lightgbm.csv", "models.csv", "submission.csv"), shared=("embeddings",))
 if folds:
     run = identify(cfg, [train, fold_of], model_dir, [embed, search_settings, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
@@ -321,7 +321,7 @@ if folds:
 
 # %% [markdown]
 # In the confusion matrix, the diagonal holds the correct predictions; in the calibration plot, a curve below the
-# diagonal means that the blend is too certain.
+# diagonal means that the blend is overconfident.
 
 # %%
 if folds:

@@ -20,7 +20,7 @@
 # - `fold_*/`: the trained models. Attach this notebook's output to a new run, and that run only predicts.
 #
 # Compare every log loss with the **constant predictor**, which always answers with the class shares of the training
-# labels. A model that stays at its line has learned nothing, whatever its accuracy says.
+# labels. A model that never gets below that line has learned nothing, whatever its accuracy says.
 
 # %% [markdown]
 # ## Configuration
@@ -48,7 +48,7 @@ class CFG:
     pooling = "mean"  # of the tokens' vectors, or "cls"
     dropout = 0.1  # in the head
     fast_attention = True  # same outputs, less memory; False uses the attention of transformers
-    freeze_embeddings = True  # half of the parameters: saves their gradients and Adam states
+    freeze_embeddings = True  # half the parameters; frees the memory for their gradients and Adam states
     freeze_layers = 0  # lowest layers
     reinit_layers = 0  # top layers; 1 or 2 can stabilise runs on few rows
     side_bias = False  # lets a pairwise model learn that people favour one side
@@ -103,11 +103,11 @@ from src_py.evaluation import (
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run,
-    find_finished, free_memory, identify, key_of, require_space, scratch_folder, start_session, write_csv,
+    find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, find_encoder, find_trained,
-    finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
+    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, find_encoder, finished_folds,
+    predict_pairs, predict_saved, save_trained, stopped_folds,
 )  # fmt: skip
 from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
@@ -128,7 +128,7 @@ if model_dir:
     check_max_length(model_dir, cfg.max_length)
     check_precision(model_dir, precision)
 start_session(cfg.seed)
-print(describe_hardware(precision), files.train, files.test, model_dir, sep="\n")
+print(describe_hardware(precision), files.train, files.test, model_dir or "no encoder needed", sep="\n")
 
 # %% [markdown]
 # ## Data
@@ -146,7 +146,7 @@ clock.mark("Data")
 # %% [markdown]
 # ## Validation split
 #
-# The split keeps each prompt on one side and the class shares alike. The first row shows the training labels, the
+# Each prompt stays on one side of the split, and class shares are similar on both. The first row shows the training labels, the
 # second the validation labels of the first fold: the shares should agree.
 
 # %%
@@ -201,7 +201,7 @@ def new_trainer(fold: int):
 
 # %% [markdown]
 # A fold is trained, predicts its own validation rows, and is saved. A temperature is fitted to these predictions: a
-# fine-tuned model is usually too certain, and log loss punishes that.
+# fine-tuned model is usually overconfident, and log loss punishes that.
 
 
 # %%
@@ -230,7 +230,8 @@ def train_fold(fold: int, until: float) -> None:
 
 # %%
 todo = []
-run_files = RunFiles(RECIPE, tuple(f"fold_{fold}" for fold in cfg.folds), temporary=("checkpoints",))
+names = tuple(f"fold_{fold}" for fold in cfg.folds)
+run_files = RunFiles(RECIPE, names, final=("oof.csv", "submission.csv"), temporary=("checkpoints",))
 if folds:
     run = identify(cfg, [train, fold_of], model_dir, [new_model, new_trainer, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
@@ -241,9 +242,9 @@ if folds:
 # %% [markdown]
 # ## Check before training
 #
-# The doctor measures, on the real rows and in the precision of the training, 26 known causes of a model that does not
+# The doctor measures, on the real rows and in the precision of the training, 27 known causes of a model that does not
 # learn: shattered text, a cut answer, weights in half precision, a warmup that never arrives, and more. It changes
-# nothing. A FAIL stops the notebook here, before the night is lost.
+# nothing. A FAIL stops the notebook here, before you waste a night of GPU time.
 
 # %%
 for fold in todo[:1]:
@@ -252,7 +253,7 @@ for fold in todo[:1]:
     require_space(output, needed, f"Training {len(todo)} folds")
     checked = check_before_training(trainer, tokenizer, train[fold_of != fold], train[fold_of == fold])
     display(checked)
-    print(f"Training needs up to {needed / 1e9:.1f} GB of disk, and there is room for it.")
+    print(f"Training needs up to {needed / 1e6:,.0f} MB of disk, and there is room for it.")
     checked.stop_on_failure(cfg.stop_on_failure)
     del trainer
     free_memory()
@@ -262,9 +263,9 @@ clock.mark("Check before training")
 # ## Train
 #
 # The checkpoint with the lowest validation **log loss** is used: accuracy often still rises while the model becomes
-# over-certain. In each line, compare the log loss with the constant predictor's, and look at the predicted shares: a
-# model that always answers the same shows there. Pairs of similar length go through the model together; an optimizer
-# step always has `batch_size` pairs, and with two GPUs each computes half of it. A run that would exceed `hours` stops
+# overconfident. In each line, compare the log loss with the constant predictor's, and look at the predicted shares: a
+# model that always gives the same answer is easy to spot there. Pairs of similar length go through the model together; an optimizer
+# step has `batch_size` pairs (the last of an epoch may have fewer), and with two GPUs each computes half of it. A run that would exceed `hours` stops
 # early enough to evaluate and submit.
 
 # %%
@@ -276,7 +277,7 @@ for number, fold in enumerate(todo):
     free_memory()
 stopped = stopped_folds(output, folds)
 for fold, reason in stopped.items():
-    print(f"NOT LEARNED: the watcher stopped fold {fold}. {reason} No further fold is trained; see the advice above.")
+    print(f"NOT LEARNED: the watcher stopped fold {fold}. {reason} No further fold is trained.")
 folds = tuple(fold for fold in folds if (output / f"fold_{fold}").is_dir())
 clock.mark("Train")
 
@@ -299,7 +300,7 @@ for fold, validation in validations.items():
 
 # %% [markdown]
 # All validation rows together. In the confusion matrix, the diagonal holds the correct predictions; in the calibration
-# plot, a curve below the diagonal means that the model is too certain.
+# plot, a curve below the diagonal means that the model is overconfident.
 
 # %%
 oof_path = (finished or output) / "oof.csv"
@@ -317,14 +318,17 @@ clock.mark("Evaluate")
 # ## Submission
 #
 # The saved models predict the test rows, whether they were trained just now or attached, so this run rehearses the
-# scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
+# scoring run. Every row gets exactly one prediction, in order; the probabilities are checked before the file is written.
 
 # %%
-folders = find_trained(finished, RECIPE) if finished else [output / f"fold_{fold}" for fold in folds]
-predicted = predict_saved(folders, test, classes, precision, cfg.fast_attention)
+origin = finished or output
+key, used = recorded_run(origin, RECIPE) if finished else ("", [f"fold_{fold}" for fold in folds])
+if used is None:  # an interrupted run predicts with the folds that it has
+    used = [f"fold_{fold}" for fold in finished_folds(origin, key)]
+predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.fast_attention)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
-    end_run(output, run_files, learned=not stopped)
+    end_run(output, run_files, not stopped, used)
 if stopped:
     print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
 clock.mark("Submission")

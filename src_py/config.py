@@ -13,6 +13,27 @@ _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text in quotes"}
 MISSPELT = 0.75  # difflib's ratio from which an unknown name counts as a misspelt one: "epoch" and "epochs" have 0.91
 
+# What others call these settings, as far as the words differ too much to look misspelt.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "micro_batch",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "max_len": "max_length",
+    "model_name": "model_dir",
+    "model_path": "model_dir",
+    "data_path": "data_dir",
+    "fp16": "precision",
+    "bf16": "precision",
+    "n_splits": "n_folds",
+    "fold": "folds",
+    "random_state": "seed",
+    "heads": "models",
+}
+
 Kind = TypeVar("Kind")
 
 
@@ -68,8 +89,8 @@ class Config:
         return self._parts[kind]
 
     def values(self) -> dict[str, Any]:
-        """All settings by name."""
-        return {name: value for name, value in vars(self).items() if name != "_parts"}
+        """All settings by name, and the plain values that the user added; what they are may change results."""
+        return {name: value for name, value in vars(self).items() if name != "_parts" and _is_plain(value)}
 
 
 def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Config:
@@ -93,6 +114,7 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
     for name in given:
         if name not in declared:
             nearest = difflib.get_close_matches(name, declared, n=1, cutoff=MISSPELT)
+            nearest += [SYNONYMS[name]] if SYNONYMS.get(name) in declared else []
             if nearest:
                 raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
             print(f"CFG.{name} is not a setting of this notebook: only your own cells can use it.")
@@ -110,6 +132,15 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
     parts = {kind: kind(**{f.name: given[f.name] for f in fields(kind)}) for kind in kinds}
     checked = {name: value for part in parts.values() for name, value in vars(part).items()}
     return Config(given | checked, parts)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is text, a number or a collection of them; an object prints differently in each session."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in (*value.keys(), *value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def check_choice(key: str, value: str, choices) -> None:

@@ -48,6 +48,18 @@ def test_overrides_win_and_are_parsed_by_the_fields_type():
     assert (cfg.epochs, cfg.folds, cfg.freeze, cfg.groups, cfg.rows) == (3.0, (1, 2), True, ("length", "tfidf"), 9)
 
 
+def test_a_function_in_cfg_is_usable_and_no_value_of_the_run():
+    cfg = check(scale=lambda x: 2 * x, note="v2", table={"a": [1]})
+    assert cfg.scale(2) == 4
+    assert "scale" not in cfg.values()
+    assert cfg.values()["note"] == "v2"
+
+
+def test_what_others_call_a_setting_is_recognised():
+    with pytest.raises(InputError, match="did you mean 'epochs'"):
+        check(num_train_epochs=3)
+
+
 def test_an_added_name_is_said_and_usable(capsys):
     assert check(my_note="x").my_note == "x"
     assert "CFG.my_note is not a setting of this notebook" in capsys.readouterr().out

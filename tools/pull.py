@@ -68,7 +68,10 @@ def pull(path: Path, root: Path) -> Pulled:
         )
     moved = [name for name in changed if name in edited.stamps and edited.stamps[name] != digest(root / name)]
     if moved:
-        raise SyncError(f"{', '.join(moved)} changed since {path.name} was built; pull into the version it came from.")
+        raise SyncError(
+            f"{', '.join(moved)} changed since {path.name} was built; check out the commit that it was built from, pull "
+            "there, and merge."
+        )
     if changed:
         _try_build({name: texts[name] for name in changed}, root)
         write_all({root / name: texts[name] for name in changed}, root)

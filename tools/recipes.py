@@ -46,7 +46,7 @@ RECIPES = {
             name="ablate_subset_vs_full",
             sections=(*_OPENING, "Model", "Check before training", "Grid", *_CLOSING),
             demo_cfg="max_length=64 epochs=3 lr=0.002 head_lr=0.002 batch_size=32 micro_batch=32 valid_rows=300 "
-            "evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates budget_minutes=3",
+            "evaluations=2 sizes=125,250,500,1000 repairs=pairwise,rates seeds=1 budget_minutes=6",
             rehearsal_cfg="max_length=32 epochs=1 sizes=40,80 seeds=1 repairs= control=no valid_rows=40 "
             "evaluations=1 budget_minutes=3",
             traces=("trials/*", "trained/*"),

@@ -177,4 +177,4 @@ def plan_table(planned: pd.DataFrame) -> pd.DataFrame:
         left_out=("plan", lambda column: (~column.isin(["done", "run"])).sum()),
         why=("plan", lambda column: ", ".join(sorted(set(column) - {"done", "run"}))),
     )
-    return table.rename(columns=lambda name: name.replace("_", " ")).round(2).reset_index()
+    return table.round(2).reset_index().rename(columns=lambda name: name.replace("_", " "))

@@ -35,7 +35,7 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     if not _failed(first):
         first += _run(check_first_step, setup)
     if _failed(first):
-        model = [Finding("loss, gradients, memory", SKIP, "mend what FAILs first")]
+        model = [Finding("loss, gradients, memory", SKIP, "fix the FAILs first")]
     else:
         model = [finding for check in (*LEARNING_CHECKS, *MODEL_CHECKS) for finding in _run(check, setup)]
     data, training = ([f for check in checks for f in _run(check, setup)] for checks in (DATA_CHECKS, TRAINING_CHECKS))

@@ -29,7 +29,7 @@ def check_first_step(setup: Setup) -> Finding:
     except BaseException as error:
         if out_of_memory(error) or isinstance(error, CannotRead):
             raise
-        return Finding(name, FAIL, error_line(error), limit, "Training would stop with this error: mend what it names.")
+        return Finding(name, FAIL, error_line(error), limit, "Training would stop with this error: fix what it names.")
     return Finding(name, PASS, "runs", limit)
 
 
@@ -48,7 +48,7 @@ def check_loss_at_start(setup: Setup) -> Finding:
     if not math.isfinite(loss):
         advice = f"The loss is not finite: set {setup.setting('fp32')}."
         return Finding(name, FAIL, str(loss), f"near ln {classes} = {math.log(classes):.3f}", advice)
-    advice = "The head starts over-certain or the labels do not fit its outputs: use a fresh head with small weights."
+    advice = "The head starts overconfident or the labels do not fit its outputs: use a fresh head with small weights."
     # 0.2: more than a random head costs. 2: the true class gets less than a seventh (e**-2) of what chance gives it.
     return judge(
         name, loss, advice, warn=(None, math.log(classes) + 0.2), fail=(None, math.log(classes) + 2),

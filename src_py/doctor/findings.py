@@ -236,7 +236,7 @@ class Report:
         if bad and stop:
             raise InputError("Stopped before training. " + " | ".join(bad))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         with pd.option_context("display.max_colwidth", None, "display.width", 200):
             return f"{self.table.to_string()}\n{len(self.findings)} checks in {self.seconds:.1f} s"
 

@@ -113,7 +113,7 @@ def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: in
 def _decide(means, over_constant, over_length, spread, history, rows, prompts) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
-        f"better by {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
+        f"a gain of {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
     )
     if not np.isfinite(means["model"]) or (
         history is not None and _unstable(history, means["constant"], over_constant)
@@ -129,12 +129,12 @@ def _decide(means, over_constant, over_length, spread, history, rows, prompts) -
                 f"{better}: it learned its rows by heart; use more rows, fewer epochs or frozen layers.",
             )
         if history is not None:
-            advice = "it is over-certain, or labels and columns of the predictions do not belong together"
+            advice = "it is overconfident, or labels and columns of the predictions do not belong together"
             return (
                 "worse than the constant predictor",
                 f"{better}, though it did not learn its rows by heart: {advice}.",
             )
-        return "overfitted", f"{better}: it is over-certain; whether it learned rows by heart, its history would say."
+        return "overfitted", f"{better}: it is overconfident; whether it learned rows by heart, its history would say."
     if over_constant[0] > 0:
         length = f"answer length alone ({means['length']:.4f})"
         if over_length[0] > 0:
@@ -150,7 +150,10 @@ def _decide(means, over_constant, over_length, spread, history, rows, prompts) -
             f"{better}, but a regression on lengths alone has {means['length']:.4f}; train longer or on more rows.",
         )
     if spread < 0.02 or over_constant[1] < 0.01:
-        return "constant predictor", f"{better}: nothing was learned; see the table before training."
+        return (
+            "constant predictor",
+            f"{better}: nothing was learned; see the doctor's table, shown before a fold is trained.",
+        )
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
 
 

@@ -38,7 +38,7 @@ def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
     for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
         left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
     left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
-    left.legend()
+    left.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     shares = history.filter(like="predicted ")
     right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
     right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(0, 1), title="Which class it predicts")

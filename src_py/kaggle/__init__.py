@@ -4,7 +4,7 @@ from src_py.kaggle.clock import Clock
 from src_py.kaggle.files import require_space, scratch_folder, write_csv, write_text
 from src_py.kaggle.identity import identify, key_of
 from src_py.kaggle.inputs import Paths, find_extra
-from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished
+from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished, recorded_run
 from src_py.kaggle.session import (
     Machine,
     Session,

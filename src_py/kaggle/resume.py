@@ -31,11 +31,19 @@ class RunSettings(Settings):
 
 
 class RunFiles(NamedTuple):
-    """What a recipe leaves in its output folder: the record says whose the results are; temporary folders go when the
-    run ends; shared ones hold results that name what they depend on themselves."""
+    """What a recipe leaves in its output folder.
+
+    Attributes:
+        recipe: whose the results are.
+        results: what is used again when the run resumes.
+        final: what is written at the end, such as the submission.
+        temporary: folders that are removed when the run ends.
+        shared: folders of results that name what they depend on themselves, so that any run may use them.
+    """
 
     recipe: str
     results: tuple[str, ...]
+    final: tuple[str, ...] = ()
     temporary: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
 
@@ -44,7 +52,9 @@ class RunFiles(NamedTuple):
         return f"{self.recipe}_run.json"
 
 
-def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Path | None:
+def find_finished(
+    root: str | Path, recipe: str, mode: str, config: dict, marker: str = "fold_*/preference.json"
+) -> Path | None:
     """The output folder of the finished run to predict with; None when this run trains.
 
     What is chosen, and which settings and code are therefore ignored, is printed in one line.
@@ -53,6 +63,7 @@ def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Pat
         root: where inputs are attached.
         mode: from `RunSettings`.
         config: this notebook's settings, from `Config.values`.
+        marker: pattern of a file that a run to predict with has.
 
     Raises:
         InputError: mode "predict" without a run to predict with, or several of them.
@@ -62,7 +73,7 @@ def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Pat
     records = {folder: _read(folder / f"{recipe}_run.json") for folder in _attached(root, recipe)}
     usable = [folder for folder, record in records.items() if record.get("finished") and record.get("learned", True)]
     if not usable and (mode == "predict" or is_scoring_run()):
-        usable = [folder for folder, record in records.items() if record.get("results")]
+        usable = [folder for folder, record in records.items() if record.get("results") and list(folder.glob(marker))]
     if len(usable) > 1:
         raise InputError(
             f"Several finished runs of {recipe} are attached ({', '.join(map(str, usable))}); keep one of them, or set "
@@ -85,8 +96,26 @@ def find_finished(root: str | Path, recipe: str, mode: str, config: dict) -> Pat
     edited = code_changes(stored, helper_digests()) if stored else []
     also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
     also += f" Its code was different: {', '.join(edited)}." if edited else ""
-    print(f"PREDICTING ONLY, with the finished run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
+    state = "finished" if record.get("finished") else "interrupted"
+    print(f"PREDICTING ONLY, with the {state} run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
     return usable[0]
+
+
+def recorded_run(output: Path, recipe: str) -> tuple[str, list[str] | None]:
+    """Key of the run that `output` holds, which its results carry too, and the results that its submission was made
+    from: None when the run did not come to its end.
+
+    Raises:
+        InputError: when there is no record of it.
+    """
+    record = _read(output / f"{recipe}_run.json")
+    if "identity" not in record:
+        raise InputError(f"{output} has no record of a run of {recipe}; attach the complete output of a run.")
+    used = record.get("used") if record.get("finished") else None
+    missing = [name for name in used or () if not (output / name).exists()]
+    if missing:
+        raise InputError(f"{output} lacks {', '.join(missing)} of its run; attach the complete output of that run.")
+    return key_of(record["identity"]), used
 
 
 def begin_run(
@@ -115,21 +144,30 @@ def begin_run(
         else:
             different = ", ".join(changes(record.get("identity", {}), identity))
             why = "CFG.resume is 'never'" if same else f"changed: {different}" if record else "their run is unknown"
-            names = record.get("results", [*files.results, *files.temporary])
+            names = record.get("results", [*files.results, *files.final, *files.temporary])
             _set_aside(output, names, files, key_of(record.get("identity", {})), why, keep=not same)
-            if resume == "auto" and not _bring_back(output, key):
-                _copy_attached(output, root, identity, files)
-        results = sorted({*files.results, *files.temporary, *(record.get("results", []) if same else [])})
+            found = resume == "auto" and (_bring_back(output, key) or _copy_attached(output, root, identity, files))
+            if not found:
+                print("This run starts from the beginning.")
+        results = sorted({*files.results, *files.final, *files.temporary, *(record.get("results", []) if same else [])})
     state = {"recipe": files.recipe, "identity": identity, "config": config, "results": results}
     # Written last: copying that was itself interrupted starts again.
     write_text(output / files.record, json.dumps(state | {"finished": False}, indent=1, default=str))
 
 
-def end_run(output: Path, files: RunFiles, learned: bool = True) -> None:
-    """The run is complete: attached to another notebook, it is for predicting if it has `learned`."""
+def end_run(output: Path, files: RunFiles, learned: bool = True, used: list[str] | None = None) -> None:
+    """The run is complete: attached to another notebook, it is for predicting if it has `learned`.
+
+    Args:
+        used: the results that the submission was made from; all unless given.
+    """
     for name in files.temporary:
         shutil.rmtree(output / name, ignore_errors=True)
-    state = _read(output / files.record) | {"finished": True, "learned": learned}
+    state = _read(output / files.record) | {
+        "finished": True,
+        "learned": learned,
+        "used": list(files.results if used is None else used),
+    }
     write_text(output / files.record, json.dumps(state, indent=1))
 
 
@@ -146,7 +184,7 @@ def _set_aside(output: Path, names: list[str], files: RunFiles, key: str, why: s
     size = sum(path.stat().st_size for name in names for path in [output / name, *(output / name).rglob("*")])
     room = keep and shutil.disk_usage(output).free > 2 * size  # as much again for the results to come
     done = f"moved to {target.relative_to(output)}" if room else "removed"
-    print(f"The earlier results {', '.join(names)} are {done} ({why}); this run starts from the beginning.")
+    print(f"The earlier results {', '.join(names)} are {done} ({why}).")
     shutil.rmtree(target, ignore_errors=True)
     for name in names:
         if room:
@@ -173,7 +211,7 @@ def _bring_back(output: Path, key: str) -> bool:
     return True
 
 
-def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFiles) -> None:
+def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFiles) -> bool:
     for folder in _attached(root, files.recipe):
         record = _read(folder / files.record)
         different = changes(record.get("identity", {}), identity)
@@ -182,14 +220,15 @@ def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFil
             print(f"The {state} run in {folder} is not resumed; changed since then: {', '.join(different)}.")
             continue
         print(f"Resuming the run in {folder}: {_progress(folder)}.")
-        for name in [*record.get("results", []), *files.shared]:
+        for name in [*(name for name in record.get("results", []) if name not in files.final), *files.shared]:
             for source in [folder / name, *(folder / name).rglob("*")]:
                 # One by one: whole folders would come with the rights of a read-only mount.
                 if source.is_file():
                     target = output / source.relative_to(folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
-        return
+        return True
+    return False
 
 
 def _attached(root: str | Path, recipe: str) -> list[Path]:

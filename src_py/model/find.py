@@ -77,7 +77,7 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
         attached = f"attached: {_listed(usable)}" if usable else "no encoder is attached"
         raise InputError(
             f"CFG.model_dir is {wanted!r}, which matches no encoder below {root} ({attached}); "
-            "set it to a part of a path, or leave it empty to take the only one."
+            "attach such a model, set it to a part of one of these paths, or leave it empty to take the only one."
         )
     if unusable:
         # What comes closest to an encoder was meant; a config.json alone can be anybody's.

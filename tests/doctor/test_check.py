@@ -75,6 +75,13 @@ class Healthy:
         return check_before_training(self.trainer(), self.tokenizer, self.train, self.valid, self.card_bytes)
 
 
+def test_the_readme_and_the_notebook_say_how_many_checks_there_are(setup):
+    count = len(setup.check().findings)
+    assert f"runs {count} checks" in README.read_text(encoding="utf-8")
+    notebook = README.parent / "notebooks/finetune_deberta.py"
+    assert f"{count} known causes" in notebook.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def setup(tiny, tables, tmp_path):
     return Healthy(tiny, tables, tmp_path)

@@ -15,7 +15,7 @@ from src_py.config import Settings, check_config, setting
 from src_py.errors import InputError
 from src_py.kaggle import identity
 from src_py.kaggle.identity import changes, identify, key_of, module_digest, rows_digest
-from src_py.kaggle.resume import RunFiles, begin_run, end_run, find_finished
+from src_py.kaggle.resume import RunFiles, begin_run, end_run, find_finished, recorded_run
 
 RECIPE = "finetune_deberta"
 FILES = RunFiles(RECIPE, ("fold_0", "fold_1"), temporary=("checkpoints",))
@@ -301,3 +301,36 @@ class TestAnyOrderOfEvents:
                 assert (found == clean) or "Ignored" in said or "Its code was different" in said, order
             else:
                 assert found == clean, order
+
+
+def test_only_the_results_of_the_submission_are_used_again_and_all_of_them_must_be_there(tmp_path, mounts):
+    out = leave(tmp_path / "out", run(), folds=(0, 1))
+    end_run(out, FILES, used=["fold_0"])
+    assert recorded_run(out, RECIPE) == (key_of(run()), ["fold_0"])
+    shutil.rmtree(out / "fold_0")
+    with pytest.raises(InputError, match="lacks fold_0 of its run"):
+        recorded_run(out, RECIPE)
+    begin_run(out, mounts, run(), FILES, {})
+    assert recorded_run(out, RECIPE) == (key_of(run()), None), "it has not come to its end again"
+    with pytest.raises(InputError, match="no record"):
+        recorded_run(mounts, RECIPE)
+
+
+def test_the_submission_of_another_run_is_set_aside(tmp_path, mounts, capsys):
+    files = FILES._replace(final=("submission.csv",))
+    out = tmp_path / "out"
+    begin_run(out, mounts, run(), files, {})
+    (out / "submission.csv").write_text("old")
+    end_run(out, files)
+    begin_run(out, mounts, run(lr=2), files, {})
+    assert not (out / "submission.csv").exists()
+    assert capsys.readouterr().out.count("This run starts from the beginning.") == 2
+    begin_run(out, mounts, run(), files, {})
+    assert (out / "submission.csv").read_text() == "old"
+    assert "starts from the beginning" not in capsys.readouterr().out
+
+
+def test_mode_predict_needs_a_run_that_has_something_to_predict_with(mounts):
+    leave(mounts / "open", run(), folds=())
+    with pytest.raises(InputError, match="no finished run of finetune_deberta is attached"):
+        find_finished(mounts, RECIPE, "predict", {})

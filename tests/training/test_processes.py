@@ -38,9 +38,9 @@ if os.environ.get("RANK") == "1":
 
     BudgetTrainer.training_step = training_step
 if "RANK" in os.environ and {patience}:
-    import src_py.train  # before the worker takes it from there
+    import src_py.training.trainer as trainer  # before the worker takes it from there
 
-    src_py.train.HANG_SECONDS = {patience}
+    trainer.HANG_SECONDS = {patience}
 """
 KILLED = """if self.state.global_step == 5 and not marker.exists():
             marker.touch()
