@@ -69,7 +69,7 @@ def pull(path: Path, root: Path) -> Pulled:
     moved = [name for name in changed if name in edited.stamps and edited.stamps[name] != digest(root / name)]
     if moved:
         raise SyncError(
-            f"{', '.join(moved)} changed since {path.name} was built; check out the commit that it was built from, pull "
+            f"{', '.join(moved)} changed since {path.name} was built; check out the commit it was built from, pull "
             "there, and merge."
         )
     if changed:

@@ -219,7 +219,7 @@ FAULTS = {
     "weights": ("FAIL", half_weights, "dtype=torch.float32"),
     "gradients": ("FAIL", detached, "graph cut"),
     "memorises a batch": ("FAIL", labels_at_random, "belong together"),
-    "loss at the start": ("FAIL", loud_head, "over-certain"),
+    "loss at the start": ("FAIL", loud_head, "overconfident"),
     "fp16 head-room": ("WARN", loud_attention, "CFG.precision='fp32'"),
     "embedding rows": ("FAIL", unsized_tokens, "fit_embeddings"),
     "added tokens' norms": ("WARN", silent_token, "fit_embeddings"),
