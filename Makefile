@@ -19,9 +19,9 @@ _is_plain = $(and $(filter 1,$(words x$(value $(1)))),$(if $(strip $(foreach c,$
 $(foreach name,IMAGE PYTHON VENV,$(if $(call _is_plain,$(name)),,$(error $(name) holds a character that is not allowed)))
 $(if $(filter kaggle june,$(IMAGE)),,$(if $(IMAGE),$(error There is no IMAGE=$(IMAGE); use kaggle or june)))
 PINS := tools/environment/$(or $(IMAGE),newest).txt
-PY := $(VENV)/bin/python
-OFFLINE := $(PY) -m tools.offline $(PY) -m
-READY := $(VENV)/.ready
+override PY := $(VENV)/bin/python
+override OFFLINE := $(PY) -m tools.offline $(PY) -m
+override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help bench demo test test-slow test-long test-all rehearse sync check pull run weights push pull-kaggle audit lint clean

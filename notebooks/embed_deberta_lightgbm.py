@@ -206,7 +206,7 @@ def train_fold(fold: int) -> FoldResult:
 # %%
 run_files = RunFiles(RECIPE, ("tabular",), ("oof_lightgbm.csv", "models.csv", "submission.csv"), shared=("embeddings",))
 if folds:
-    run = identify(cfg, [train, fold_of], model_dir, [embed, search_settings, train_fold])
+    run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
 
 # %% [markdown]

@@ -99,7 +99,8 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.doctor import check_before_training, judge_training
 from src_py.evaluation import (
-    apply_temperature, class_shares, class_table, fit_temperature, history_table, plot_learning, plot_predictions, score,
+    apply_temperature, class_shares, class_table, fit_temperature, history_table, plot_learning, plot_predictions,
+    read_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run,
@@ -219,7 +220,10 @@ def train_fold(fold: int, until: float) -> None:
     calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
     write_csv(folder / "validation.csv", known.join(calibrated))
     write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
-    settings = SavedSettings(RECIPE, classes, reading, cfg.pooling, cfg.side_bias, temperature, key_of(run), stopped)
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    ended = f"step {step} of {steps}" if step < steps and not stopped else ""
+    options = (cfg.pooling, cfg.side_bias, temperature, key_of(run), stopped, ended)
+    settings = SavedSettings(RECIPE, classes, reading, *options)
     save_trained(trainer.model, tokenizer, folder, settings, cfg.save_fp16)
     shutil.rmtree(output / "checkpoints" / f"fold_{fold}", ignore_errors=True)
 
@@ -233,9 +237,11 @@ todo = []
 names = tuple(f"fold_{fold}" for fold in cfg.folds)
 run_files = RunFiles(RECIPE, names, final=("oof.csv", "submission.csv"), temporary=("checkpoints",))
 if folds:
-    run = identify(cfg, [train, fold_of], model_dir, [new_model, new_trainer, train_fold])
+    run = identify(cfg, [train, labels, fold_of, encoded._fingerprint], model_dir, [new_model, new_trainer, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
     saved = finished_folds(output, key_of(run))
+    if not cfg.stop_on_failure:
+        saved = [fold for fold in saved if fold not in stopped_folds(output, folds)]
     todo = [fold for fold in folds if fold not in saved]
     print(f"Folds to train: {todo or 'none'}")
 
@@ -270,7 +276,7 @@ clock.mark("Check before training")
 
 # %%
 for number, fold in enumerate(todo):
-    if stopped_folds(output, folds):
+    if cfg.stop_on_failure and stopped_folds(output, folds):
         break
     print(f"fold {fold}")
     train_fold(fold, until=clock.share(len(todo) - number))
@@ -306,8 +312,8 @@ for fold, validation in validations.items():
 oof_path = (finished or output) / "oof.csv"
 if folds:
     write_csv(oof_path, pd.concat(validations.values()))
-if oof_path.is_file():
-    oof = pd.read_csv(oof_path, dtype={"id": str})
+oof = read_predictions(oof_path, classes)
+if oof is not None:
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
     constant = np.tile(class_shares(labels, len(classes)), (len(oof), 1))
     scores = {"model": score(truth, probabilities), "constant predictor": score(truth, constant)}

@@ -100,7 +100,8 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
     setting.
 
     Args:
-        user: the class from the configuration cell; values need no annotation, and a list may stand for a tuple.
+        user: the class (or an instance of it) from the configuration cell; values need no annotation, and a list may
+            stand for a tuple.
         kinds: subclasses of `Settings`, frozen dataclasses whose fields are made by `setting`.
         overrides: `"key=value key=value"`, split as a shell does; items of a tuple are separated by commas.
 
@@ -109,16 +110,24 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
             folder that does not exist; the sentence names the field.
     """
     declared = {f.name: (f, get_type_hints(kind)[f.name]) for kind in kinds for f in fields(kind)}
-    given = {name: value for part in reversed(user.__mro__[:-1]) for name, value in vars(part).items()}
+    kind = user if isinstance(user, type) else type(user)
+    given = {name: value for part in reversed(kind.__mro__[:-1]) for name, value in vars(part).items()}
+    given |= {} if isinstance(user, type) else vars(user)
     given = {name: value for name, value in given.items() if not name.startswith("_")}
     for name in given:
+        if name in ("part", "values"):
+            raise InputError(f"CFG.{name} is not a setting, and the helpers need that name; choose another one.")
         if name not in declared:
             nearest = difflib.get_close_matches(name, declared, n=1, cutoff=MISSPELT)
             nearest += [SYNONYMS[name]] if SYNONYMS.get(name) in declared else []
             if nearest:
                 raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
             print(f"CFG.{name} is not a setting of this notebook: only your own cells can use it.")
-    for item in shlex.split(overrides):
+    try:
+        items = shlex.split(overrides)
+    except ValueError as error:
+        raise InputError(f"CFG: {overrides!r} cannot be split into key=value ({error}).") from error
+    for item in items:
         name, separator, text = item.partition("=")
         if not separator:
             raise InputError(f"CFG: {item!r} is not a setting; write key=value.")
@@ -137,7 +146,7 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
 def _is_plain(value: Any) -> bool:
     """Whether a value is text, a number or a collection of them; an object prints differently in each session."""
     if isinstance(value, dict):
-        return all(_is_plain(item) for item in (*value.keys(), *value.values()))
+        return all(isinstance(key, str) for key in value) and all(_is_plain(item) for item in value.values())
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (str, int, float, bool))
@@ -186,7 +195,7 @@ def _checked(name: str, value: Any, kind, limits) -> Any:
 
 
 def _typed(name: str, value: Any, kind, prefix: str = "") -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)

@@ -1,5 +1,7 @@
 """Tables and pictures that show whether the model learned."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -29,18 +31,36 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     return table.dropna(subset=["log loss"]) if "log loss" in table else table
 
 
+def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame | None:
+    """Out-of-fold predictions (id, label, and a probability for each class); None, with a line, when there are none."""
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path, dtype={"id": str})
+        valid = np.isfinite(table[["label", *classes]].to_numpy(float)).all()
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{path} cannot be read ({str(error)[:100]}); the evaluation is left out.")
+        return None
+    if not valid or table.empty:
+        print(f"{path} is incomplete; the evaluation is left out.")
+        return None
+    return table.astype({"label": int})
+
+
 def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
     """Log loss and predicted-class shares over steps; `lines` are log losses to compare with, such as the constant
     predictor's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     left.plot(history.index, history["training loss"], "o-", color="0.6", label="training")
-    left.plot(history.index, history["log loss"], "o-", color="C0", label="validation")
+    if "log loss" in history:  # without evaluations during training there is none
+        left.plot(history.index, history["log loss"], "o-", color="C0", label="validation")
     for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
         left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
     left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
     left.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     shares = history.filter(like="predicted ")
-    right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
+    if len(shares.columns):
+        right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
     right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(0, 1), title="Which class it predicts")
     right.legend(loc="lower right")
     plt.close(figure)

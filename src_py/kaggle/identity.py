@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.config import Config
+from src_py.errors import InputError
 from src_py.kaggle.files import ENCODER_FILES, folder_digest
 
 HELPERS = Path(__file__).resolve().parents[1]
@@ -30,8 +32,14 @@ def identify(config: Config, rows: Iterable, encoder: Path | None, code: Iterabl
         config: all settings; those of `ELSEWHERE` change no result and are left out.
         rows: tables and arrays that the run learns from, as they are in memory.
         encoder: folder of the pretrained encoder.
-        code: functions that the notebook's own cells define for the run.
+        code: functions that the notebook's own cells define for the run; own functions and classes that they use
+            count too.
+
+    Raises:
+        InputError: when a helper was edited after it was imported, so that old code would run under a new name.
     """
+    if getattr(sys.modules.get(__name__), "identify", None) is not identify:
+        raise InputError("Helpers were edited after the Setup cell imported them; choose Run All.")
     digest = hashlib.sha256()
     for part in rows:
         digest.update(rows_digest(part).encode())
@@ -40,8 +48,38 @@ def identify(config: Config, rows: Iterable, encoder: Path | None, code: Iterabl
         "settings": json.loads(json.dumps(settings, default=str)),
         "rows": digest.hexdigest()[:16],
         "encoder": folder_digest(encoder, ENCODER_FILES) if encoder else "",
-        "code": helper_digests() | {f"{f.__name__}()": _short(inspect.getsource(f)) for f in code},
+        "code": helper_digests() | _own_sources(code),
     }
+
+
+def _own_sources(code: Iterable[Callable]) -> dict[str, str]:
+    """Digests of functions and of what they use of their own module, by name."""
+    found: dict[str, str] = {}
+    waiting = list(code)
+    while waiting:
+        function = waiting.pop()
+        function = inspect.unwrap(getattr(function, "func", function))  # a partial's function
+        name = f"{getattr(function, '__qualname__', repr(type(function)))}()".rpartition("<locals>.")[2]
+        if name in found:
+            continue
+        try:
+            found[name] = _short(inspect.getsource(function))
+        except (TypeError, OSError) as error:
+            raise InputError(f"The source of {name} cannot be read ({error}); define it with def in a cell.") from error
+        parts = vars(function).values() if inspect.isclass(function) else [function]
+        for part in parts:
+            names = _names_in(getattr(part, "__code__", None))
+            used = [getattr(part, "__globals__", {}).get(word) for word in names]
+            own = [x for x in used if x is not None and (inspect.isfunction(x) or inspect.isclass(x))]
+            waiting += [x for x in own if x.__module__ == getattr(part, "__module__", None)]
+    return found
+
+
+def _names_in(code) -> set[str]:
+    """Global names that a code object uses, those of functions inside it included."""
+    if code is None:
+        return set()
+    return set(code.co_names).union(*(_names_in(part) for part in code.co_consts if inspect.iscode(part)))
 
 
 def key_of(identity: dict) -> str:
@@ -86,10 +124,12 @@ def module_digest(name: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def rows_digest(rows: pd.DataFrame | np.ndarray) -> str:
-    """Digest of a table (columns may hold lists of texts) or an array."""
+def rows_digest(rows: pd.DataFrame | np.ndarray | str) -> str:
+    """Digest of a table (columns may hold lists of texts), an array, or a text such as a dataset's fingerprint."""
     digest = hashlib.sha256()
-    if isinstance(rows, pd.DataFrame):
+    if isinstance(rows, str):
+        digest.update(rows.encode())
+    elif isinstance(rows, pd.DataFrame):
         for name in rows:
             digest.update(str(name).encode())
             for value in rows[name]:  # one by one: all of the text in one string would double the memory

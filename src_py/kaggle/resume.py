@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from src_py.kaggle.files import write_text, writing
 from src_py.kaggle.identity import ELSEWHERE, changes, code_changes, helper_digests, key_of, setting_changes
 from src_py.kaggle.inputs import EARLIER, find_named
 
+_FOLD = re.compile(r"fold_\d+")
 MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
 
 
@@ -97,6 +98,7 @@ def find_finished(
     also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
     also += f" Its code was different: {', '.join(edited)}." if edited else ""
     state = "finished" if record.get("finished") else "interrupted"
+    state += "" if record.get("learned", True) else ", NOT LEARNED"
     print(f"PREDICTING ONLY, with the {state} run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
     return usable[0]
 
@@ -142,10 +144,15 @@ def begin_run(
         if same and resume == "auto":
             print(f"Resuming the run in {output}: {_progress(output)}. CFG.resume = 'never' starts from the beginning.")
         else:
-            different = ", ".join(changes(record.get("identity", {}), identity))
-            why = "CFG.resume is 'never'" if same else f"changed: {different}" if record else "their run is unknown"
-            names = record.get("results", [*files.results, *files.final, *files.temporary])
-            _set_aside(output, names, files, key_of(record.get("identity", {})), why, keep=not same)
+            known = record.get("identity")
+            why = "their run is unknown"
+            if known:
+                why = "CFG.resume is 'never'" if same else f"changed: {', '.join(changes(known, identity))}"
+            own = {*files.results, *files.final, *files.temporary}
+            names = sorted(own | {name for name in record.get("results", []) if _FOLD.fullmatch(name)})
+            # Until the end of this function the results belong to nobody: a kill must not leave them to another run.
+            write_text(output / files.record, json.dumps({"recipe": files.recipe, "results": names}))
+            _set_aside(output, names, record, files, why, keep=not same)
             found = resume == "auto" and (_bring_back(output, key) or _copy_attached(output, root, identity, files))
             if not found:
                 print("This run starts from the beginning.")
@@ -176,27 +183,24 @@ def is_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-def _set_aside(output: Path, names: list[str], files: RunFiles, key: str, why: str, keep: bool) -> None:
+def _set_aside(output: Path, names: list[str], record: dict, files: RunFiles, why: str, keep: bool) -> None:
     names = [name for name in names if (output / name).exists()]
     if not names:
         return
-    target = output / EARLIER / key
+    target = output / EARLIER / key_of(record.get("identity", {}))
     size = sum(path.stat().st_size for name in names for path in [output / name, *(output / name).rglob("*")])
     room = keep and shutil.disk_usage(output).free > 2 * size  # as much again for the results to come
     done = f"moved to {target.relative_to(output)}" if room else "removed"
     print(f"The earlier results {', '.join(names)} are {done} ({why}).")
-    shutil.rmtree(target, ignore_errors=True)
     for name in names:
         if room:
             target.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target / name, ignore_errors=True)  # of the same run: this one is newer
             shutil.move(output / name, target / name)
         elif (output / name).is_dir():
             shutil.rmtree(output / name)
         else:
             (output / name).unlink()
-    if room:
-        with suppress(FileNotFoundError):
-            shutil.copyfile(output / files.record, target / files.record)
 
 
 def _bring_back(output: Path, key: str) -> bool:
@@ -220,10 +224,11 @@ def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFil
             print(f"The {state} run in {folder} is not resumed; changed since then: {', '.join(different)}.")
             continue
         print(f"Resuming the run in {folder}: {_progress(folder)}.")
-        for name in [*(name for name in record.get("results", []) if name not in files.final), *files.shared]:
+        # What the record names does not count: an attached file must not choose what is written here.
+        for name in [*files.results, *files.temporary, *files.shared]:
             for source in [folder / name, *(folder / name).rglob("*")]:
-                # One by one: whole folders would come with the rights of a read-only mount.
-                if source.is_file():
+                # One by one: whole folders would come with the rights of a read-only mount. Links are left out.
+                if source.is_file() and source.resolve() == folder.resolve() / source.relative_to(folder):
                     target = output / source.relative_to(folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
@@ -239,10 +244,20 @@ def _read(path: Path) -> dict:
     """A record, or {} when there is none or it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    valid = isinstance(found, dict) and isinstance(found.get("results"), list)
-    return found if valid and all(_is_name(name) for name in found["results"]) else {}
+    if not isinstance(found, dict) or not isinstance(found.get("results"), list):
+        return {}
+    identity, used = found.get("identity", {"settings": {}, "code": {}}), found.get("used", [])
+    valid = (
+        isinstance(identity, dict)
+        and all(isinstance(identity.get(part), dict) for part in ("settings", "code"))
+        and isinstance(found.get("config", {}), dict)
+        and isinstance(found.get("finished", False), bool)
+        and isinstance(found.get("learned", True), bool)
+        and isinstance(used, list)
+    )
+    return found if valid and all(_is_name(name) for name in (*found["results"], *used)) else {}
 
 
 def _is_name(name: object) -> bool:

@@ -1,5 +1,6 @@
 """Trained models as folders: write one, read it back, predict with several."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
 
 HEAD = "head.safetensors"
+TABLES = ("validation.csv", "history.csv")  # that a fold has beside its model
 TEMPERATURES = (0.05, 20.0)  # wider than `fit_temperature` looks
 
 
@@ -34,6 +36,7 @@ class SavedSettings:
         reading: how the model reads a pair.
         temperature: calibrates its probabilities.
         stopped: why its training was stopped by the watcher; "" when it was not.
+        ended: at which step the time limit ended its training; "" when it did not.
 
     Raises:
         InputError: a value that no run writes.
@@ -47,10 +50,11 @@ class SavedSettings:
     temperature: float = 1.0
     run: str = ""
     stopped: str = ""
+    ended: str = ""
 
     def __post_init__(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)
-        texts = (self.recipe, self.run, self.stopped, *self.classes)
+        texts = (self.recipe, self.run, self.stopped, self.ended, *self.classes)
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.side_bias, bool):
             raise InputError("a name is not a text, or side_bias is not true or false")
         if len(self.classes) not in (2, 3) or len(set(self.classes)) < len(self.classes):
@@ -85,7 +89,12 @@ def save_trained(
         tokenizer.save_pretrained(folder)
         save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / HEAD)
     marker = asdict(settings) | {"files": _digests(folder)}
-    write_text(folder / TRAINED_MARKER, json.dumps(marker, indent=1))
+    write_text(folder / TRAINED_MARKER, json.dumps(marker | {"digest": _marker_digest(marker)}, indent=1))
+
+
+def _marker_digest(marker: dict) -> str:
+    """Finds fields that were altered by accident or by hand; who wants to deceive can compute it too."""
+    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -107,6 +116,8 @@ def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
     """Settings and file digests."""
     try:
         found = json.loads((Path(folder) / TRAINED_MARKER).read_text(encoding="utf-8"))
+        if found.pop("digest") != _marker_digest(found):
+            raise InputError("a field differs from what was saved")
         digests, reading = found.pop("files"), Reading(**found.pop("reading"))
         return SavedSettings(**found | {"classes": tuple(found["classes"]), "reading": reading}), dict(digests)
     except Exception as error:  # whatever a damaged file makes of these lines
@@ -123,13 +134,7 @@ def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[Prefe
         InputError: when anything in it is missing or damaged.
     """
     folder = Path(folder)
-    settings, digests = _read_marker(folder)
-    for name, digest in digests.items():
-        if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
-            raise InputError(
-                f"The trained folder {folder} cannot be read: {name} is missing or differs from what was saved; attach "
-                "the complete output of a finished run."
-            )
+    settings = _check_files(folder)
     encoder = load_encoder(folder, fast_attention)
     style, n_classes = settings.reading.style, len(settings.classes)
     head = make_head(style, encoder.config.hidden_size, n_classes, 0.0, settings.side_bias)
@@ -143,6 +148,18 @@ def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[Prefe
     return PreferenceModel(encoder, head, settings.pooling).eval(), settings
 
 
+def _check_files(folder: Path) -> SavedSettings:
+    """The settings of a folder whose files are all as they were saved."""
+    settings, digests = _read_marker(folder)
+    for name, digest in digests.items():
+        if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
+            raise InputError(
+                f"The trained folder {folder} cannot be read: {name} is missing or differs from what was saved; attach "
+                "the complete output of a finished run."
+            )
+    return settings
+
+
 def find_trained(root: str | Path, recipe: str | None = None) -> list[Path]:
     """Trained folders below `root`, in order of their path: all of them, or those of one recipe.
 
@@ -154,14 +171,23 @@ def find_trained(root: str | Path, recipe: str | None = None) -> list[Path]:
 
 
 def finished_folds(output: Path, run: str) -> list[int]:
-    """Folds that this run has saved in `output`; a folder with a damaged marker is said and counts as not saved."""
+    """Folds that this run has saved in `output` completely; a damaged one is said and counts as not saved."""
     found = []
     for marker in sorted(output.glob(f"fold_*/{TRAINED_MARKER}")):
+        folder = marker.parent
         try:
-            if read_settings(marker.parent).run == run:
-                found.append(int(marker.parent.name.removeprefix("fold_")))
+            if read_settings(folder).run != run:
+                continue
+            settings = _check_files(folder)
+            missing = [name for name in TABLES if not (folder / name).is_file()]
+            if missing:
+                raise InputError(f"{folder} lacks {missing[0]}.")
+            found.append(int(folder.name.removeprefix("fold_")))
         except (InputError, ValueError) as error:
-            print(f"{marker.parent.name} is trained again: {error}")
+            print(f"{folder.name} is trained again: {error}")
+            continue
+        if settings.ended:
+            print(f"CFG.hours ended {folder.name} at {settings.ended}; remove that folder to train it in full.")
     return found
 
 

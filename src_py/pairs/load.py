@@ -189,6 +189,8 @@ def _compare_ids(path: Path, ids: pd.Series, sample: Path, contest: Contest) -> 
             f"{path}: {len(missing)} of the {len(wanted)} ids of {sample} have no row here, {', '.join(missing[:5])} "
             "among them; the file is cut off, or a stray quote hides rows: attach it again."
         )
+    if wanted and len(missing) == len(wanted):
+        print(f"No id of {sample} occurs in {path}: it seems to belong to another test file and is not used.")
     return strangers
 
 

@@ -63,7 +63,7 @@ def save_fold(folder: Path, fold: int, result: FoldResult) -> None:
         parts = model.arrays() | {"curve": np.array(model.curve)}
         arrays |= {f"models/{groups}/{name}/{part}": array for part, array in parts.items()}
         arrays[f"predictions/{groups}/{name}"] = result.predictions[groups, name]
-    write_arrays(folder / f"fold_{fold}.npz", arrays | {DIGEST: np.array(_arrays_digest(arrays))})
+    write_arrays(folder / f"fold_{fold}.npz", arrays | {DIGEST: np.array(_arrays_digest(arrays, fold))})
 
 
 def load_fold(folder: Path, fold: int) -> FoldResult:
@@ -76,7 +76,7 @@ def load_fold(folder: Path, fold: int) -> FoldResult:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        if str(arrays.pop(DIGEST, "")) != _arrays_digest(arrays):
+        if str(arrays.pop(DIGEST, "")) != _arrays_digest(arrays, fold):
             raise ValueError("its contents were changed")
         return _fold(arrays)
     except Exception as error:  # zip and numpy raise many kinds
@@ -267,8 +267,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _arrays_digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _arrays_digest(arrays: dict[str, np.ndarray], fold: int) -> str:
+    """Of the fold's number too, so that the files of two folds cannot change places."""
+    digest = hashlib.sha256(str(fold).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())

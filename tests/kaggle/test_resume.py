@@ -1,9 +1,12 @@
 """Runs: resumed when nothing changed, set aside when something did, used for predicting only loudly."""
 
+import functools
 import itertools
+import json
 import os
 import random
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +205,7 @@ class TestIdentity:
         def two():
             return 2
 
-        two.__name__ = "one"
+        two.__qualname__ = one.__qualname__
         base = identify(config(), [pairs], tiny, [one])
         assert base == identify(config(output_dir="elsewhere"), [pairs], tiny, [one])
         assert changes(base, identify(config(lr=0.2), [pairs], tiny, [one])) == ["CFG.lr (0.2, was 0.1)"]
@@ -334,3 +337,93 @@ def test_mode_predict_needs_a_run_that_has_something_to_predict_with(mounts):
     leave(mounts / "open", run(), folds=())
     with pytest.raises(InputError, match="no finished run of finetune_deberta is attached"):
         find_finished(mounts, RECIPE, "predict", {})
+
+
+def test_an_attached_record_does_not_choose_what_is_copied(tmp_path, mounts):
+    """On Kaggle the output folder also holds the helpers that worker processes import."""
+    attached = leave(mounts / "nb", run())
+    (attached / "src_py").mkdir()
+    (attached / "src_py/evil.py").write_text("raise SystemExit")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("key")
+    (attached / "fold_1").symlink_to(tmp_path / "secret")
+    (attached / "fold_0/link").symlink_to(tmp_path / "secret/key")
+    record = json.loads((attached / f"{RECIPE}_run.json").read_text())
+    record["results"] = ["src_py", "fold_0", "fold_1", "submission.csv"]
+    (attached / f"{RECIPE}_run.json").write_text(json.dumps(record))
+    begin_run(tmp_path / "out", mounts, run(), FILES, {})
+    copied = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert copied == {f"{RECIPE}_run.json", "fold_0/preference.json"}
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_a_kill_while_results_change_places_never_gives_them_to_another_run(tmp_path, mounts, monkeypatch, moves):
+    out, real = tmp_path / "out", shutil.move
+
+    def result(lr, fold=0):
+        path = out / f"fold_{fold}/result"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"trained with {lr}")
+        return path.read_text()
+
+    def finish(lr):
+        begin_run(out, mounts, run(lr=lr), FILES, {})
+        assert {result(lr, fold) for fold in (0, 1)} == {f"trained with {lr}"}
+        end_run(out, FILES)
+
+    finish(1)
+    finish(2)
+    done = []
+
+    def move(*args):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(real(*args))
+
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "move", move)
+        with pytest.raises(KeyboardInterrupt):
+            begin_run(out, mounts, run(lr=1), FILES, {})
+    for lr in (2, 1, 2):
+        finish(lr)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"results": [], "finished": true, "identity": []}', '{"results": [], "identity": {"code": null}}', "[" * 100_000,
+     '{"results": [], "identity": {"settings": "x", "code": {}}}', '{"results": [], "finished": "no"}',
+     '{"results": [], "config": []}', '{"results": [], "used": ["../x"]}'],
+)  # fmt: skip
+def test_a_tampered_record_counts_as_none(tmp_path, mounts, text):
+    leave(mounts / "nb", run(), finished=True)
+    (mounts / f"nb/{RECIPE}_run.json").write_text(text)
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    begin_run(tmp_path / "out", mounts, run(), FILES, {})
+
+
+def own_helper():
+    return 1
+
+
+def uses_own_helper():
+    return [own_helper() for _ in range(2)]
+
+
+def test_the_identity_covers_what_the_notebooks_functions_use(monkeypatch):
+    def edited_helper():
+        return 2
+
+    edited_helper.__module__ = __name__
+    base = identify(config(), [], None, [uses_own_helper])
+    monkeypatch.setitem(globals(), "own_helper", edited_helper)
+    assert changes(base, identify(config(), [], None, [uses_own_helper]))
+    with pytest.raises(InputError, match="define it with def"):
+        identify(config(), [], None, [len])
+    assert identify(config(), [], None, [functools.partial(uses_own_helper)])
+
+
+def test_helpers_that_were_edited_after_they_were_imported_are_refused(monkeypatch):
+    monkeypatch.delitem(sys.modules, "src_py.kaggle.identity")
+    with pytest.raises(InputError, match="choose Run All"):
+        identify(config(), [], None, [])

@@ -37,7 +37,10 @@ def model(tiny, tokenizer):
 
 @pytest.fixture
 def output(tmp_path, model, tokenizer):
-    save_trained(model, tokenizer, tmp_path / "fold_0", SAVED)
+    for name in ("fold_0", "fold_1"):
+        save_trained(model, tokenizer, tmp_path / name, SAVED)
+        for table in ("validation.csv", "history.csv"):
+            (tmp_path / name / table).touch()
     return tmp_path
 
 
@@ -92,8 +95,31 @@ def test_a_marker_that_was_cut_is_refused_or_its_fold_trained_again(output, text
     (output / "fold_0/preference.json").write_text(text)
     with pytest.raises(InputError, match="damaged or of another version"):
         read_settings(output / "fold_0")
-    assert finished_folds(output, "key") == []
+    assert finished_folds(output, "key") == [1]
     assert "fold_0 is trained again" in capsys.readouterr().out
+
+
+def test_a_fold_that_is_damaged_or_lacks_a_table_is_trained_again(output, capsys):
+    (output / "fold_0/history.csv").unlink()
+    weights = bytearray((output / "fold_1/model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (output / "fold_1/model.safetensors").write_bytes(weights)
+    assert finished_folds(output, "key") == []
+    said = capsys.readouterr().out
+    assert "fold_0 is trained again" in said
+    assert "fold_1 is trained again" in said
+
+
+def test_a_field_altered_to_another_possible_value_is_noticed(output):
+    edit(output / "fold_0", temperature=15.0)
+    with pytest.raises(InputError, match="a field differs from what was saved"):
+        read_settings(output / "fold_0")
+
+
+def test_a_fold_that_the_time_limit_ended_is_said(output, model, tokenizer, capsys):
+    save_trained(model, tokenizer, output / "fold_1", replace(SAVED, ended="step 98 of 220"))
+    assert finished_folds(output, "key") == [0, 1]
+    assert "CFG.hours ended fold_1 at step 98 of 220" in capsys.readouterr().out
 
 
 def test_only_folds_of_the_same_run_are_finished(output, model, tokenizer):
