@@ -129,12 +129,17 @@ def _module_file(module: str, root: Path) -> str | None:
     return next((name for name in (f"{path}.py", f"{path}/__init__.py") if (root / name).is_file()), None)
 
 
+def setup_code() -> str:
+    """The setup cell without its stamps."""
+    register = 'get_ipython().register_magic_function(helpers, "cell")'
+    return "\n".join([SETUP, read(_MAGIC), "", register])
+
+
 def _helper_cells(recipe: Path, source: str, root: Path) -> list[NotebookNode]:
     """The setup cell and one cell a room; Kaggle collapses their input and their output."""
     modules = needed_modules(source, root)
     stamps = [f"# built from {name} {digest(root / name)}" for name in [f"notebooks/{recipe.name}", *modules]]
-    register = 'get_ipython().register_magic_function(helpers, "cell")'
-    bodies = [("src-setup", "\n".join([SETUP, read(_MAGIC), "", register, "", *stamps]))]
+    bodies = [("src-setup", "\n".join([setup_code(), "", *stamps]))]
     for room in dict.fromkeys(map(room_of, modules)):
         files = {name: read(root / name) for name in modules if room_of(name) == room}
         text = "\n".join(f"{FILE.format(name)}\n{text}" for name, text in files.items()).rstrip("\n")

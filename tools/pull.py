@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.build import HELPERS, ROOMS, SETUP, build, digest, read, recipes, room_of
+from tools.build import HELPERS, ROOMS, SETUP, build, digest, read, recipes, room_of, setup_code
 from tools.helper_files import split_files
 from tools.percent import SyncError, parse, to_source
 
@@ -144,6 +144,9 @@ def _take_apart(path: Path) -> _Edited:
             f"{path} has {len(setup)} cells that begin with {SETUP!r}; `make sync` builds one. Pull a "
             "notebook that was built from these sources."
         )
+    lines = [line.rstrip() for line in _STAMP.sub("", setup[0]).splitlines() if line.strip()]
+    if lines != [line.rstrip() for line in setup_code().splitlines() if line.strip()]:
+        notes.append("The setup cell differs from the one that `make sync` builds; its changes are not pulled.")
     return _Edited(dict(_STAMP.findall(setup[0])), files, own, notes)
 
 

@@ -299,3 +299,11 @@ def test_cells_of_a_user_come_along(repo, notebook):
 def test_a_dirty_name_is_reported_whatever_it_is(repo, notebook):
     (repo / "a b\n'c'.txt").write_text("x")
     refused(repo, notebook(add_to_split), "uncommitted changes")
+
+
+def test_an_edited_setup_cell_is_said(repo, notebook):
+    def change(cells):
+        next(cell for cell in cells if cell.source.startswith(SETUP)).source += "\nprint('mine')"
+
+    assert any("setup cell differs" in note for note in pull(notebook(change), repo).notes)
+    assert not any("setup cell differs" in note for note in pull(notebook(), repo).notes)
