@@ -270,7 +270,7 @@ class TestAnyOrderOfEvents:
         end_run(out, FILES)
         return [(out / f"fold_{fold}/result").read_text() for fold in (0, 1)], False
 
-    @pytest.mark.parametrize("share", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("share", [0.04, pytest.param(1.0, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("mode", ["train", "auto"])
     def test_the_submission_is_that_of_a_clean_run_with_the_final_code_and_settings(self, world, mode, share, capsys):
         root, helper = world

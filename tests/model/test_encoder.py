@@ -154,6 +154,7 @@ def test_it_embeds(folder, tokenizer, model, pairs, tmp_path):
     assert np.isfinite(embed_sequences(sequences, folder, tokenizer, tmp_path, pooling="last4")).all()
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_nothing_against_it(tokenizer, model, pairs, tmp_path):
     folds = assign_folds(pairs, 5, seed=0)
     train, valid = pairs[folds != 0].reset_index(drop=True), pairs[folds == 0].reset_index(drop=True)

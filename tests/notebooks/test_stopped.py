@@ -16,10 +16,11 @@ from src_py.training import TrainingSettings, fit, make_trainer
 from tools.demo_data import write_contest
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/finetune_deberta.py"
-CFG = "max_length=48 epochs=1 n_folds=3 folds=0,1 evals_per_epoch=1 stop_on_failure=no"
+CFG = "max_length=128 epochs=2 n_folds=3 folds=0,1 evals_per_epoch=1 lr=0.001 head_lr=0.001"
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("stop", [True, False])
 def test_fit_says_why_the_watcher_stopped(tiny, tokenizer, pairs, tmp_path, processes, stop):
     """Far too high a rate: every row soon gets the same prediction."""
@@ -63,3 +64,6 @@ def test_the_notebook_trains_no_further_fold_and_its_output_is_not_for_predictin
     shutil.copytree(tmp_path / "one", tmp_path / "in/one")
     said = run("two")
     assert "PREDICTING ONLY" not in said
+    said = run("one", f"{CFG} mode=train stop_on_failure=no")
+    assert "Folds to train: [0, 1]" in said, "a stopped fold is trained on request"
+    assert (tmp_path / "one/fold_1").is_dir()
