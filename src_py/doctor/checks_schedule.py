@@ -64,7 +64,7 @@ def check_learning_rate(setup: Setup) -> Finding:
 
 
 def check_optimizer(setup: Setup) -> Finding:
-    """Every parameter that shall be trained is in the optimizer."""
+    """Every trainable parameter is in the optimizer."""
     name, limit = "optimizer", "all trainable parameters"
     trainable = [p for p in setup.model.parameters() if p.requires_grad]
     if not trainable:
