@@ -181,7 +181,7 @@ def bench_embedding(table: pd.DataFrame, model: Path, repeats: int) -> dict:
 
 @torch.inference_mode()
 def _padded(sequences, model: Path, tokenizer, limit: int) -> np.ndarray:
-    encoder = load_encoder(model, fast_attention=False).eval()
+    encoder = load_encoder(model, attention="stock").eval()
     fit_embeddings(encoder, tokenizer)
     parts = []
     for start in range(0, len(sequences), 8):

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
-from src_py.model.attention import use_fast_attention, use_stock_attention
+from src_py.model.attention import use_attention
 from src_py.model.preference import ModelSettings, build_model, length_groups
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.tokenizer import load_tokenizer
@@ -61,14 +62,13 @@ def bench_attention(length: int, repeats: int) -> dict:
     """Forward and backward pass of one attention module of deberta-v3-base, a tenth of the tokens padding."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    encoder = DebertaV2Encoder(v3_config(1)).to(device).train()
+    encoders = _both(DebertaV2Encoder(v3_config(1)).to(device).train())
     hidden = torch.randn(1, length, 768, device=device, requires_grad=True)
     mask = torch.ones(1, length, dtype=torch.long, device=device)
     mask[:, length - length // 10 :] = 0
 
-    def run(prepare):
+    def run(encoder):
         def step():
-            prepare(encoder)
             attention = encoder.layer[0].attention.self
             positions = encoder.get_rel_pos(hidden)
             known = (encoder.get_attention_mask(mask), False, None, positions, encoder.get_rel_embedding())
@@ -76,7 +76,7 @@ def bench_attention(length: int, repeats: int) -> dict:
 
         return step
 
-    seconds = alternate({"stock": run(use_stock_attention), "fast": run(use_fast_attention)}, repeats)
+    seconds = alternate({name: run(encoder) for name, encoder in encoders.items()}, repeats)
     return {
         "measure": f"attention forward + backward, L = {length:,}",
         "alternative": f"as in transformers: {1000 * seconds['stock']:.0f} ms",
@@ -89,12 +89,11 @@ def bench_encoder(length: int, layers: int, repeats: int) -> list[dict]:
     """Inference of encoder layers of deberta-v3-base, and the share of the matrix-multiply rate reached in training."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    encoder = DebertaV2Model(v3_config(layers)).to(device)
+    encoders = _both(DebertaV2Model(v3_config(layers)).to(device))
     ids = torch.randint(1, 1000, (1, length), device=device)
 
-    def run(prepare, train):
+    def run(encoder, train):
         def step():
-            prepare(encoder)
             encoder.train(train)
             with torch.set_grad_enabled(train):
                 hidden = encoder(input_ids=ids)[0]
@@ -104,9 +103,8 @@ def bench_encoder(length: int, layers: int, repeats: int) -> list[dict]:
 
         return step
 
-    ways = {"stock": use_stock_attention, "fast": use_fast_attention}
-    infer = alternate({name: run(way, False) for name, way in ways.items()}, repeats)
-    train = alternate({name: run(way, True) for name, way in ways.items()}, repeats)
+    infer = alternate({name: run(encoder, False) for name, encoder in encoders.items()}, repeats)
+    train = alternate({name: run(encoder, True) for name, encoder in encoders.items()}, repeats)
     a, b = torch.randn(length, 768, device=device), torch.randn(768, 3072, device=device)
     rate = 2 * length * 768 * 3072 * 20 / alternate({"": lambda: [a @ b for _ in range(20)]}, repeats)[""]
     linear = 2 * length * (4 * 768**2 + 2 * 768 * 3072)
@@ -129,6 +127,13 @@ def bench_encoder(length: int, layers: int, repeats: int) -> list[dict]:
     ]
 
 
+def _both(encoder: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The same encoder with the attention of transformers and with this project's."""
+    fast = deepcopy(encoder)
+    use_attention(fast)
+    return {"stock": encoder, "fast": fast}
+
+
 def bench_memory(length: int) -> dict:
     """Peak memory of a training step above that of the model, each way in a process of its own."""
     peaks = {}
@@ -149,7 +154,7 @@ def peak_of_a_step(way: str, length: int) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = DebertaV2Model(v3_config(4)).to(device).train()
     if way == "fast":
-        use_fast_attention(encoder)
+        use_attention(encoder)
 
     def step(tokens):
         encoder(input_ids=torch.ones(1, tokens, dtype=torch.long, device=device))[0].sum().backward()
@@ -204,9 +209,7 @@ def bench_steps(table: pd.DataFrame, scratch: Path, shape: DebertaV2Config, pair
 
 def _posted_steps(folder, tokenizer, rows, max_length):
     """Steps of two pairs in random order, every parameter trained, stock attention."""
-    model = build_model(
-        folder, tokenizer, "joint", SHARES, ModelSettings(fast_attention=False, freeze_embeddings=False)
-    )
+    model = build_model(folder, tokenizer, "joint", SHARES, ModelSettings(attention="stock", freeze_embeddings=False))
     order = encode_pairs(rows, tokenizer, Reading("joint", max_length)).shuffle(seed=0)
     collate = PairCollator(tokenizer.pad_token_id)
     steps = [[collate([order[i] for i in range(at, min(at + 2, len(order)))])] for at in range(0, len(order), 2)]

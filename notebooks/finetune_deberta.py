@@ -47,7 +47,7 @@ class CFG:
     # Model
     pooling = "mean"  # of the tokens' vectors, or "cls"
     dropout = 0.1  # in the head
-    fast_attention = True  # same outputs, less memory; False uses the attention of transformers
+    attention = "auto"  # the fastest on this GPU, of the same outputs; "stock" is that of transformers
     freeze_embeddings = True  # half the parameters; frees the memory for their gradients and Adam states
     freeze_layers = 0  # lowest layers
     reinit_layers = 0  # top layers; 1 or 2 can stabilise runs on few rows
@@ -90,6 +90,7 @@ class CFG:
 # %%
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,8 @@ from src_py.kaggle import (
     find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, find_encoder, finished_folds,
-    predict_pairs, predict_saved, save_trained, stopped_folds,
+    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, choose_attention, find_encoder,
+    finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
 )  # fmt: skip
 from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
@@ -169,6 +170,8 @@ if folds:
     tokenizer = load_tokenizer(model_dir)
     encoded = encode_pairs(train, tokenizer, reading, cache_dir=scratch_folder(output) / "tokens")
     display(truncation_report(encoded))
+    attention = choose_attention(model_dir, cfg.attention, 2 * cfg.micro_batch, cfg.max_length, precision)
+    model_settings = replace(cfg.part(ModelSettings), attention=attention)
 clock.mark("Encode")
 
 # %% [markdown]
@@ -182,7 +185,7 @@ def new_model(fold: int):
     """A pretrained encoder with a new head; every fold has its own seed."""
     start_session(cfg.seed + fold)
     shares = class_shares(labels[fold_of != fold], len(classes))
-    return build_model(model_dir, tokenizer, reading.style, shares, cfg.part(ModelSettings))
+    return build_model(model_dir, tokenizer, reading.style, shares, model_settings)
 
 
 def new_trainer(fold: int):
@@ -331,7 +334,7 @@ origin = finished or output
 key, used = recorded_run(origin, RECIPE) if finished else ("", [f"fold_{fold}" for fold in folds])
 if used is None:  # an interrupted run predicts with the folds that it has
     used = [f"fold_{fold}" for fold in finished_folds(origin, key)]
-predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.fast_attention)
+predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.attention)
 submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
 if folds:
     end_run(output, run_files, not stopped, used)

@@ -32,6 +32,7 @@ SYNONYMS = {
     "fold": "folds",
     "random_state": "seed",
     "heads": "models",
+    "fast_attention": "attention",
 }
 
 Kind = TypeVar("Kind")

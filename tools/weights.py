@@ -30,7 +30,7 @@ def convert(source: Path, target: Path, dtype: str = "float32") -> str:
     """
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is not empty; name a new folder with OUT=.")
-    encoder = load_encoder(source, fast_attention=False)
+    encoder = load_encoder(source, attention="stock")
     wanted = {name: value.clone() for name, value in encoder.state_dict().items()}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
@@ -42,7 +42,7 @@ def convert(source: Path, target: Path, dtype: str = "float32") -> str:
     tokenizer.save_pretrained(target)
     off = max(
         float((value.float() - wanted[name].float()).abs().max())
-        for name, value in load_encoder(target, fast_attention=False).state_dict().items()
+        for name, value in load_encoder(target, attention="stock").state_dict().items()
         if value.numel()
     )
     if not off <= (0 if dtype == "float32" else 0.05):  # also where it is NaN

@@ -1,105 +1,198 @@
-"""DeBERTa-v2/v3's disentangled attention, exact, in less time and memory than the one in transformers."""
+"""Faster kinds of DeBERTa-v2/v3's disentangled attention: what they share, and how an encoder gets one."""
 
+import importlib
+import importlib.util
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
-from torch.autograd import Function
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from src_py.errors import InputError
+from src_py.model.attention_cores import CORES, Mask, make_mask
 
-# Scores worked on at a time: on a CPU few enough to stay in its cache, on a GPU enough to fill it.
-_CHUNK = {"cpu": 2**21, "cuda": 2**27}
-_KEPT_BYTES = 3  # a score: its probability in fp16, and whether dropout left it
+FLASH = "disentangled_flash"  # a package with Triton kernels: used where somebody attached it, never required
+KINDS = ("stock", *CORES, "flash")
+ATTENTIONS = ("auto", *KINDS)
+_DISTANCES = 2048  # tokens apart for which the table of position rows is made at first
+_KEPT_BYTES = 5  # a score, at most: its probability, whether dropout left it, and what dropout made of it
 
 
-def use_fast_attention(encoder: nn.Module, recompute: bool | None = None) -> bool:
-    """Replace the attention of a loaded DeBERTa-v2/v3 in place; weights, outputs and gradients stay the same.
+def default_attention() -> str:
+    """The kind that "auto" means where nothing was measured: on a GPU the one that moves the fewest bytes."""
+    return "sdpa" if torch.cuda.is_available() else "chunked"
+
+
+def use_attention(encoder: nn.Module, kind: str = "auto", recompute: bool | None = None) -> bool:
+    """Give a loaded DeBERTa-v2/v3 another kind of attention in place; weights, outputs and gradients stay the same.
 
     Per layer the stock code (modeling_deberta_v2.py) repeats position projections over the batch, gathers and clamps
-    with an index of its own, and makes a new (batch x heads, L, L) array for every step from score to probability. Here
-    these steps happen in place, a few heads at a time, and the backward pass is written out: of all arrays of that size
-    only the probabilities are stored.
+    with an index of its own, and makes a new (batch x heads, L, L) array for every step from score to probability.
+    The kinds of `attention_cores.CORES` share one index, which is made on the device, and one cast of the hidden
+    states. Outputs at padding are not those of the stock code: nothing reads them. Frozen layers give the position
+    embeddings no gradient, so that the backward pass ends above them.
 
     Args:
-        recompute: do not store the probabilities either but compute them again in the backward pass: less memory, more
-            time. By default this is done where they would fill half of a GPU's memory.
+        kind: one of `ATTENTIONS`: "stock" undoes any other; "auto" is `default_attention`.
+        recompute: compute the scores again in the backward pass instead of storing them: less memory, more time. By
+            default this is done where they would fill half of a GPU's memory.
 
     Returns:
         False, and nothing is changed, for another architecture (BERT and its kin have a fused attention already).
 
     Raises:
-        InputError: a DeBERTa without relative attention.
+        InputError: an unknown kind, a DeBERTa without relative attention, or "flash" where it cannot be used.
     """
+    if kind not in ATTENTIONS:
+        raise InputError(f"There is no attention {kind!r}; CFG.attention can be {', '.join(ATTENTIONS)}.")
+    kind = default_attention() if kind == "auto" else kind
+    _undo(encoder)
     found = [module for module in encoder.modules() if type(module) in _FAST]
-    for module in found:
-        if not module.relative_attention:
-            raise InputError("This DeBERTa has no relative attention; set CFG.fast_attention to False.")
+    if not any(isinstance(module, stock.DebertaV2Encoder) for module in found):
+        return False
+    if kind == "stock":
+        return True
+    if not all(getattr(module, "relative_attention", True) for module in found):
+        raise InputError("This DeBERTa has no relative attention; set CFG.attention to 'stock'.")
+    if kind == "flash":
+        _use_flash(encoder)
+        return True
     for module in found:
         module.__class__ = _FAST[type(module)]
         if isinstance(module, FastEncoder):
-            module.recompute = recompute
-    return bool(found)
+            module.prepare(kind, recompute)
+    return True
 
 
-def use_stock_attention(encoder: nn.Module) -> None:
-    """Undo `use_fast_attention`."""
+def attention_of(encoder: nn.Module) -> str:
+    """The kind of attention that an encoder has: one of `KINDS`."""
+    if hasattr(encoder, "before_flash"):
+        return "flash"
+    return next((module.kind for module in encoder.modules() if isinstance(module, FastEncoder)), "stock")
+
+
+def flash_problem() -> str | None:
+    """Why the kind "flash" cannot be used here; None where it can."""
+    if importlib.util.find_spec(FLASH) is None:
+        return f"the package {FLASH} is not attached"
+    return None if torch.cuda.is_available() else "it needs a GPU"
+
+
+def _use_flash(encoder: Any) -> None:
+    if problem := flash_problem():
+        raise InputError(f"CFG.attention is 'flash', but {problem}; set CFG.attention to 'auto'.")
+    before = encoder.encoder, [layer.attention.self for layer in encoder.encoder.layer]
+    importlib.import_module(FLASH).enable_deberta_training(encoder)
+    if encoder.encoder is before[0]:
+        raise InputError(f"{FLASH} does not support this model here; set CFG.attention to 'auto'.")
+    encoder.before_flash = before  # a tuple: not registered as a part of the model
+
+
+def _undo(encoder: Any) -> None:
+    if hasattr(encoder, "before_flash"):
+        encoder.encoder, attentions = encoder.before_flash
+        for layer, attention in zip(encoder.encoder.layer, attentions, strict=True):
+            layer.attention.self = attention
+        del encoder.before_flash
     back = {fast: kind for kind, fast in _FAST.items()}
     for module in encoder.modules():
+        if isinstance(module, FastEncoder):
+            module.forget()
         if type(module) in back:
             module.__class__ = back[type(module)]
 
 
-def distance_table(length: int, buckets: int, max_distance: int, span: int) -> torch.Tensor:
-    """Row of the position embeddings for every distance from -(length - 1) to length - 1: int64 (2 length - 1,)."""
-    distance = torch.arange(1 - length, length)
+def distance_table(reach: int, buckets: int, max_distance: int, span: int) -> np.ndarray:
+    """Row of the position embeddings for every distance from -reach to reach: int64 (2 reach + 1,).
+
+    `make_log_bucket_position` of transformers in numpy: in torch it would copy between the devices in every call.
+    """
+    distance = np.arange(-reach, reach + 1)
     if buckets > 0 and max_distance > 0:
-        distance = stock.make_log_bucket_position(distance, buckets, max_distance).long()
-    return (distance + span).clamp(0, 2 * span - 1)
+        middle = buckets // 2
+        far = np.maximum(np.abs(distance), middle).astype(np.float32)
+        scale = np.log(np.float32((max_distance - 1) / middle))
+        log = np.ceil(np.log(far / np.float32(middle)) / scale * np.float32(middle - 1)) + middle
+        distance = np.where(np.abs(distance) <= middle, distance, log * np.sign(distance)).astype(np.int64)
+    return (distance + span).clip(0, 2 * span - 1)
 
 
-class Distances(NamedTuple):
-    """Which of the position embeddings low:high belongs to query i and key j: `index` (L, L), counted from low.
-
-    `recompute` says whether the backward pass computes the probabilities again."""
+class Positions(NamedTuple):
+    """Which of the position embeddings low:high belongs to query i and key j: `index` (L, L), counted from low."""
 
     index: torch.Tensor
     low: int
     high: int
+    kind: str
     recompute: bool
 
 
 class FastEncoder(stock.DebertaV2Encoder):
-    """Makes one table of distances for all layers, and a mask of shape (batch, L) instead of (batch, 1, L, L)."""
+    """Makes positions and mask once for all layers, without a copy between the devices."""
 
-    def get_attention_mask(self, attention_mask):
-        """Where padding is, bool (batch, tokens); None where there is none."""
+    def prepare(self, kind: str, recompute: bool | None) -> None:
+        """What the stock class does not have; `forget` takes it away again."""
+        self.kind, self.recompute, self.dtype = kind, recompute, torch.float32
+        self.indices: dict[tuple, Positions] = {}
+        self._make_table(_DISTANCES)
+
+    def forget(self) -> None:
+        for name in ("kind", "recompute", "dtype", "indices", "table", "distance_rows"):
+            delattr(self, name)
+
+    def forward(self, hidden_states, attention_mask, *args, **kwargs):
+        self.dtype = compute_dtype(hidden_states)
+        return super().forward(hidden_states, attention_mask, *args, **kwargs)
+
+    def get_attention_mask(self, attention_mask) -> Mask | None:
+        """Where padding is; None where there is none."""
         if attention_mask.dim() > 2:
-            raise InputError("The fast attention wants a mask (batch, tokens); set CFG.fast_attention to False.")
+            raise InputError("The fast attention wants a mask (batch, tokens); set CFG.attention to 'stock'.")
         padding = ~attention_mask.bool()
         # Looking would make a GPU wait; there a mask too many is cheaper.
-        return padding if padding.is_cuda or padding.any() else None
+        return make_mask(padding, self.dtype) if padding.is_cuda or padding.any() else None
 
-    def get_rel_pos(self, hidden_states, query_states=None, relative_pos=None):
+    def get_rel_embedding(self) -> torch.Tensor:
+        """Cast once, rather than by every layer."""
+        return super().get_rel_embedding().to(self.dtype)
+
+    def get_rel_pos(self, hidden_states, query_states=None, relative_pos=None) -> Positions:
         if query_states is not None or relative_pos is not None:
-            raise InputError("The fast attention makes its own positions; set CFG.fast_attention to False.")
-        span = self.position_buckets if self.position_buckets > 0 else self.max_relative_positions
+            raise InputError("The fast attention makes its own positions; set CFG.attention to 'stock'.")
         batch, length, _ = hidden_states.shape
-        table = distance_table(length, self.position_buckets, self.max_relative_positions, span)
-        low, high = int(table[0]), int(table[-1]) + 1
-        place = torch.arange(length, device=hidden_states.device)
-        table = (table - low).to(hidden_states.device)
+        key = length, hidden_states.device
+        if key not in self.indices:
+            self.indices[key] = self._index(length, hidden_states.device)
         recompute = self.recompute
         if recompute is None:
             kept = len(self.layer) * self.layer[0].attention.self.num_attention_heads * batch * length**2
             recompute = kept * _KEPT_BYTES > _memory(hidden_states.device) / 2
-        return Distances(table[place[:, None] - place + length - 1], low, high, recompute)
+        return self.indices[key]._replace(recompute=recompute)
+
+    def _index(self, length: int, device: torch.device) -> Positions:
+        if length > len(self.table) // 2:
+            self._make_table(2 * length)
+        reach = len(self.table) // 2
+        rows = self.table[reach - length + 1 : reach + length]
+        low, high = aligned(int(rows.min()), int(rows.max()) + 1, 2 * self._span())
+        with torch.inference_mode(False):  # a training may need it after a prediction
+            place = torch.arange(length, device=device)
+            index = self.distance_rows[place[:, None] - place + reach] - low
+        return Positions(index, low, high, self.kind, False)
+
+    def _make_table(self, reach: int) -> None:
+        self.table = distance_table(reach, self.position_buckets, self.max_relative_positions, self._span())
+        rows = torch.tensor(self.table.tolist(), device=self.rel_embeddings.weight.device)
+        self.register_buffer("distance_rows", rows, persistent=False)
+
+    def _span(self) -> int:
+        return self.position_buckets if self.position_buckets > 0 else self.max_relative_positions
 
 
 class FastSelfAttention(stock.DisentangledSelfAttention):
-    """The same projections as the stock module's, the core by `_Core`."""
+    """The same projections as the stock module's; the rest is done by one of `CORES`."""
 
     def forward(
         self,
@@ -111,179 +204,56 @@ class FastSelfAttention(stock.DisentangledSelfAttention):
         rel_embeddings=None,
     ):
         if output_attentions:
-            raise InputError("The fast attention keeps no probabilities to show; set CFG.fast_attention to False.")
+            raise InputError("The fast attention keeps no probabilities to show; set CFG.attention to 'stock'.")
         kinds = [kind for kind in ("c2p", "p2c") if kind in self.pos_att_type]
         scale = 1 / math.sqrt(self.attention_head_size * (1 + len(kinds)))
-        # Scaled before the product: a score of fp16 numbers must not pass 65,504 on its way.
-        query = self._heads(self.query_proj(hidden_states)) * scale
-        key, value = self._heads(self.key_proj(hidden_states)), self._heads(self.value_proj(hidden_states))
+        tokens = hidden_states.to(compute_dtype(hidden_states))  # once, rather than by each of three projections
+        query, key, value = (
+            self._heads(project(tokens)) for project in (self.query_proj, self.key_proj, self.value_proj)
+        )
+        if not self.query_proj.weight.requires_grad:
+            # The backward pass would cross all frozen layers only to reach the position embeddings.
+            rel_embeddings = rel_embeddings.detach()
         # Only the rows that this length can reach.
         positions = self.pos_dropout(rel_embeddings[None, relative_pos.low : relative_pos.high])
         to_key = to_query = None
         if "c2p" in kinds:
-            to_key = self._heads((self.key_proj if self.share_att_key else self.pos_key_proj)(positions))
+            to_key = self._rows((self.key_proj if self.share_att_key else self.pos_key_proj)(positions))
         if "p2c" in kinds:
-            to_query = self._heads((self.query_proj if self.share_att_key else self.pos_query_proj)(positions)) * scale
+            to_query = self._rows((self.query_proj if self.share_att_key else self.pos_query_proj)(positions))
         dropout = self.dropout.p if self.training else 0.0
-        core = (
-            query,
-            key,
-            value,
-            to_key,
-            to_query,
-            relative_pos.index,
-            attention_mask,
-            dropout,
-            relative_pos.recompute,
-        )
-        found = _Core.apply(*core)
-        batch, length = hidden_states.shape[:2]
-        return found.view(batch, -1, length, self.attention_head_size).transpose(1, 2).reshape(batch, length, -1), None
+        core = CORES[relative_pos.kind]
+        found = core(query, key, value, to_key, to_query, relative_pos, attention_mask, scale, dropout)
+        return found.reshape(*hidden_states.shape[:2], -1), None
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, hidden) to (rows x heads, tokens, head size)."""
-        rows, tokens = x.shape[:2]
-        x = x.view(rows, tokens, self.num_attention_heads, -1).transpose(1, 2)
-        return x.reshape(rows * self.num_attention_heads, tokens, -1)
+        """(batch, tokens, hidden) to (batch, tokens, heads, head size)."""
+        return x.unflatten(-1, (self.num_attention_heads, -1))
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, rows, hidden) to (heads, rows, head size)."""
+        return self._heads(x)[0].transpose(0, 1)
 
 
-_FAST = {stock.DisentangledSelfAttention: FastSelfAttention, stock.DebertaV2Encoder: FastEncoder}
+_FAST: dict[type, type] = {
+    stock.DebertaV2Encoder: FastEncoder,
+    stock.DisentangledSelfAttention: FastSelfAttention,
+}
 
 
-class _Core(Function):
-    """softmax(q k' + bias) v for (n, L, d) queries, keys and values, n = batch x heads.
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """What autocast computes products of `x` in; its own type where autocast is off."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-    bias[i, j] = q[i] to_key[index[i, j]] + k[j] to_query[index[i, j]], both already scaled. A query that is padding
-    itself gets the mean of all values, as in the stock code. Scores have at least 32 bits whatever comes in.
-    """
 
-    @staticmethod
-    def forward(ctx, query, key, value, to_key, to_query, index, padding, dropout, recompute):
-        n, length, _ = query.shape
-        core = _Chunks(query, key, value, to_key, to_query, index, padding, dropout)
-        keep = any(ctx.needs_input_grad) and not recompute
-        probs = query.new_empty(n, length, length) if keep else None
-        masks = query.new_empty(n, length, length, dtype=torch.bool) if keep and dropout else None
-        out = torch.empty_like(query)
-        for rows in core.chunks:
-            p = core.probabilities(rows)
-            if keep:
-                probs[rows] = p
-            if dropout:
-                mask = core.dropout_mask(rows)
-                if keep:
-                    masks[rows] = mask
-                p.mul_(mask)
-            torch.bmm(p.to(value.dtype), value[rows], out=out[rows])
-        out.mul_(core.upscale)
-        ctx.save_for_backward(query, key, value, to_key, to_query, index, padding, out, probs, masks)
-        ctx.dropout, ctx.seed = dropout, core.seed
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        query, key, value, to_key, to_query, index, padding, out, probs, masks = ctx.saved_tensors
-        core = _Chunks(query, key, value, to_key, to_query, index, padding, ctx.dropout, ctx.seed)
-        d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
-        d_positions = [None if x is None else torch.zeros_like(_wide(x)) for x in (to_key, to_query)]
-        # Row sums of probability times its gradient; dropout leaves them what they are.
-        sums = (_wide(grad) * _wide(out)).sum(-1, keepdim=True)
-        grad = grad * core.upscale  # here rather than in every (L, L) array
-        for rows in core.chunks:
-            p = core.probabilities(rows) if probs is None else probs[rows]
-            d_scores = _wide(torch.bmm(grad[rows], value[rows].transpose(1, 2)))
-            if ctx.dropout:
-                mask = core.dropout_mask(rows) if masks is None else masks[rows]
-                dropped = p * mask
-                d_scores.mul_(mask)
-            else:
-                dropped = p
-            torch.bmm(dropped.to(grad.dtype).transpose(1, 2), grad[rows], out=d_value[rows])
-            d_scores.sub_(sums[rows]).mul_(p)
-            core.clear_padding(d_scores, rows)
-            core.backward(d_scores, rows, d_query, d_key, d_positions)
-        to = [None if d is None else d.to(x.dtype) for d, x in zip(d_positions, (to_key, to_query), strict=True)]
-        return d_query, d_key, d_value, *to, None, None, None, None
+def aligned(low: int, high: int, rows: int) -> tuple[int, int]:
+    """The range low:high of `rows` rows, widened to a multiple of 8 where there is room: tensor cores want that."""
+    width = min(rows, -(-(high - low) // 8) * 8)
+    low = min(low, rows - width)
+    return low, low + width
 
 
 def _memory(device: torch.device) -> float:
     """Bytes of a GPU; a CPU's memory counts as endless."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """At least 32 bits."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-class _Chunks:
-    """The steps between projections and probabilities, for a slice of n = batch x heads at a time."""
-
-    def __init__(self, query, key, value, to_key, to_query, index, padding, dropout, seed=None):
-        n, length, _ = query.shape
-        self.query, self.key, self.to_key, self.to_query, self.padding = query, key, to_key, to_query, padding
-        self.heads = next((len(x) for x in (to_key, to_query) if x is not None), 1)
-        size = max(1, _CHUNK.get(query.device.type, _CHUNK["cpu"]) // length**2)
-        self.chunks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-        self.index, self.seed = index, seed
-        # Dropout in steps of 1 / 65,536: four elements for one random number of 64 bits, which is what takes the time.
-        self.dropped = min(round(dropout * 2**16), 2**16 - 1)
-        self.upscale = 2**16 / (2**16 - self.dropped)
-        if dropout and seed is None:
-            self.seed = int(torch.randint(2**62, (1,)))
-
-    def probabilities(self, rows: slice) -> torch.Tensor:
-        query, key = self.query[rows], self.key[rows]
-        scores = _wide(torch.bmm(query, key.transpose(1, 2)))
-        index = self.index.expand_as(scores)
-        if self.to_key is not None:
-            scores += torch.gather(torch.bmm(query, self._of(self.to_key, rows).transpose(1, 2)), 2, index)
-        if self.to_query is not None:
-            scores += torch.gather(torch.bmm(self._of(self.to_query, rows), key.transpose(1, 2)), 1, index)
-        if self.padding is not None:
-            padding, least = self._padding(rows), torch.finfo(scores.dtype).min
-            scores.masked_fill_(padding[:, None, :], least).masked_fill_(padding[:, :, None], least)
-        return torch.softmax(scores, -1, out=scores)
-
-    def backward(self, d_scores, rows: slice, d_query, d_key, d_positions) -> None:
-        """Gradients of queries, keys and position rows from those of the scores."""
-        query, key = self.query[rows], self.key[rows]
-        index, d = self.index.expand_as(d_scores), d_scores.to(query.dtype)
-        torch.bmm(d, key, out=d_query[rows])
-        torch.bmm(d.transpose(1, 2), query, out=d_key[rows])
-        heads = self._head_numbers(rows)
-        if self.to_key is not None:
-            rows_of = self._of(self.to_key, rows)
-            by_position = d_scores.new_zeros(len(d), d.shape[1], rows_of.shape[1]).scatter_add_(2, index, d_scores)
-            by_position = by_position.to(query.dtype)
-            d_query[rows] += torch.bmm(by_position, rows_of)
-            d_positions[0].index_add_(0, heads, _wide(torch.bmm(by_position.transpose(1, 2), query)))
-        if self.to_query is not None:
-            rows_of = self._of(self.to_query, rows)
-            by_position = d_scores.new_zeros(len(d), rows_of.shape[1], d.shape[1]).scatter_add_(1, index, d_scores)
-            by_position = by_position.to(query.dtype)
-            d_key[rows] += torch.bmm(by_position.transpose(1, 2), rows_of)
-            d_positions[1].index_add_(0, heads, _wide(torch.bmm(by_position, key)))
-
-    def dropout_mask(self, rows: slice) -> torch.Tensor:
-        """What stays, the same for the same rows in forward and backward pass."""
-        length, device = self.query.shape[1], self.query.device
-        size = (rows.stop - rows.start) * length**2
-        source = torch.Generator(device).manual_seed(self.seed + rows.start)
-        random = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None, generator=source)
-        kept = random.view(torch.int16)[:size] >= self.dropped - 2**15
-        return kept.view(-1, length, length)
-
-    def clear_padding(self, d_scores: torch.Tensor, rows: slice) -> None:
-        if self.padding is not None:
-            d_scores.masked_fill_(self._padding(rows)[:, :, None], 0)
-
-    def _head_numbers(self, rows: slice) -> torch.Tensor:
-        return torch.arange(rows.start, rows.stop, device=self.query.device) % self.heads
-
-    def _of(self, positions: torch.Tensor, rows: slice) -> torch.Tensor:
-        return positions[self._head_numbers(rows)]
-
-    def _padding(self, rows: slice) -> torch.Tensor:
-        of_head = len(self.query) // len(self.padding)
-        return self.padding[torch.arange(rows.start, rows.stop, device=self.query.device) // of_head]

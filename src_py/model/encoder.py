@@ -8,21 +8,21 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from src_py.errors import InputError
-from src_py.model.attention import use_fast_attention
+from src_py.model.attention import use_attention
 from src_py.model.families import known_family, read_config
 from src_py.pairs.tokenizer import newline_added, newline_id, single_token_id
 
 _NAMED = 3  # tensors that an error names
 
 
-def load_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
+def load_encoder(folder: str | Path, attention: str = "auto") -> PreTrainedModel:
     """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such.
 
     Every weight of the encoder must come from the file: transformers would fill what is missing with random numbers
     and only log it. What the file has beyond the encoder (the heads of its pretraining) is left out.
 
     Args:
-        fast_attention: `use_fast_attention` where the encoder is a DeBERTa.
+        attention: of a DeBERTa, as in `use_attention`.
 
     Raises:
         InputError: the folder does not hold an encoder of a known family, or its weights cannot be read, or they are
@@ -50,18 +50,16 @@ def load_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedM
             "the file may be cut short: attach the model folder again."
         ) from error
     _check_loaded(folder, encoder, loaded)
-    if fast_attention:
-        use_fast_attention(encoder)
+    use_attention(encoder, attention)
     return encoder
 
 
-def fresh_encoder(folder: str | Path, fast_attention: bool = True) -> PreTrainedModel:
+def fresh_encoder(folder: str | Path, attention: str = "auto") -> PreTrainedModel:
     """The architecture that the folder's `config.json` describes, with random float32 weights."""
     config = read_config(folder)
     options = _options(config, Path(folder))
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
-    if fast_attention:
-        use_fast_attention(encoder)
+    use_attention(encoder, attention)
     return encoder
 
 

@@ -12,6 +12,8 @@ from src_py.kaggle.session import all_devices, share_out
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
 
+BATCH_SIZE = 32  # pairs in a forward pass
+
 
 def predict_logits(
     model,
@@ -73,7 +75,7 @@ def predict_logits(
 
 
 def predict_pairs(
-    model, tokenizer, table, reading: Reading, batch_size: int = 32, precision: str = "fp32"
+    model, tokenizer, table, reading: Reading, batch_size: int = BATCH_SIZE, precision: str = "fp32"
 ) -> np.ndarray:
     """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
 

@@ -1,5 +1,6 @@
 """An encoder with a preference head: build it and choose what is trained."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,11 @@ from torch import nn
 
 from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
-from src_py.model.attention import FastEncoder
+from src_py.model.attention import ATTENTIONS, attention_of
 from src_py.model.encoder import encoder_embeddings, encoder_layers, fit_embeddings, fresh_encoder, load_encoder
+from src_py.model.families import max_tokens
 from src_py.model.heads import DavidsonHead, JointHead
-from src_py.pairs.encode import STYLES
+from src_py.pairs.encode import STYLES, round_up
 
 POOLINGS = ("cls", "mean")
 
@@ -33,17 +35,28 @@ class PreferenceModel(nn.Module):
         super().__init__()
         check_choice("pooling", pooling, POOLINGS)
         self.encoder, self.head, self.pooling, self.label_smoothing = encoder, head, pooling, label_smoothing
+        self.most_tokens = max_tokens(encoder.config) or sys.maxsize
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, lengths=None) -> torch.Tensor:
         """One float32 vector a sequence: (batch, sequences, hidden)."""
         batch, sequences, tokens = input_ids.shape
-        ids, mask = (x.reshape(batch * sequences, tokens) for x in (input_ids, attention_mask))
+        ids, mask = (x.flatten(0, 1) for x in (input_ids, attention_mask))
         if lengths is None:
             return self._pooled(ids, mask).view(batch, sequences, -1)
         groups = length_groups([length for row in lengths for length in row])
-        parts = [self._pooled(ids[rows, :longest], mask[rows, :longest]) for rows, longest in groups]
-        places = torch.tensor([row for rows, _ in groups for row in rows]).argsort().to(ids.device, non_blocking=True)
-        return torch.cat(parts)[places].view(batch, sequences, -1)
+        order = None
+        if len(groups) > 1:
+            order = _to_device([row for rows, _ in groups for row in rows], ids.device)
+            ids, mask = ids[order], mask[order]
+        parts, start = [], 0
+        for rows, longest in groups:
+            # Half-precision products want multiples of 8 tokens; the collator has padded to one.
+            part = slice(start, start := start + len(rows)), slice(min(round_up(longest), tokens, self.most_tokens))
+            parts.append(self._pooled(ids[part], mask[part]))
+        vectors = torch.cat(parts)
+        if order is not None:
+            vectors = torch.empty_like(vectors).index_copy(0, order, vectors)
+        return vectors.view(batch, sequences, -1)
 
     def _pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0].float()
@@ -60,6 +73,12 @@ class PreferenceModel(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing), "logits": logits}
 
 
+def _to_device(numbers: list[int], device: torch.device) -> torch.Tensor:
+    """An int64 tensor, from pinned memory: a GPU then need not be waited for."""
+    found = torch.tensor(numbers)
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
+
+
 @dataclass(frozen=True)
 class ModelSettings(Settings):
     """What is built on the encoder, and which of its parts are trained.
@@ -69,7 +88,7 @@ class ModelSettings(Settings):
         dropout: in the head.
         side_bias: let a pairwise model learn that people favour one side.
         label_smoothing: share of the label that is spread over all classes.
-        fast_attention: as in `load_encoder`.
+        attention: of a DeBERTa; "auto" is what `choose_attention` found to be the fastest.
         freeze_embeddings: train no embeddings: in deberta-v3-base they are 53 % of all parameters, so that many
             gradients and Adam states are saved.
         freeze_layers: lowest layers that are not trained.
@@ -78,7 +97,7 @@ class ModelSettings(Settings):
 
     pooling: str = setting("mean", choices=POOLINGS)
     dropout: float = setting(0.1, least=0, below=1)
-    fast_attention: bool = setting(True)
+    attention: str = setting("auto", choices=ATTENTIONS)
     freeze_embeddings: bool = setting(True)
     freeze_layers: int = setting(0, least=0)
     reinit_layers: int = setting(0, least=0)
@@ -107,7 +126,7 @@ def build_model(
     """
     check_choice("style", style, STYLES)
     settings = settings or ModelSettings()
-    encoder = load_encoder(folder, settings.fast_attention)
+    encoder = load_encoder(folder, settings.attention)
     (fit or fit_embeddings)(encoder, tokenizer)
     head = make_head(style, encoder.config.hidden_size, len(class_shares), settings.dropout, settings.side_bias)
     head.set_prior(list(class_shares))
@@ -127,13 +146,13 @@ def model_settings(model: PreferenceModel) -> dict:
         "side_bias": pairwise and head.bias is not None,
         "pooling": model.pooling,
         "label_smoothing": model.label_smoothing,
-        "fast_attention": any(isinstance(module, FastEncoder) for module in model.modules()),
+        "attention": attention_of(model.encoder),
     }
 
 
 def model_from_settings(folder: str | Path, settings: dict) -> PreferenceModel:
     """The architecture of `model_settings` with fresh weights; `folder` holds the encoder's config.json."""
-    encoder = fresh_encoder(folder, settings["fast_attention"])
+    encoder = fresh_encoder(folder, settings["attention"])
     options = (settings["n_classes"], settings["dropout"], settings["side_bias"])
     head = make_head(settings["style"], encoder.config.hidden_size, *options)
     return PreferenceModel(encoder, head, settings["pooling"], settings["label_smoothing"])

@@ -15,8 +15,10 @@ from src_py.evaluation.metrics import apply_temperature
 from src_py.kaggle.files import file_digest, require_space, write_text, writing
 from src_py.kaggle.inputs import TRAINED_MARKER, find_named
 from src_py.kaggle.session import free_memory
+from src_py.model.attention import use_attention
+from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import load_encoder
-from src_py.model.predict import predict_pairs
+from src_py.model.predict import BATCH_SIZE, predict_pairs
 from src_py.model.preference import POOLINGS, PreferenceModel, make_head
 from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
@@ -127,7 +129,7 @@ def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
         ) from error
 
 
-def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[PreferenceModel, SavedSettings]:
+def load_trained(folder: str | Path) -> tuple[PreferenceModel, SavedSettings]:
     """Read a folder written by `save_trained`: the model in float32, eval mode, and its settings.
 
     Raises:
@@ -135,7 +137,7 @@ def load_trained(folder: str | Path, fast_attention: bool = True) -> tuple[Prefe
     """
     folder = Path(folder)
     settings = _check_files(folder)
-    encoder = load_encoder(folder, fast_attention)
+    encoder = load_encoder(folder)
     style, n_classes = settings.reading.style, len(settings.classes)
     head = make_head(style, encoder.config.hidden_size, n_classes, 0.0, settings.side_bias)
     try:
@@ -203,7 +205,7 @@ def predict_saved(
     table: pd.DataFrame,
     classes: tuple[str, ...],
     precision: str = "fp32",
-    fast_attention: bool = True,
+    attention: str = "auto",
 ) -> np.ndarray:
     """Mean probabilities of trained folders, each at its own temperature, float64 of shape (rows, classes).
 
@@ -220,7 +222,12 @@ def predict_saved(
             )
     total = np.zeros((len(table), len(classes)))
     for folder in folders:
-        model, settings = load_trained(folder, fast_attention)
+        model, settings = load_trained(folder)
+        tokens = settings.reading.max_length
+        use_attention(
+            model.encoder,
+            choose_attention(folder, attention, 2 * BATCH_SIZE, tokens, precision, training=False),
+        )
         predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, precision=precision)
         tempered = predicted if settings.temperature == 1 else apply_temperature(predicted, settings.temperature)
         total += tempered

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from src_py.errors import InputError
 from src_py.kaggle.files import require_space
 from src_py.kaggle.session import free_memory
-from src_py.pairs.encode import PairCollator
+from src_py.pairs.encode import PairCollator, round_up
 
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
 
@@ -68,7 +68,7 @@ class TokenBudget:
         for row in own_rows:
             if not parts or (len(parts[-1]) + 1) * longest > self.tokens:
                 parts.append([])
-                longest = row["length"] * len(row["sequences"])
+                longest = round_up(row["length"]) * len(row["sequences"])
             parts[-1].append(row)
         idle = self.process >= len(rows)
         weights = [0.0 if idle else len(part) / len(rows) for part in parts]
@@ -94,7 +94,7 @@ class BudgetTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: that would hand whole steps to the processes in turn, n times the batch.
         data, collate = self.train_dataset, self.data_collator
-        tokens = self.micro_batch * max(data["length"]) * len(data[0]["sequences"])
+        tokens = self.micro_batch * round_up(max(data["length"])) * len(data[0]["sequences"])
         self.sampler = PooledBatches(data["length"], self.args.train_batch_size, self.args.seed)
         split = TokenBudget(collate, tokens, self.args.process_index, self.args.world_size)
         return DataLoader(data, batch_sampler=self.sampler, collate_fn=split, pin_memory=torch.cuda.is_available())

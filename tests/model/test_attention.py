@@ -6,10 +6,12 @@ import random
 import pytest
 import torch
 from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from src_py.errors import InputError
-from src_py.model import attention as fast_attention
-from src_py.model.attention import FastSelfAttention, _Core, use_fast_attention, use_stock_attention
+from src_py.model import attention, attention_chunked
+from src_py.model.attention import aligned, attention_of, distance_table, use_attention
+from src_py.model.attention_chunked import ChunkedCore
 
 
 def make_encoder(heads=2, size=8, layers=2, dropout=0.0, **changes) -> DebertaV2Model:
@@ -52,24 +54,33 @@ def make_batch(batch, length, padding, seed=0):
     return ids, mask
 
 
+KINDS = ("chunked", "lean", "sdpa")
+
+
 def outputs_and_gradients(encoder, ids, mask, autocast=None):
+    """Vectors of tokens, and all of a sequence that has none; gradients of those of tokens alone: the others are
+    vectors of zeros before the first layer norm, whose gradient is too large to be compared."""
     encoder.zero_grad()
     with torch.autocast("cpu", autocast or torch.float16, enabled=autocast is not None):
-        hidden = encoder(input_ids=ids, attention_mask=mask)[0].float()
+        hidden = encoder(input_ids=ids, attention_mask=mask)[0]
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+    hidden = hidden * (mask.bool() | ~mask.bool().any(1, keepdim=True))[..., None]
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(hidden.dtype)
-    (hidden * weights).sum().backward()
+    (hidden * weights * mask[..., None]).sum().backward()
     return hidden.detach(), {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 
 
 def assert_equal_to_stock(encoder, ids, mask, recompute=False, tolerance=1e-5):
     expected, gradients = outputs_and_gradients(encoder, ids, mask)
-    assert use_fast_attention(encoder, recompute)
-    found, mine = outputs_and_gradients(encoder, ids, mask)
-    use_stock_attention(encoder)
-    assert (found - expected).abs().max() <= tolerance * max(1, float(expected.abs().max()))
-    assert mine.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        assert (mine[name] - gradient).abs().max() <= tolerance * max(1, float(gradient.abs().max())), name
+    for kind in KINDS:
+        assert use_attention(encoder, kind, recompute)
+        found, mine = outputs_and_gradients(encoder, ids, mask)
+        use_attention(encoder, "stock")
+        assert (found - expected).abs().max() <= tolerance * max(1, float(expected.abs().max())), kind
+        assert mine.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            error = (mine[name] - gradient).abs().max()
+            assert error <= tolerance * max(1, float(gradient.abs().max())), (kind, name)
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left", "holes", "a row of padding"])
@@ -114,15 +125,16 @@ def test_two_thousand_tokens_are_equal():
 
 @pytest.mark.parametrize("chunk", [1, 700])
 def test_the_size_of_a_chunk_changes_nothing(chunk, monkeypatch):
-    monkeypatch.setitem(fast_attention._CHUNK, "cpu", chunk)
+    monkeypatch.setitem(attention_chunked._CHUNK, "cpu", chunk)
     assert_equal_to_stock(make_encoder(heads=3), *make_batch(4, 16, "right"))
 
 
-def test_gradient_checkpointing_changes_nothing():
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_nothing(kind):
     encoder = make_encoder(dropout=0.0).train()
     batch = make_batch(2, 12, "right")
     expected = outputs_and_gradients(encoder, *batch)
-    use_fast_attention(encoder)
+    use_attention(encoder, kind)
     encoder.gradient_checkpointing_enable({"use_reentrant": False})
     found = outputs_and_gradients(encoder, *batch)
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
@@ -136,15 +148,15 @@ def test_half_precision_is_no_further_from_the_truth_than_stock():
     exact = copy.deepcopy(encoder).double()
     truth, gradients = outputs_and_gradients(exact, *batch)
     errors = {}
-    for way in ("stock", "fast"):
-        if way == "fast":
-            use_fast_attention(encoder)
+    for way in ("stock", *KINDS):
+        use_attention(encoder, way)
         hidden, mine = outputs_and_gradients(encoder, *batch, autocast=torch.float16)
         errors[way] = [float((hidden - truth).abs().mean())]
         for name, gradient in gradients.items():
             errors[way].append(float((mine[name] - gradient).abs().mean() / gradient.abs().mean().clamp(min=1e-9)))
-    assert errors["fast"][0] <= 1.1 * errors["stock"][0]
-    assert sum(errors["fast"][1:]) <= 1.1 * sum(errors["stock"][1:])
+    for kind in KINDS:
+        assert errors[kind][0] <= 1.1 * errors["stock"][0], kind
+        assert sum(errors[kind][1:]) <= 1.1 * sum(errors["stock"][1:]), kind
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -159,7 +171,7 @@ def test_dropout_drops_the_share_it_should_and_the_gradient_knows_which(recomput
 
     def run(q, k, v, p):
         torch.manual_seed(5)
-        return _Core.apply(q, k, v, None, None, index, None, p, recompute)
+        return ChunkedCore.apply(q, k, v, None, None, index, None, p, recompute)
 
     sure = run(query, key, values, 0.0)
     drawn = run(query, key, values, 0.3)
@@ -176,9 +188,10 @@ def test_dropout_drops_the_share_it_should_and_the_gradient_knows_which(recomput
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_seeds_repeat_dropout_and_differ_from_each_other():
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_repeat_dropout_and_differ_from_each_other(kind):
     encoder = make_encoder(dropout=0.2).train()
-    use_fast_attention(encoder)
+    use_attention(encoder, kind)
     batch = make_batch(2, 12, "right")
     drawn = []
     for seed in (1, 1, 2):
@@ -188,34 +201,93 @@ def test_seeds_repeat_dropout_and_differ_from_each_other():
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_it_undoes_itself_copies_and_survives_saving(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_undoes_itself_copies_and_survives_saving(kind, tmp_path):
     encoder = make_encoder().eval()
-    ids, mask = make_batch(2, 12, "right")
-    before = type(encoder.encoder)
+    ids, mask = make_batch(2, 12, "none")
+    before, names = type(encoder.encoder), list(encoder.state_dict())
     expected = encoder(input_ids=ids, attention_mask=mask)[0]
-    assert use_fast_attention(encoder)
+    assert use_attention(encoder, kind)
+    assert attention_of(encoder) == kind
+    assert list(encoder.state_dict()) == names
     copied = copy.deepcopy(encoder)
     encoder.save_pretrained(tmp_path)
     for one in (copied, DebertaV2Model.from_pretrained(tmp_path).eval()):
         torch.testing.assert_close(one(input_ids=ids, attention_mask=mask)[0], expected, atol=1e-5, rtol=0)
-    assert any(isinstance(module, FastSelfAttention) for module in copied.modules())
-    use_stock_attention(encoder)
+    assert attention_of(copied) == kind
+    use_attention(encoder, "stock")
     assert type(encoder.encoder) is before
+    assert attention_of(encoder) == "stock"
     assert torch.equal(encoder(input_ids=ids, attention_mask=mask)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["lean", "sdpa"])
+def test_it_trains_after_it_predicted(kind):
+    encoder = make_encoder()
+    use_attention(encoder, kind)
+    ids, mask = make_batch(2, 12, "right")
+    with torch.inference_mode():
+        encoder(input_ids=ids, attention_mask=mask)
+    encoder(input_ids=ids, attention_mask=mask)[0].sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_longer_than_the_table_of_distances_are_equal(kind, monkeypatch):
+    monkeypatch.setattr(attention, "_DISTANCES", 4)
+    assert_equal_to_stock(make_encoder(), *make_batch(2, 23, "right"))
+
+
+@pytest.mark.parametrize("buckets", [4, 6, 32, 256])
+@pytest.mark.parametrize("max_distance", [40, 512, 4096])
+def test_the_table_of_distances_is_that_of_transformers(buckets, max_distance):
+    if max_distance - 1 <= buckets // 2:
+        return
+    rows = modeling_deberta_v2.make_log_bucket_position(torch.arange(-1000, 1001), buckets, max_distance).long()
+    expected = (rows + buckets).clamp(0, 2 * buckets - 1).tolist()
+    assert distance_table(1000, buckets, max_distance, buckets).tolist() == expected
+
+
+def test_the_position_rows_are_widened_to_a_multiple_of_eight_where_there_is_room():
+    assert aligned(1, 512, 512) == (0, 512)
+    assert aligned(64, 449, 512) == (64, 456)
+    assert aligned(100, 108, 512) == (100, 108)
+    assert aligned(2, 9, 10) == (2, 10)
+    assert aligned(3, 4, 5) == (0, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_backward_pass_ends_above_frozen_layers(kind):
+    encoder = make_encoder(layers=3)
+    use_attention(encoder, kind)
+    encoder.embeddings.requires_grad_(False)
+    for layer in encoder.encoder.layer[:2]:
+        layer.requires_grad_(False)
+    reached = []
+    for number, layer in enumerate(encoder.encoder.layer):
+        layer.attention.self.register_forward_hook(
+            lambda _m, _i, out, n=number: reached.append((n, out[0].requires_grad))
+        )
+    hidden = encoder(*make_batch(2, 12, "right"))[0]
+    assert reached == [(0, False), (1, False), (2, True)]
+    hidden.sum().backward()
+    assert encoder.encoder.rel_embeddings.weight.grad is not None  # from the layer that is trained
 
 
 def test_what_it_does_not_cover_is_left_alone_or_refused():
     bert = BertModel(
         BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     )
-    assert not use_fast_attention(bert)
+    assert not use_attention(bert, "lean")
+    assert attention_of(bert) == "stock"
     with pytest.raises(InputError, match="no relative attention"):
-        use_fast_attention(make_encoder(relative_attention=False))
+        use_attention(make_encoder(relative_attention=False), "chunked")
     encoder = make_encoder()
-    use_fast_attention(encoder)
+    with pytest.raises(InputError, match="no attention 'fast'"):
+        use_attention(encoder, "fast")
+    use_attention(encoder)
     ids, mask = make_batch(1, 5, "none")
     hidden = encoder.embeddings(ids)
-    with pytest.raises(InputError, match="fast_attention"):
+    with pytest.raises(InputError, match="set CFG"):
         encoder(input_ids=ids, attention_mask=mask, output_attentions=True)
     with pytest.raises(InputError, match="wants a mask"):
         encoder.encoder(hidden, mask[:, None] * mask[:, :, None])

@@ -20,7 +20,7 @@ def old(tiny, tmp_path):
     for path in tiny.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
-    torch.save(load_encoder(tiny, fast_attention=False).state_dict(), folder / "pytorch_model.bin")
+    torch.save(load_encoder(tiny, attention="stock").state_dict(), folder / "pytorch_model.bin")
     return folder
 
 

@@ -52,7 +52,7 @@ def test_parts_keep_the_budget_all_rows_and_little_padding(lengths):
 
 
 def test_a_row_over_the_budget_goes_alone():
-    budget = TokenBudget(PairCollator(0), tokens=10)
+    budget = TokenBudget(PairCollator(0), tokens=16)
     rows = [{"sequences": [[1] * n], "length": n} for n in (3, 30, 4)]
     assert [len(part["input_ids"]) for part in budget(rows)["parts"]] == [1, 2]
 
@@ -91,7 +91,7 @@ def test_the_size_of_the_parts_changes_nothing(new_trainer):
 
 
 def test_the_fast_attention_learns_what_the_stock_one_does(new_trainer):
-    assert_same(trained(new_trainer(fast_attention=True)), trained(new_trainer(fast_attention=False)))
+    assert_same(trained(new_trainer(attention="chunked")), trained(new_trainer(attention="stock")))
 
 
 def short_of_memory(trainer, rows):

@@ -1,0 +1,202 @@
+"""Which attention is the fastest here: measured on the card at hand, at the run's own shapes."""
+
+import gc
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from src_py.kaggle.session import all_devices
+from src_py.model.attention import KINDS, default_attention, flash_problem, use_attention
+from src_py.model.families import read_config
+
+LAYERS = 2  # that are measured: what holds for them holds for the others
+REPEATS = 5
+# Norm of a candidate's difference from stock against stock's own, in outputs and in each gradient. In fp16 the noise
+# of autocast itself, stock against 64 bits, was up to 5e-3 (random layers, on a CPU).
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}
+MEMORY_SHARE = 0.85  # of a GPU's memory that may be filled; the rest is context, buckets and fragments
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate: `seconds` of a forward (and backward) pass of `LAYERS` layers, `difference` from stock as in
+    `TOLERANCE`, `gigabytes` that the whole encoder's activations would fill (0 on a CPU), and the `problem` why it
+    cannot be taken, if there is one."""
+
+    kind: str
+    seconds: float = float("inf")
+    difference: float = float("inf")
+    gigabytes: float = 0.0
+    problem: str = ""
+
+
+def choose_attention(
+    folder: str | Path, wanted: str, rows: int, tokens: int, precision: str, device: str = "", training: bool = True
+) -> str:
+    """The kind of attention that `use_attention` should get, for the model in `folder`.
+
+    "auto" is measured for a few seconds on a GPU, and the result printed in one line; a CPU takes the kind that was
+    made for it. Another encoder than DeBERTa keeps the attention that it has ("stock").
+
+    Args:
+        wanted: `CFG.attention`, one of `ATTENTIONS`.
+        rows: sequences of `tokens` tokens in a forward pass.
+        precision: "fp16", "bf16" or "fp32", from `choose_precision`.
+        device: the first GPU, or the CPU, unless given.
+        training: whether the backward pass counts.
+    """
+    config = read_config(folder)
+    if config.model_type != "deberta-v2" or not getattr(config, "relative_attention", False):
+        return "stock"
+    if wanted != "auto":
+        return wanted
+    device = device or all_devices()[0]
+    if device.startswith("cpu"):
+        return default_attention()
+    kinds = tuple(kind for kind in KINDS if kind != "chunked" and (kind != "flash" or flash_problem() is None))
+    known = _measured.cache_info().hits
+    found = _measured(str(folder), rows, tokens, precision, device, training, kinds)
+    if _measured.cache_info().hits == known:
+        print(attention_line(found, precision))
+    return fastest(found).kind
+
+
+def fastest(found: tuple[Measured, ...]) -> Measured:
+    """The fastest candidate without a problem; stock is always one."""
+    return min((one for one in found if not one.problem), key=lambda one: one.seconds, default=found[0])
+
+
+def attention_line(found: tuple[Measured, ...], precision: str) -> str:
+    """Such as "attention: sdpa (stock 1.00, lean 0.95, sdpa 0.71), all equal within 2e-03"."""
+    stock, right = found[0].seconds, [one for one in found if not one.problem]
+    times = ", ".join(f"{one.kind} {one.seconds / stock:.2f}" for one in right)
+    line = f"attention: {fastest(found).kind} (time: {times})"
+    if len(right) > 1:
+        line += f", all equal within {max(one.difference for one in right):.0e} in {precision}"
+    return line + "".join(f"; {one.kind} is left out: {one.problem}" for one in found if one.problem)
+
+
+@cache
+def _measured(folder: str, *arguments) -> tuple[Measured, ...]:
+    return measure_attention(read_config(folder), *arguments)
+
+
+def measure_attention(
+    config, rows: int, tokens: int, precision: str, device: str, training: bool, kinds: tuple[str, ...]
+) -> tuple[Measured, ...]:
+    """Every kind on a few random layers of this configuration; the first of `kinds` has to be "stock".
+
+    The random state of the caller stays what it was.
+    """
+    depth = config.num_hidden_layers
+    config = deepcopy(config)
+    config.num_hidden_layers = min(LAYERS, depth)
+    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
+        torch.manual_seed(0)
+        encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False).to(device)
+        encoder.embeddings.requires_grad_(False)
+        trial = _Trial(encoder, rows, tokens, precision, device, training)
+        expected, found = trial.result(), []
+        for kind in kinds:
+            found.append(_try(trial, kind, expected, depth / config.num_hidden_layers))
+            use_attention(encoder, "stock")
+    del trial, encoder, expected
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return tuple(found)
+
+
+def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: float) -> Measured:
+    try:
+        use_attention(trial.encoder, kind, recompute=False)
+        result = trial.result()
+        difference = max(_distance(result[name], value) for name, value in expected.items())
+        seconds, kept = trial.seconds_and_bytes()
+    except torch.OutOfMemoryError:
+        return Measured(kind, problem="out of memory")
+    except Exception as error:  # kernels and their compilers each raise their own
+        line = (str(error).strip().splitlines() or [""])[0][:100]
+        return Measured(kind, problem=f"{type(error).__name__}: {line}")
+    problem = ""
+    if not difference <= TOLERANCE[trial.precision]:
+        problem = f"it differs from stock by {difference:.0e}"
+    elif trial.memory and kept * depth > MEMORY_SHARE * trial.memory:
+        problem = f"its activations fill {kept * depth / 1e9:.1f} of {trial.memory / 1e9:.1f} GB"
+    return Measured(kind, seconds, difference, kept * depth / 1e9, problem)
+
+
+class _Trial:
+    """A batch of random tokens, a tenth of them padding, and what an encoder makes of it."""
+
+    def __init__(self, encoder, rows: int, tokens: int, precision: str, device: str, training: bool):
+        self.encoder, self.precision, self.device, self.training = encoder, precision, device, training
+        cuda = device.startswith("cuda")
+        self.memory = torch.cuda.get_device_properties(device).total_memory if cuda else 0
+        self.ids = torch.randint(1, min(1000, encoder.config.vocab_size), (rows, tokens), device=device)
+        self.mask = torch.ones_like(self.ids)
+        self.mask[::2, tokens - tokens // 5 :] = 0
+        self.weights = torch.randn(rows, tokens, encoder.config.hidden_size, device=device) * self.mask[..., None]
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Vectors of tokens and all gradients, without dropout."""
+        dropouts = [module for module in self.encoder.modules() if isinstance(module, nn.Dropout)]
+        rates = [module.p for module in dropouts]
+        for module in dropouts:
+            module.p = 0.0
+        try:
+            hidden = self._pass()
+            found = {"output": hidden.detach() * self.mask[..., None]}
+        finally:
+            for module, rate in zip(dropouts, rates, strict=True):
+                module.p = rate
+        for name, parameter in self.encoder.named_parameters():
+            if parameter.grad is not None:
+                found[name], parameter.grad = parameter.grad, None
+        return found
+
+    def seconds_and_bytes(self) -> tuple[float, float]:
+        """Least of some repeats, and what a forward pass leaves allocated for the backward one (0 on a CPU)."""
+        self._pass()  # the first pass builds and warms up
+        seconds = []
+        for _ in range(REPEATS):
+            self._wait()
+            begun = time.perf_counter()
+            self._pass()
+            self._wait()
+            seconds.append(time.perf_counter() - begun)
+        before = torch.cuda.memory_allocated(self.device) if self.memory else 0
+        hidden = self._forward()
+        kept = torch.cuda.memory_allocated(self.device) - before if self.memory else 0
+        del hidden
+        self.encoder.zero_grad(set_to_none=True)
+        return min(seconds), float(kept)
+
+    def _pass(self) -> torch.Tensor:
+        hidden = self._forward()
+        if self.training:
+            (hidden * self.weights).sum().backward()
+        return hidden
+
+    def _forward(self) -> torch.Tensor:
+        self.encoder.train(self.training)
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        with (
+            torch.set_grad_enabled(self.training),
+            torch.autocast(self.device.split(":")[0], dtype=dtype, enabled=dtype is not None),
+        ):
+            return self.encoder(input_ids=self.ids, attention_mask=self.mask)[0].float()
+
+    def _wait(self) -> None:
+        if self.memory:
+            torch.cuda.synchronize(self.device)
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-6))
