@@ -136,7 +136,7 @@ class BudgetTrainer(Trainer):
         return (self.largest or self.most) // 2
 
     def _prepare_input(self, data):
-        """Moves the parts of a whole step while the host goes on; `lengths` and weights are lists and stay on the host."""
+        """Moves the parts of a step while the host goes on; `lengths` and weights are lists and stay on the host."""
         if isinstance(data, torch.Tensor):
             return to_device(data, self.args.device)
         return super()._prepare_input(data)
