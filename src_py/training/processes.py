@@ -88,14 +88,11 @@ def run_workers(folder: Path, processes: int) -> bool:
         old.unlink()
     launcher = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     launcher += ["-m", "src_py.training.worker"]
-    root = str(Path(src_py.__file__).resolve().parents[1])
-    variables = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} | allocator_variables()
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     with (
         open(folder / "launcher.txt", "w", encoding="utf-8") as log,
         subprocess.Popen(
             [sys.executable, "-m", "src_py.training.processes", *launcher, str(folder.resolve())],
-            env=os.environ | variables | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
+            env=worker_environment(),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -133,6 +130,14 @@ def run_workers(folder: Path, processes: int) -> bool:
     # A process that lost its partner says so; the partner's own reason is the one that matters.
     own = [text for text in texts if not _LOST_PARTNER.search(text)] or texts or [said[-3000:]]
     raise RuntimeError(f"The training ended in one of its {processes} processes:\n{own[0]}")
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables of a worker: they apply from its first moment, before CUDA starts in it."""
+    root = str(Path(src_py.__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    return {**os.environ, **loopback, **allocator_variables(), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
 
 
 def _with_less_memory(folder: Path, most: int) -> bool:

@@ -94,6 +94,28 @@ def test_the_fast_attention_learns_what_the_stock_one_does(new_trainer):
     assert_same(trained(new_trainer(fast_attention=True)), trained(new_trainer(fast_attention=False)))
 
 
+def test_what_the_host_reads_stays_on_the_host(new_trainer):
+    trainer = new_trainer(4)
+    step = next(iter(trainer.get_train_dataloader()))
+    prepared = trainer._prepare_inputs(step)
+    assert prepared["weights"] == step["weights"]
+    for part, before in zip(prepared["parts"], step["parts"]):
+        assert part["lengths"] == before["lengths"]
+        assert all(torch.equal(part[name], before[name]) for name in ("input_ids", "attention_mask", "labels"))
+
+
+def test_half_of_the_largest_part_is_what_to_try_next(new_trainer):
+    """Parts of the longest pairs hold fewer than `most`."""
+    trainer = new_trainer(4)
+    assert trainer.smaller() == trainer.most // 2 == 8
+    step = next(iter(trainer.get_train_dataloader()))
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.training_step(trainer.model, step)
+    largest = max(len(part["labels"]) for part in step["parts"])
+    assert largest < 8
+    assert trainer.smaller() == largest // 2
+
+
 def short_of_memory(trainer, rows):
     """Half of the gradients are there when the memory runs out."""
     forward = trainer.model.forward

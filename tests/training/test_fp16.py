@@ -112,16 +112,19 @@ def weights(trainer):
 
 @pytest.mark.slow
 def test_the_loss_curve_is_that_of_fp32_over_thirty_steps(new_trainer):
-    half, single = (new_trainer(precision, precision, epochs=7.5, evals_per_epoch=2) for precision in ("fp16", "fp32"))
-    seen = set()
-    query = half.model.encoder.encoder.layer[0].attention.self.query_proj
-    query.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    curves = [run(trainer, stop=False)[0].curve for trainer in (half, single)]
-    assert seen == {torch.float16}
+    curves, losses, seen = [], [], set()
+    for precision in ("fp16", "fp32"):  # one after the other: accelerate's precision is that of the latest Trainer
+        options = {"epochs": 7.5, "evals_per_epoch": 2, "lr": 4e-3, "head_lr": 4e-3}
+        trainer = new_trainer(precision, precision, **options)
+        query = trainer.model.encoder.encoder.layer[0].attention.self.query_proj
+        query.register_forward_hook(lambda module, inputs, output, at=precision: seen.add((at, output.dtype)))
+        curves.append(run(trainer, stop=False)[0].curve)
+        losses.append(history_table(trainer.state.log_history)["log loss"].to_numpy())
+    assert seen == {("fp16", torch.float16), ("fp32", torch.float32)}
     assert len(curves[0]) == 30
-    assert curves[1][-5:].mean() < curves[1][:5].mean() - 0.01, "something is learned, or the comparison says nothing"
+    first, last = curves[1][:4].mean(), curves[1][24:28].mean()  # epochs of the same rows
+    assert last < first - 0.02, "something is learned, or the comparison says nothing"
     torch.testing.assert_close(*curves, atol=1e-3, rtol=0)
-    losses = [history_table(trainer.state.log_history)["log loss"].to_numpy() for trainer in (half, single)]
     assert abs(losses[0] - losses[1]).max() < 1e-3
 
 
@@ -140,14 +143,13 @@ def test_an_overflow_costs_its_step_and_nothing_else(new_trainer, capsys):
     at = dict(before)
     moved = [not torch.equal(at[step], at[step + 1]) for step in range(7)]
     assert moved == [False, True, True, False, True, True, False]  # step 0 has a rate of 0, as every warmup
-    undisturbed = run(new_trainer(name="other"))[0]
-    assert record.rates == undisturbed.rates
-    assert trainer.lr_scheduler.get_last_lr()[0] == 0
+    rates = torch.tensor([*record.rates, trainer.lr_scheduler.get_last_lr()[0]]) / max(record.rates)
+    torch.testing.assert_close(rates, torch.tensor([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]))
     assert "NaN" not in capsys.readouterr().out
 
 
 def test_a_step_that_overflowed_is_as_if_it_had_not_been(new_trainer):
-    """What a skipped step leaves behind is the state of before: the run without that step's rows gives the same."""
+    """Adam's moments and its count of steps are those of the step before."""
     trainer, states = spoil(new_trainer(), {4}), {}
     trainer.add_callback(Keep(states))
     run(trainer)
@@ -167,6 +169,7 @@ class Keep(TrainerCallback):
         self.states[state.global_step] = [s[name].clone() for s in kept for name in ("exp_avg", "exp_avg_sq", "step")]
 
 
+@pytest.mark.slow
 def test_overflow_at_every_step_is_a_reason_to_stop(new_trainer, capsys):
     """Finite losses, but gradients that no scale can hold."""
     trainer = new_trainer(epochs=8)
