@@ -220,23 +220,20 @@ def test_two_processes_in_fp16_train_what_one_does(new_trainer, workers_in_fp16)
 
 @pytest.mark.slow
 def test_an_overflow_in_the_second_process_is_skipped_by_both(new_trainer, workers_in_fp16, capsys):
-    """One step: skipped, no reason to stop. Three in a row: the first process says why it ends."""
-    text = workers_in_fp16.read_text()
+    """One is no reason to stop; three in a row are, and the first process says so."""
     fault = """
     loss_of = BudgetTrainer.compute_loss
 
     def compute_loss(self, model, inputs, *more, **options):
-        spoiled = os.environ["RANK"] == "1" and model.training and self.state.global_step in {steps}
+        spoiled = os.environ["RANK"] == "1" and model.training and self.state.global_step in (1, 3, 4, 5)
         return loss_of(self, model, inputs, *more, **options) * (float("inf") if spoiled else 1)
 
     BudgetTrainer.compute_loss = compute_loss
 """
-    for steps, reason, ended in (([3], "", 8), ([3, 4, 5, 6, 7], "step 6: the loss is NaN or infinite", 6)):
-        workers_in_fp16.write_text(text + fault.replace("{steps}", str(steps)))
-        trainer = new_trainer(name=f"out{len(steps)}")
-        stopped = fit(trainer, True, time.time() + 3600, rows_after=16, processes=2)
-        assert stopped.startswith(reason)
-        assert bool(stopped) == bool(reason)
-        assert trainer.state.global_step == ended
-        assert all(torch.isfinite(value).all() for value in weights(trainer).values())
-    assert "step 6: the loss is NaN or infinite" in capsys.readouterr().out
+    workers_in_fp16.write_text(workers_in_fp16.read_text() + fault)
+    trainer = new_trainer()
+    stopped = fit(trainer, True, time.time() + 3600, rows_after=16, processes=2)
+    assert stopped.startswith("step 6: the loss is NaN or infinite")
+    assert stopped in capsys.readouterr().out
+    assert trainer.state.global_step == 6
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
