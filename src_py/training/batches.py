@@ -12,9 +12,10 @@ from transformers import Trainer, TrainerCallback
 
 from src_py.errors import InputError
 from src_py.kaggle.files import require_space
-from src_py.kaggle.session import free_memory
+from src_py.kaggle.session import free_memory, to_device
 from src_py.pairs.encode import PairCollator, round_up
 
+ONE_PAIR_TOO_MANY = "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
 
 
@@ -89,6 +90,7 @@ class BudgetTrainer(Trainer):
     def __init__(self, *args, micro_batch: int, most: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.micro_batch, self.most = micro_batch, most or self.args.train_batch_size
+        self.largest = 0  # pairs in the largest part of the latest step
         self.add_callback(_EpochToSampler(self))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -106,26 +108,38 @@ class BudgetTrainer(Trainer):
 
         Raises:
             InputError: when the memory does not hold even one pair.
+            OutOfMemoryError: of one process among several; `smaller` says what to start all of them again with.
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
         parts, weights = inputs.get("parts", [inputs]), inputs.get("weights", [1.0])
         while True:
             parts, weights = _at_most(parts, weights, self.most)
+            self.largest = max(len(part["labels"]) for part in parts)
             try:
                 return self._gradients(model, parts, weights)
             except torch.OutOfMemoryError:
                 model.zero_grad(set_to_none=True)  # what the broken step has added
-                largest = max(len(part["labels"]) for part in parts)
-                if largest == 1:
-                    raise InputError(
-                        "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
-                    ) from None
                 if self.args.world_size > 1:
                     raise  # the other processes wait for this one's gradients: `run_workers` starts all again
-            self.most = largest // 2
+                self.most = self.smaller()
+                if not self.most:
+                    raise InputError(ONE_PAIR_TOO_MANY) from None
             free_memory()
             print(f"Out of memory: from here on at most {self.most} pairs in a forward pass; a step stays what it was.")
+
+    def smaller(self) -> int:
+        """Pairs in a forward pass to try next when memory was short: half of the largest part that was really tried.
+
+        `most` is only a limit, and parts may be smaller than that. 0: there is nothing left to try.
+        """
+        return (self.largest or self.most) // 2
+
+    def _prepare_input(self, data):
+        """Moves the parts of a step while the host goes on; `lengths` and weights are lists and stay on the host."""
+        if isinstance(data, torch.Tensor):
+            return to_device(data, self.args.device)
+        return super()._prepare_input(data)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Raises InputError when the disk is full or the folder cannot be written."""
