@@ -34,3 +34,9 @@ def usable(device: str, kinds: tuple[str, ...] = KINDS) -> tuple[list[str], dict
             encoder(input_ids=ids)
         found.append(kind)
     return found, missing
+
+
+def preferred(device: str) -> str:
+    """The last of ours for a GPU that runs here, or the last of all: what checks of other things use."""
+    found, _ = usable(device)
+    return next((kind for kind in reversed(found) if kind in OWN), found[-1])

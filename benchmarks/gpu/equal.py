@@ -9,6 +9,7 @@ from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import Row, judged, skipped
 from benchmarks.gpu.scale import LOSS_SCALE, Scale
 
+LENGTHS = (512, 333)
 # Rounding of fp32 over a few layers; a fault of 1 % in one layer is far above it.
 LEAST_NOISE = {"fp32": 1e-5, "fp16": 1e-3}
 TIMES_STOCK = 2.0  # another order of the same fp16 operations may round twice as badly as the stock one
@@ -25,7 +26,7 @@ def equal(scale: Scale) -> Iterator[Row]:
     for kind, why in missing.items():
         yield skipped(f"attention {kind} equals stock", why)
     encoder = scale.encoder("base", layers=2, vocabulary=1000, dropout=0.0)
-    for tokens in (512, 333):
+    for tokens in LENGTHS:
         ids, mask = _batch(scale.tokens(tokens), scale.device)
         candidates.switch(encoder, candidates.STOCK)
         truth = _run(copy.deepcopy(encoder).double(), ids, mask, None)

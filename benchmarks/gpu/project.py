@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import Row, judged, measured, skipped
 from benchmarks.gpu.scale import Scale, capped, lengthened
 from src_py.doctor.check import check_before_training
@@ -35,7 +36,7 @@ def doctor(scale: Scale) -> Iterator[Row]:
         encoded, held = (encode_pairs(rows, tokenizer, reading) for rows in (train, valid))
         for shape, micro_batch in MICRO_BATCH.items():
             with capped(scale):
-                model = scale.model(shape)
+                model = scale.model(shape, candidates.preferred(scale.device))
                 fit_embeddings(model.encoder, tokenizer)
                 options = {"micro_batch": micro_batch, "epochs": 2.0, "evals_per_epoch": 1}
                 trainer = scale.trainer(model, Path(scratch) / shape, encoded, held, **options)
@@ -59,7 +60,7 @@ def predictions(scale: Scale) -> Iterator[Row]:
     """Rows a second of `predict_pairs` at about 512 tokens, on all GPUs; rows that sum to one."""
     with tempfile.TemporaryDirectory() as scratch:
         table, tokenizer = _pairs(scale, Path(scratch), 12 if scale.toy else 400)
-        model = scale.model("base")
+        model = scale.model("base", candidates.preferred(scale.device))
         fit_embeddings(model.encoder, tokenizer)
         reading = Reading(max_length=scale.tokens(512))
         predict_pairs(model, tokenizer, table[:8], reading, precision=scale.precision)

@@ -47,8 +47,7 @@ def best(name: str, seconds: dict[str, float], most: float) -> Row:
 
 def frozen_layers(scale: Scale) -> Iterator[Row]:
     """Backward pass with half of the layers frozen against none, as `ModelSettings.freeze_layers` does it."""
-    usable, _ = candidates.usable(scale.device)
-    kind = next((kind for kind in reversed(usable) if kind in candidates.OWN), usable[-1])
+    kind = candidates.preferred(scale.device)
     depth = scale.config("base").num_hidden_layers
     pairs, tokens = scale.parts[1]
     part, seconds = scale.part(pairs, tokens), {}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import NEEDS_TWO, Row, judged, skipped, wished
 from benchmarks.gpu.scale import Scale
 from src_py.kaggle.session import start_session
@@ -21,10 +22,12 @@ def two_against_one(scale: Scale) -> Iterator[Row]:
     if scale.cuda and scale.gpus < 2:
         yield skipped("two GPUs against one", NEEDS_TWO)
         return
+    kind = candidates.preferred(scale.device)
     losses, seconds, weights = {}, {}, {}
     for processes in (1, 2):
         start_session(0)
-        model = scale.model("base", layers=2 if scale.toy else 6, vocabulary=1000, dropout=0.0)
+        options = {"layers": 2 if scale.toy else 6, "vocabulary": 1000, "dropout": 0.0}
+        model = scale.model("base", kind, **options)
         rows = scale.dataset(PAIRS * (2 if scale.toy else STEPS), scale.tokens(512))
         with tempfile.TemporaryDirectory() as folder:
             trainer = scale.trainer(model, Path(folder), rows, rows.select(range(8)), batch_size=PAIRS)
