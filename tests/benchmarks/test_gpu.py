@@ -98,9 +98,14 @@ def test_a_doctor_that_fails_a_healthy_setup_or_lacks_memory_is_wrong():
 
 
 @pytest.mark.slow
-def test_a_scaler_that_takes_the_broken_step_is_found(monkeypatch):
+def test_a_scaler_that_does_not_see_the_overflow_is_found(monkeypatch):
     assert [row.ok for row in faults.overflow(TOY)] == [OK] * 4
-    monkeypatch.setattr(torch.amp.GradScaler, "_maybe_opt_step", lambda self, optimizer, *_, **__: optimizer.step())
+    look = torch.amp.GradScaler._check_inf_per_device
+
+    def blind(self, optimizer):
+        return {device: found.zero_() for device, found in look(self, optimizer).items()}
+
+    monkeypatch.setattr(torch.amp.GradScaler, "_check_inf_per_device", blind)
     assert next(faults.overflow(TOY)).ok == WRONG
 
 
@@ -119,27 +124,21 @@ def hangs(scale):
     threading.Event().wait()
 
 
-def says(scale):
-    yield measured("device", scale.device)
-
-
 @pytest.mark.slow
-def test_the_runner_goes_on_after_a_check_that_fails_dies_or_hangs(tmp_path):
-    checks = (Check("raises", raises, 60), Check("dies", dies, 60), Check("hangs", hangs, 2), Check("says", says, 60))
+def test_the_runner_goes_on_after_a_check_that_hangs_dies_or_fails(tmp_path):
+    checks = (Check("hangs", hangs, 2), Check("dies", dies, 60), Check("raises", raises, 60))
     rows = list(run_checks(checks, TOY, tmp_path / "log"))
     assert [(row.check, row.ok) for row in rows] == [
-        ("first", OK),
-        ("raises", WRONG),
-        ("before", MEASURED),
-        ("dies", WRONG),
         ("so far", MEASURED),
         ("hangs", WRONG),
-        ("device", MEASURED),
+        ("before", MEASURED),
+        ("dies", WRONG),
+        ("first", OK),
+        ("raises", WRONG),
     ]
-    assert rows[1].found == "ValueError: a fault"
+    assert rows[1].found == "still running"
     assert "exit code 7" in rows[3].found
-    assert rows[5].found == "still running"
-    assert rows[6].found == "cpu"
+    assert rows[5].found == "ValueError: a fault"
 
 
 def test_checks_that_the_time_does_not_reach_are_named(tmp_path):
