@@ -44,7 +44,7 @@ def loopback(scale: Scale) -> Iterator[Row]:
     if scale.cuda and scale.gpus < 2:
         yield skipped(name, NEEDS_TWO)
         return
-    words = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    words = ["-m", "src_py.training.processes", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
     loopback_only = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *words, "-m", "benchmarks.gpu.add_over_loopback"],

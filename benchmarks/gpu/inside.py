@@ -92,13 +92,17 @@ def _busy(seconds: float) -> str:
 def _profiled(scale: Scale, work: Callable[[], object]) -> list[tuple[str, float, int]]:
     """(name, seconds, calls) of every kernel, or on a CPU of every operation; the dearest first."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if scale.cuda else [])
-    with profile(activities=activities, acc_events=True) as seen:
+    with profile(activities=activities) as seen:
         work()
         scale.wait()
     found = []
     for event in seen.key_averages():
         on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
-        if on_gpu != scale.cuda or event.key.startswith(("Memcpy", "Memset", "ProfilerStep")):
+        if (
+            on_gpu != scale.cuda
+            or event.is_user_annotation
+            or event.key.startswith(("Memcpy", "Memset", "ProfilerStep"))
+        ):
             continue
         microseconds = event.self_device_time_total if scale.cuda else event.self_cpu_time_total
         found.append((event.key, microseconds / 1e6, event.count))

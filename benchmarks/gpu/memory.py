@@ -30,7 +30,7 @@ def peak_memory(scale: Scale) -> Iterator[Row]:
                 yield skipped(name, f"{NEEDS_A_GPU} (the step itself runs)")
                 continue
             peaks[shape, pairs, kind] = found
-            yield judge(name, found, counted_peak(shape, pairs, tokens, kind))
+            yield judge(name, found, counted_peak(shape, pairs, tokens, kind), scale.cap / 1e9)
     own = [peaks["base", 4, kind] for kind in candidates.OWN if ("base", 4, kind) in peaks]
     if own:
         found = min(own)
@@ -38,9 +38,9 @@ def peak_memory(scale: Scale) -> Iterator[Row]:
         yield wished(name, f"at most {PEAK_GB} GB", f"{found:.2f} GB", found <= PEAK_GB)
 
 
-def judge(name: str, found: float, counted: float | None) -> Row:
+def judge(name: str, found: float, counted: float | None, cap: float = CAP / 1e9) -> Row:
     """What a step needed (GB; inf: more than the cap) against what was counted."""
-    cap, told = CAP / 1e9, "more than the cap" if found == float("inf") else f"{found:.2f} GB"
+    told = "more than the cap" if found == float("inf") else f"{found:.2f} GB"
     if counted is None:
         return measured(name, told, "no counted figure")
     expected = f"{counted:.2f} GB ± {TOLERANCE:.0%}"

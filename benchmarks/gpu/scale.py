@@ -63,9 +63,14 @@ class Scale:
         """(pairs, tokens) of the parts that are timed: 2,048 tokens a side or nearly so, one of an odd length."""
         return ((4, 24), (2, 48), (3, 19)) if self.toy else ((8, 256), (4, 512), (2, 1024), (6, 333))
 
+    @property
+    def cap(self) -> float:
+        """Bytes that `capped` allows: those of a T4, or of a smaller card."""
+        return min(CAP, torch.cuda.get_device_properties(0).total_memory) if self.cuda else CAP
+
     def tokens(self, length: int) -> int:
         """`length`, or what stands for it in a toy."""
-        return max(16, length // 16) if self.toy else length
+        return max(16, length // 24) if self.toy else length
 
     def config(self, shape: str, layers: int | None = None, vocabulary: int | None = None, dropout: float = 0.1):
         """The configuration of DeBERTa-v3 "base" or "large"."""
