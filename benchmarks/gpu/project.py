@@ -1,5 +1,6 @@
 """The project's own parts at their real size: the doctor, predictions, the forecast."""
 
+import importlib.util
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from benchmarks.gpu.rows import Row, judged, measured, skipped
 from benchmarks.gpu.scale import Scale, capped, lengthened
 from src_py.doctor.check import check_before_training
 from src_py.doctor.findings import FAIL
+from src_py.kaggle.clock import Clock
 from src_py.model.encoder import fit_embeddings
 from src_py.model.predict import predict_pairs
 from src_py.pairs.contest import LMSYS
@@ -22,6 +24,7 @@ from src_py.pairs.tokenizer import load_tokenizer
 from tools.demo_data import write_contest, write_tiny_deberta
 
 HIDDEN_ROWS = 25_000
+FORECAST = 0.25  # by how much the truth may differ
 MICRO_BATCH = {"base": 4, "large": 1}
 
 
@@ -74,9 +77,34 @@ def predictions(scale: Scale) -> Iterator[Row]:
 
 
 def forecast(scale: Scale) -> Iterator[Row]:
-    """Forecast of a training against how long it takes."""
-    # The place for src_py/training/forecast.py, once it is on main.
-    yield skipped("forecast against truth", "there is no forecast yet")
+    """The steps of a training on one GPU: what was forecast after ten seconds, and how long they take."""
+    name = "forecast of a training"
+    if importlib.util.find_spec("src_py.training.forecast") is None:
+        yield skipped(name, "src_py.training.forecast is not there yet")
+        return
+    told = importlib.import_module("src_py.training.forecast")
+    with tempfile.TemporaryDirectory() as scratch:
+        table, tokenizer = _pairs(scale, Path(scratch), 240)
+        held_out = assign_folds(table, 5, 0) == 0
+        reading = Reading(max_length=scale.tokens(512))
+        encoded, held = (encode_pairs(rows, tokenizer, reading) for rows in (table[~held_out], table[held_out]))
+        model = scale.model("base", candidates.preferred(scale.device))
+        fit_embeddings(model.encoder, tokenizer)
+        trainer = scale.trainer(model, Path(scratch) / "out", encoded, held)
+        plan = told.Plan(folds=1, models=1, test_rows=len(table), processes=1)
+        seconds = 2.0 if scale.toy else 10.0
+        expected = told.forecast_run(trainer, tokenizer, table, reading, plan, Clock(1.0), seconds).training
+        ended = trainer.train()
+    found = ended.metrics["train_runtime"]
+    yield judge_forecast(name, expected, found, scale)
+
+
+def judge_forecast(name: str, expected: float, found: float, scale: Scale) -> Row:
+    """Seconds; those of a toy are too few to judge."""
+    share, told = found / expected - 1, (f"{expected:.1f} s ± {FORECAST:.0%}", f"{found:.1f} s")
+    if scale.toy:
+        return measured(name, f"{told[1]}, forecast {expected:.1f} s")
+    return judged(name, *told, abs(share) <= FORECAST, f"{share:+.0%}")
 
 
 def _pairs(scale: Scale, scratch: Path, rows: int):

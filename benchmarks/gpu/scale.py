@@ -94,9 +94,10 @@ class Scale:
         """A pairwise model as the recipe makes it: embeddings frozen, the head near the constant predictor."""
         encoder = self.encoder(shape, kind, **options)
         encoder_embeddings(encoder).requires_grad_(False)
-        head = make_head("pairwise", encoder.config.hidden_size, 3, options.get("dropout", 0.1), False)
-        head.set_prior(SHARES)
-        return PreferenceModel(encoder, head.to(self.device), "mean").train()
+        with torch.device(self.device):
+            head = make_head("pairwise", encoder.config.hidden_size, 3, options.get("dropout", 0.1), False)
+            head.set_prior(SHARES)
+        return PreferenceModel(encoder, head, "mean").train()
 
     def built(self, shape: str, kind: str, freeze_layers: int) -> PreferenceModel:
         """The same through `build_model`, which freezes layers; with few tokens, since it reads a folder."""

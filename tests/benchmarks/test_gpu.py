@@ -83,6 +83,12 @@ def test_what_is_slow_is_not_wrong():
     assert speed.best("time", {"stock": 2.0, "sdpa": 1.5}, 0.6).ok == SLOW
 
 
+@pytest.mark.parametrize(("found", "expected"), [(10.0, OK), (12.4, OK), (13.0, WRONG), (7.0, WRONG)])
+def test_a_forecast_that_is_off_by_more_than_a_quarter_is_wrong(found, expected):
+    assert project.judge_forecast("forecast", 10.0, found, Scale(False, "cuda", 1)).ok == expected
+    assert project.judge_forecast("forecast", 10.0, found, TOY).ok == MEASURED, "a toy's seconds say nothing"
+
+
 def test_two_processes_that_differ_are_wrong():
     assert two.judge("loss", 1.07, 1.0701, 1e-3).ok == OK
     assert two.judge("loss", 1.07, 1.08, 1e-3).ok == WRONG
