@@ -23,7 +23,7 @@ CHECKS = (
     Check("equal", equal.equal, 90),
     Check("overflow", faults.overflow, 60),
     Check("out of memory", faults.out_of_memory, 90),
-    Check("memory", memory.peak_memory, 120),
+    Check("memory", memory.peak_memory, 150),
     Check("blocking copies", inside.blocking_copies, 60),
     Check("speed of the card", card.speed_of_the_card, 30),
     Check("seconds a part", speed.seconds_a_part, 150),
