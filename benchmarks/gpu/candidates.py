@@ -6,17 +6,14 @@ from transformers import DebertaV2Model
 
 from benchmarks.bench_training import v3_config
 from src_py.errors import InputError
-from src_py.model.attention import use_fast_attention, use_stock_attention
+from src_py.model.attention import KINDS, use_attention
 
-STOCK, OWN = "stock", ("lean", "sdpa")
-KINDS = ("stock", "chunked")
+STOCK, OWN = "stock", ("lean", "sdpa")  # OWN: made for a GPU
 
 
 def switch(encoder: nn.Module, kind: str) -> None:
     """Let `encoder` compute its attention in the way `kind`; weights stay."""
-    use_stock_attention(encoder)
-    if kind != STOCK:
-        use_fast_attention(encoder)
+    use_attention(encoder, kind)
 
 
 def usable(device: str, kinds: tuple[str, ...] = KINDS) -> tuple[list[str], dict[str, str]]:
@@ -34,9 +31,3 @@ def usable(device: str, kinds: tuple[str, ...] = KINDS) -> tuple[list[str], dict
             encoder(input_ids=ids)
         found.append(kind)
     return found, missing
-
-
-def preferred(device: str) -> str:
-    """The last of ours for a GPU that runs here, or the last of all: what checks of other things use."""
-    found, _ = usable(device)
-    return next((kind for kind in reversed(found) if kind in OWN), found[-1])

@@ -27,6 +27,7 @@ CHECKS = (
     Check("blocking copies", inside.blocking_copies, 60),
     Check("speed of the card", card.speed_of_the_card, 30),
     Check("seconds a part", speed.seconds_a_part, 150),
+    Check("automatic choice", speed.automatic_choice, 60),
     Check("frozen layers", speed.frozen_layers, 60),
     Check("kernels", inside.kernels, 60),
     Check("doctor", project.doctor, 180),

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import Row, judged, measured
 from benchmarks.gpu.scale import Scale, capped
 from src_py.doctor.watch import watch
+from src_py.model.attention import default_attention
 
 STEPS, FORCED = 6, 4  # steps of the training with an overflow; the one that overflows
 PAIRS, SHORT = 16, 8e9  # pairs of a part that takes more memory than these bytes
@@ -23,7 +23,7 @@ def overflow(scale: Scale) -> Iterator[Row]:
     sees it."""
     tokens = scale.tokens(256)
     with tempfile.TemporaryDirectory() as folder:
-        model = scale.model("base", candidates.preferred(scale.device), layers=2, vocabulary=1000)
+        model = scale.model("base", default_attention(), layers=2, vocabulary=1000)
         rows = scale.dataset(4 * STEPS, tokens)
         trainer = scale.trainer(model, Path(folder), rows, rows.select(range(4)), batch_size=4, warmup=0.0)
         if not scale.cuda:  # accelerate turns fp16 off on a CPU
@@ -69,7 +69,7 @@ def out_of_memory(scale: Scale) -> Iterator[Row]:
     """A part of 16 pairs that does not fit: it is halved until it does, and the training ends as it should."""
     tokens = scale.tokens(512)
     with tempfile.TemporaryDirectory() as folder, capped(scale, SHORT):
-        model = scale.model("base", candidates.preferred(scale.device))
+        model = scale.model("base", default_attention())
         before = [p.detach().clone() for p in model.head.parameters()]
         rows = scale.dataset(2 * PAIRS, tokens)
         options = {"batch_size": PAIRS, "micro_batch": PAIRS}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import Row, judged, measured, skipped
 from benchmarks.gpu.scale import Scale, capped, lengthened
 from src_py.doctor.check import check_before_training
 from src_py.doctor.findings import FAIL
 from src_py.kaggle.clock import Clock
+from src_py.model.attention import default_attention
 from src_py.model.encoder import fit_embeddings
 from src_py.model.predict import predict_pairs
 from src_py.pairs.contest import LMSYS
@@ -39,7 +39,7 @@ def doctor(scale: Scale) -> Iterator[Row]:
         encoded, held = (encode_pairs(rows, tokenizer, reading) for rows in (train, valid))
         for shape, micro_batch in MICRO_BATCH.items():
             with capped(scale):
-                model = scale.model(shape, candidates.preferred(scale.device))
+                model = scale.model(shape, default_attention())
                 fit_embeddings(model.encoder, tokenizer)
                 options = {"micro_batch": micro_batch, "epochs": 2.0, "evals_per_epoch": 1}
                 trainer = scale.trainer(model, Path(scratch) / shape, encoded, held, **options)
@@ -63,7 +63,7 @@ def predictions(scale: Scale) -> Iterator[Row]:
     """Rows a second of `predict_pairs` at about 512 tokens, on all GPUs; rows that sum to one."""
     with tempfile.TemporaryDirectory() as scratch:
         table, tokenizer = _pairs(scale, Path(scratch), 12 if scale.toy else 400)
-        model = scale.model("base", candidates.preferred(scale.device))
+        model = scale.model("base", default_attention())
         fit_embeddings(model.encoder, tokenizer)
         reading = Reading(max_length=scale.tokens(512))
         predict_pairs(model, tokenizer, table[:8], reading, precision=scale.precision)
@@ -88,7 +88,7 @@ def forecast(scale: Scale) -> Iterator[Row]:
         held_out = assign_folds(table, 5, 0) == 0
         reading = Reading(max_length=scale.tokens(512))
         encoded, held = (encode_pairs(rows, tokenizer, reading) for rows in (table[~held_out], table[held_out]))
-        model = scale.model("base", candidates.preferred(scale.device))
+        model = scale.model("base", default_attention())
         fit_embeddings(model.encoder, tokenizer)
         trainer = scale.trainer(model, Path(scratch) / "out", encoded, held)
         plan = told.Plan(folds=1, models=1, test_rows=len(table), processes=1)

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.gpu import candidates
-from benchmarks.gpu.rows import Row, measured, wished
+from benchmarks.gpu.rows import Row, judged, measured, wished
 from benchmarks.gpu.scale import LOSS_SCALE, Scale, step
 from benchmarks.gpu.wanted import FROZEN, TIME
 from src_py.kaggle.session import free_memory
+from src_py.model.attention import default_attention
+from src_py.model.attention_choice import attention_line, fastest, measure_attention
 
 ROUNDS = 3
+NEARLY = 1.05  # as fast as the fastest, within what repeats differ by
+_MEMORY = ("out of memory", "its activations fill")  # as src_py.model.attention_choice says it
 
 
 def seconds_a_part(scale: Scale) -> Iterator[Row]:
@@ -45,9 +49,30 @@ def best(name: str, seconds: dict[str, float], most: float) -> Row:
     return wished(name, f"at most {most:.2f} (counted traffic)", f"{share:.2f} ({kind})", share <= most)
 
 
+def automatic_choice(scale: Scale) -> Iterator[Row]:
+    """What attention="auto" chooses from two layers, against what is the fastest in a whole part."""
+    usable, _ = candidates.usable(scale.device)
+    pairs, tokens = scale.parts[1]
+    found = measure_attention(scale.config("base"), 2 * pairs, tokens, "fp16", scale.device, True, tuple(usable))
+    yield judge_candidates({one.kind: one.problem for one in found})
+    chosen, model, part, seconds = fastest(found).kind, scale.model("base"), scale.part(pairs, tokens), {}
+    for kind in (one.kind for one in found if not one.problem):
+        candidates.switch(model.encoder, kind)
+        seconds[kind] = _median(scale, model, part)
+    least = min(seconds, key=seconds.__getitem__)
+    reached = seconds[chosen] <= NEARLY * seconds[least]
+    yield wished("attention auto: the fastest", least, chosen, reached, attention_line(found, "fp16"))
+
+
+def judge_candidates(problems: dict[str, str]) -> Row:
+    """A kind may be left out for its memory, and for nothing else."""
+    wrong = [f"{kind}: {why}" for kind, why in problems.items() if why and not why.startswith(_MEMORY)]
+    return judged("attention auto: kinds left out as wrong", "none", "; ".join(wrong) or "none", not wrong)
+
+
 def frozen_layers(scale: Scale) -> Iterator[Row]:
     """Backward pass with half of the layers frozen against none, as `ModelSettings.freeze_layers` does it."""
-    kind = candidates.preferred(scale.device)
+    kind = default_attention()
     depth = scale.config("base").num_hidden_layers
     pairs, tokens = scale.parts[1]
     part, seconds = scale.part(pairs, tokens), {}

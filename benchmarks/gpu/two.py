@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import NEEDS_TWO, Row, judged, skipped, wished
 from benchmarks.gpu.scale import Scale
 from src_py.kaggle.session import start_session
+from src_py.model.attention import default_attention
 from src_py.training.processes import fit
 
 STEPS, PAIRS = 8, 16
@@ -22,7 +22,7 @@ def two_against_one(scale: Scale) -> Iterator[Row]:
     if scale.cuda and scale.gpus < 2:
         yield skipped("two GPUs against one", NEEDS_TWO)
         return
-    kind = candidates.preferred(scale.device)
+    kind = default_attention()
     losses, seconds, weights = {}, {}, {}
     for processes in (1, 2):
         start_session(0)

@@ -89,6 +89,12 @@ def test_a_forecast_that_is_off_by_more_than_a_quarter_is_wrong(found, expected)
     assert project.judge_forecast("forecast", 10.0, found, TOY).ok == MEASURED, "a toy's seconds say nothing"
 
 
+def test_a_kind_that_auto_leaves_out_as_wrong_is_wrong():
+    assert speed.judge_candidates({"stock": "", "sdpa": "its activations fill 14.0 of 15.0 GB"}).ok == OK
+    assert speed.judge_candidates({"stock": "", "sdpa": "it differs from stock by 2e-01"}).ok == WRONG
+    assert speed.judge_candidates({"stock": "", "sdpa": "RuntimeError: no kernel"}).ok == WRONG
+
+
 def test_two_processes_that_differ_are_wrong():
     assert two.judge("loss", 1.07, 1.0701, 1e-3).ok == OK
     assert two.judge("loss", 1.07, 1.08, 1e-3).ok == WRONG
