@@ -10,7 +10,7 @@ from benchmarks.gpu.scale import Scale
 
 @dataclass(frozen=True)
 class Check:
-    """A check and how many seconds it may take; a T4 needs less than half of them."""
+    """A check and how many seconds it may take: meant to be ample for a T4, where it has not run yet."""
 
     name: str
     run: Callable[[Scale], Iterator[Row]]
