@@ -43,16 +43,15 @@ def training_work(
     args = trainer.args
     steps = step_parts(trainer, lengths, processes)[done:]
     parts = [part for step in steps for part in step]
-    work = works(lengths, parts, args.device.type).sum(0) if parts else np.zeros(3, dtype=np.int64)
+    device = args.device.type
+    work = works(lengths, parts, device).sum(0) if parts else np.zeros(3, dtype=np.int64)
     evaluations = 0
     if steps and args.eval_strategy != "no":
         # The Trainer evaluates every `eval_steps` steps, and after the last one.
         evaluations = math.ceil((done + len(steps)) / args.eval_steps) - done // args.eval_steps
     batches = evaluation_parts(trainer, len(eval_lengths))[::processes]
-    evaluated = sum(map(len, batches))
-    return TrainingWork(
-        len(steps), evaluations, sum(map(len, parts)), work, evaluated, works(eval_lengths, batches, args.device.type).sum(0)
-    )
+    forward = works(eval_lengths, batches, device).sum(0)
+    return TrainingWork(len(steps), evaluations, sum(map(len, parts)), work, sum(map(len, batches)), forward)
 
 
 def step_parts(trainer, lengths: np.ndarray, processes: int = 1) -> list[list[np.ndarray]]:
