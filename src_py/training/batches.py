@@ -1,8 +1,9 @@
 """Optimizer steps of equally long pairs, each split over processes and into forward passes of equally many tokens."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from src_py.errors import InputError
 from src_py.kaggle.files import require_space
 from src_py.kaggle.session import free_memory, to_device
-from src_py.pairs.encode import PairCollator, round_up
+from src_py.pairs.encode import round_up
 
 ONE_PAIR_TOO_MANY = "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
@@ -54,10 +55,13 @@ class TokenBudget:
 
     Of several processes each takes its share of every step: rows are dealt out by length, so that all have equal work.
 
-    Returns {"parts": batches of `PairCollator`, "weights": what each part's mean loss counts in that of the step}.
+    Returns {"parts": what `collate` makes of each, "weights": what each part's mean loss counts in that of the step}.
+
+    Args:
+        collate: a `PairCollator`; or what only counts the rows of a part.
     """
 
-    def __init__(self, collate: PairCollator, tokens: int, process: int = 0, processes: int = 1):
+    def __init__(self, collate: Callable[[list[dict]], Any], tokens: int, process: int = 0, processes: int = 1):
         self.collate, self.tokens, self.process, self.processes = collate, tokens, process, processes
 
     def __call__(self, rows: list[dict]) -> dict[str, list]:
