@@ -1,0 +1,59 @@
+"""What a training step of deberta-v3-base may cost, counted; the only place where these limits stand."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from benchmarks.trace.measure import trace_call, trace_memory
+from benchmarks.trace.models import BEST, v3
+
+SHAPES = ((4, 512), (2, 1024), (8, 256))  # pairs, tokens in each of a pair's two sequences
+MOST_GB = dict(zip(SHAPES, (39, 49, 32)))
+MOST_KERNELS = 1720  # of 4 pairs of 512
+MOST_MEMORY_GB = 5.8  # of a step in parts of 4 pairs of 512
+MOST_FROZEN_SHARE = 0.55  # of the backward pass's bytes, 6 of 12 layers frozen
+MOST_COPIES = 0
+
+
+def pairs_of(pairs: int, tokens: int, sequences: int = 2) -> list[list[int]]:
+    """Lengths of a batch without padding, as `make_batch` takes them."""
+    return [[tokens] * sequences] * pairs
+
+
+@dataclass
+class Measure:
+    """One line of the table. `limit` is for `ours`."""
+
+    name: str
+    stock: float
+    ours: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        return self.ours <= self.limit
+
+
+def measures(attention: str = BEST) -> list[Measure]:
+    """Every measure that has a limit, for transformers' attention and for this one."""
+    config, full = v3("base"), pairs_of(*SHAPES[0])
+
+    @cache
+    def call(kind: str, shape: tuple[int, int] = SHAPES[0], freeze_layers: int = 0):
+        return trace_call(config, pairs_of(*shape), kind, freeze_layers=freeze_layers)
+
+    def frozen_share(kind: str) -> float:
+        return call(kind, freeze_layers=6).backward.moved / call(kind).backward.moved
+
+    def row(name: str, of, limit: float) -> Measure:
+        return Measure(name, of("stock"), of(attention), limit)
+
+    return [
+        *(
+            row(f"GB moved, {pairs} × {tokens}", lambda kind: call(kind, (pairs, tokens)).total.moved / 1e9, limit)  # noqa: B023
+            for (pairs, tokens), limit in MOST_GB.items()
+        ),
+        row("kernels, 4 × 512", lambda kind: call(kind).total.kernels, MOST_KERNELS),
+        row("peak memory of a step, GB", lambda kind: trace_memory(config, full, kind).peak / 1e9, MOST_MEMORY_GB),
+        row("freeze_layers=6: share of the backward traffic", frozen_share, MOST_FROZEN_SHARE),
+        row("blocking copies in a call", lambda kind: len(call(kind).copies), MOST_COPIES),
+    ]
