@@ -4,6 +4,7 @@ import tempfile
 
 import torch
 from transformers import AutoConfig
+from transformers.initialization import no_init_weights
 
 from src_py.model.attention import use_fast_attention, use_stock_attention
 from src_py.model.encoder import fresh_encoder
@@ -43,6 +44,7 @@ def tiny(name: str):
     family = FAMILIES[name]
     settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     settings |= _V3 if family.model_type == "deberta-v2" else {"max_position_embeddings": 514, "pad_token_id": 1}
+    settings |= dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 2)
     return AutoConfig.for_model(family.model_type, vocab_size=max(1000, family.least_vocabulary), **settings)
 
 
@@ -54,15 +56,16 @@ def make_model(config, attention: str = BEST, style: str = "pairwise", **setting
         settings: of `ModelSettings`.
     """
     chosen = ModelSettings(**settings)
-    with tempfile.TemporaryDirectory() as folder:
+    # Made on the CPU and moved, as the Trainer does, so that a tensor that forgets to move is found. Its memory is never
+    # written to, and therefore costs nothing.
+    with tempfile.TemporaryDirectory() as folder, no_init_weights():
         config.save_pretrained(folder)
-        with torch.device("cuda"):
-            encoder = fresh_encoder(folder, False)
-            head = make_head(style, config.hidden_size, 3, chosen.dropout, chosen.side_bias)
-            model = PreferenceModel(encoder, head, chosen.pooling, chosen.label_smoothing)
+        encoder = fresh_encoder(folder, False)
     set_attention(encoder, attention)
+    head = make_head(style, config.hidden_size, 3, chosen.dropout, chosen.side_bias)
+    model = PreferenceModel(encoder, head, chosen.pooling, chosen.label_smoothing)
     _choose_trained(model, chosen)
-    return model.train()
+    return model.to("cuda").train()
 
 
 def set_attention(encoder, kind: str) -> None:
