@@ -26,6 +26,6 @@ class Card:
         return max(operations / self.operations, moved / self.bandwidth)
 
 
-# 24 TFLOP/s: what one user measured in a large fp16 product under the card's 70 W (its data sheet says 65). 250 GB/s: of
-# 320 on the data sheet, the share that simple kernels usually reach. Assumed, not measured here: hence 30 %.
+# 24 TFLOP/s: what one user measured in a large fp16 product under the card's 70 W (its data sheet says 65). 250 GB/s:
+# of 320 on the data sheet, the share that simple kernels usually reach. Assumed, not measured here: hence 30 %.
 T4 = Card("T4", operations=24e12, bandwidth=250e9, uncertainty=0.3)

@@ -63,7 +63,8 @@ def build() -> Path:
 
 def _torch() -> Path:
     found = find_spec("torch")
-    assert found and found.origin, "torch is not installed"
+    if not found or not found.origin:
+        raise RuntimeError("torch is not installed.")
     return Path(found.origin).parent
 
 

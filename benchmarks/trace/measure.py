@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.trace.models import BEST, make_batch, make_model
-from benchmarks.trace.tracer import Tracer, Work, tracing
+from benchmarks.trace.tracer import Work, tracing
 
 LOSS_SCALE = 2.0**16  # a GradScaler's first
 
@@ -110,6 +110,3 @@ def trace_update(config, attention: str = BEST, **settings) -> Work:
 def _forward(model, batch: dict, train: bool) -> torch.Tensor | None:
     with torch.set_grad_enabled(train), torch.autocast("cuda", torch.float16):
         return model(**batch)["loss"]
-
-
-__all__ = ["Call", "Memory", "Tracer", "trace_call", "trace_memory", "trace_predicting", "trace_update"]

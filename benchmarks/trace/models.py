@@ -56,8 +56,8 @@ def make_model(config, attention: str = BEST, style: str = "pairwise", **setting
         settings: of `ModelSettings`.
     """
     chosen = ModelSettings(**settings)
-    # Made on the CPU and moved, as the Trainer does, so that a tensor that forgets to move is found. Its memory is never
-    # written to, and therefore costs nothing.
+    # Made on the CPU and moved, as the Trainer does, so that a tensor that stays behind is found. The weights are never
+    # written to, so that they take no memory.
     with tempfile.TemporaryDirectory() as folder, no_init_weights():
         config.save_pretrained(folder)
         encoder = fresh_encoder(folder, False)

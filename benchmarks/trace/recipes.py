@@ -27,7 +27,7 @@ TEXTS = "texts of log-normal length (median prompt 74, answer 211 tokens), cut a
 
 @dataclass
 class CallTime:
-    """Seconds of an encoder call by its sequences n of L tokens: a + b n L + c n L², and never less than the host needs.
+    """Seconds of an encoder call with n sequences of L tokens: a + b n L + c n L², but at least what the host needs.
 
     Fitted to traces of some shapes; `error` is the greatest relative difference from them.
     """

@@ -38,16 +38,17 @@ def sections(quick: bool, top: int) -> Iterator[tuple[str, str, list[dict]]]:
     yield (
         "memory",
         f"Peak memory of a training step, pairwise, “{BEST}”, embeddings frozen. Needed: the peak and, for two GPUs, "
-        f"another copy of the gradients, + {FRAGMENTED:.0%} for fragmentation and {CONTEXT_GB:.0f} GB for CUDA and NCCL. "
-        f"It fits when that is at most {CARD_GB:.0f} GB.",
+        f"another copy of the gradients, + {FRAGMENTED:.0%} for fragmentation and {CONTEXT_GB:.0f} GB for CUDA and "
+        f"NCCL. It fits when that is at most {CARD_GB:.0f} GB.",
         memory(),
     )
     yield "predicting", f"Peak memory of predicting 32 pairs without padding, “{BEST}”.", predicting()
     yield (
         "recipes",
         f"Minutes of the recipes on two {T4.name}s with their default settings: an estimate, not a measurement. "
-        f"57,477 rows, deberta-v3-base, {recipes.TEXTS}; {SAID}, {recipes.LAUNCH_SECONDS * 1e6:.0f} µs a kernel for the "
-        f"host and {recipes.EXCHANGE / 1e9:.0f} GB/s between the cards. Tokenizing, checks, loading and saving are not in it.",
+        f"57,477 rows, deberta-v3-base, {recipes.TEXTS}; {SAID}, {recipes.LAUNCH_SECONDS * 1e6:.0f} µs a kernel for "
+        f"the host and {recipes.EXCHANGE / 1e9:.0f} GB/s between the cards, both assumed. Tokenizing, checks, loading "
+        "and saving are not in it.",
         hours(),
     )
 

@@ -43,9 +43,10 @@ class Tracer(TorchDispatchMode):
     What is done on the CPU alone is really done, as it would be beside a card. Tensors on "cuda" are fake: they have
     shape, type, device and storage, but no values; torch raises an error when an operation mixes the two devices.
 
-    A kernel's bytes are those of all tensors that it is given and that it makes, each tensor once, a dimension of stride
-    0 once. A tensor that is only written into (the target of a copy, `out=`) counts as given and as made, so that the
-    sum is 2 to 6 % too high. Caches that save some of this, and access patterns that cost more, are not seen.
+    A kernel's bytes are those of all tensors that it is given and that it makes, each tensor once, a dimension of
+    stride 0 once. A tensor that is only written into (the target of a copy, `out=`) counts as given and as made: in the
+    attentions of this project that makes the sum 2 to 6 % too high. Caches that save some of this, and access patterns
+    that cost more, are not seen.
 
     Attributes:
         work: operation ("aten.mm") to `Work`, since the last `reset`.

@@ -1,14 +1,16 @@
 """Every way to build and run the model once on the traced device: none may mix tensors of CPU and card."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from benchmarks.trace.measure import LOSS_SCALE
-from benchmarks.trace.models import KINDS, make_batch, make_model, tiny
+from benchmarks.trace.models import BEST, KINDS, make_batch, make_model, tiny
 from benchmarks.trace.tracer import tracing
 from src_py.model.families import FAMILIES
-from src_py.model.preference import POOLINGS
+from src_py.tabular.embeddings import POOLINGS as EMBEDDINGS
+from src_py.tabular.embeddings import _pool
 
 PAIRS = [[40, 17], [16, 33], [8, 8]]  # tokens of both sequences: padding, short and long ones apart, odd lengths
 SINGLE = [[40], [17], [33]]
@@ -18,26 +20,27 @@ def variants() -> dict[str, Callable[[], None]]:
     """Name to a function that runs this variant, forward and backward where there is a backward pass."""
     found: dict[str, Callable[[], None]] = {}
     for kind in KINDS:
-        for pooling in POOLINGS:
-            found[f"{kind}, pairwise, {pooling}"] = lambda kind=kind, pooling=pooling: run(kind, pooling=pooling)
-            found[f"{kind}, joint, {pooling}"] = lambda kind=kind, pooling=pooling: run(
-                kind, SINGLE, style="joint", pooling=pooling
-            )
-        found |= {
-            f"{kind}, evaluation": lambda kind=kind: run(kind, train=False),
-            f"{kind}, embeddings trained": lambda kind=kind: run(kind, freeze_embeddings=False),
-            f"{kind}, frozen and new layers": lambda kind=kind: run(kind, freeze_layers=1, reinit_layers=1),
-            f"{kind}, recompute": lambda kind=kind: run(kind, recompute=True),
-            f"{kind}, side bias and label smoothing": lambda kind=kind: run(kind, side_bias=True, label_smoothing=0.1),
-            f"{kind}, one sequence length": lambda kind=kind: run(kind, [[24, 24]] * 2),
-            f"{kind}, fp32": lambda kind=kind: run(kind, fp16=False),
-            f"{kind}, own keys for positions": lambda kind=kind: run(kind, share_att_key=False),
-            f"{kind}, c2p alone": lambda kind=kind: run(kind, pos_att_type=["c2p"]),
-            f"{kind}, p2c alone": lambda kind=kind: run(kind, pos_att_type=["p2c"]),
-        }
-    for name in FAMILIES:
-        found[f"family {name}, pairwise"] = lambda name=name: run(KINDS[-1], family=name)
-        found[f"family {name}, joint"] = lambda name=name: run(KINDS[-1], SINGLE, family=name, style="joint")
+        found[f"{kind}, pairwise"] = partial(run, kind)
+        found[f"{kind}, joint"] = partial(run, kind, SINGLE, style="joint")
+        found[f"{kind}, evaluation"] = partial(run, kind, train=False)
+        found[f"{kind}, recompute"] = partial(run, kind, recompute=True)
+        found[f"{kind}, fp32"] = partial(run, kind, fp16=False)
+        found[f"{kind}, own keys for positions"] = partial(run, kind, share_att_key=False)
+    for positions in ("c2p", "p2c"):
+        found[f"{BEST}, {positions} alone"] = partial(run, BEST, pos_att_type=[positions])
+    for style, lengths in (("pairwise", PAIRS), ("joint", SINGLE)):
+        found[f"{BEST}, {style}, cls"] = partial(run, BEST, lengths, style=style, pooling="cls")
+    found |= {
+        f"{BEST}, embeddings trained": partial(run, BEST, freeze_embeddings=False),
+        f"{BEST}, frozen and new layers": partial(run, BEST, freeze_layers=1, reinit_layers=1),
+        f"{BEST}, side bias and label smoothing": partial(run, BEST, side_bias=True, label_smoothing=0.1),
+        f"{BEST}, one sequence length": partial(run, BEST, [[24, 24]] * 2),
+    }
+    for family in FAMILIES:
+        found[f"{family}, pairwise"] = partial(run, BEST, family=family)
+        found[f"{family}, joint"] = partial(run, BEST, SINGLE, family=family, style="joint")
+        for pooling in EMBEDDINGS if family == "deberta" else EMBEDDINGS[-1:]:
+            found[f"{family}, embeddings, {pooling}"] = partial(embed, family, pooling)
     return found
 
 
@@ -84,6 +87,17 @@ def problems() -> dict[str, str]:
     return {name: _error(function) for name, function in variants().items()}
 
 
+def embed(family: str, pooling: str) -> None:
+    """Vectors of sequences as the LightGBM recipe makes them."""
+    with tracing():
+        encoder = make_model(tiny(family), BEST).encoder.eval()
+        batch = make_batch(SINGLE)
+        ids, mask = (batch[name][:, 0] for name in ("input_ids", "attention_mask"))
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16):
+            out = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=pooling == "last4")
+            _pool(out, mask, pooling)
+
+
 def mixed_problems() -> dict[str, str]:
     """The same for variants that mix devices on purpose, to see that this is found."""
 
@@ -98,7 +112,7 @@ def mixed_problems() -> dict[str, str]:
         model.head.score = torch.nn.Linear(32, 1)
 
     changes = {change.__name__: change for change in (new_tensor, forgotten_tensor, forgotten_module)}
-    return {name: _error(lambda change=change: run(KINDS[-1], change=change)) for name, change in changes.items()}
+    return {name: _error(lambda change=change: run(BEST, change=change)) for name, change in changes.items()}
 
 
 def _check_gradients(model) -> None:
