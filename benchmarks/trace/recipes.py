@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.trace.card import T4
 from benchmarks.trace.limits import pairs_of
-from benchmarks.trace.measure import trace_call, trace_predicting, trace_update
+from benchmarks.trace.measure import trace_call, trace_memory, trace_predicting, trace_update
 from benchmarks.trace.models import BEST, v3
 from benchmarks.trace.tracer import Work
 from src_py.model.preference import length_groups
@@ -64,13 +64,13 @@ def finetune(size: str = "base", max_length: int = 512, epochs: float = 2, micro
     config = v3(size)
     train = call_time(lambda lengths: trace_call(config, lengths, BEST).total)
     predict = call_time(lambda lengths: trace_predicting(config, lengths, BEST)[0])
-    update = trace_update(config)
+    update, gradients = trace_update(config), trace_memory(config, pairs_of(1, 64)).gradients
     rows = ROWS * (FOLDS - 1) // FOLDS
     lengths = draw_lengths(rows, max_length)
     steps = list(PooledBatches(lengths.max(1).tolist(), 16, 0))
     looked_at = steps[:: max(1, len(steps) // STEPS)]
     step = np.mean([_step_seconds(lengths[ids], train, micro_batch, max_length) for ids in looked_at])
-    step += max(update.seconds, update.kernels * LAUNCH_SECONDS) + _trained_bytes(config) / EXCHANGE
+    step += max(update.seconds, update.kernels * LAUNCH_SECONDS) + gradients / EXCHANGE
     row = _seconds_a_row(lengths, predict)
     return {
         "training": epochs * len(steps) * step / 60,
@@ -104,12 +104,6 @@ def _seconds_a_row(lengths: np.ndarray, call: CallTime) -> float:
     batches = [ordered[at : at + 32].ravel().tolist() for at in range(0, len(ordered) - 32, len(ordered) // 100)]
     seconds = [sum(call(len(group), longest) for group, longest in length_groups(batch)) for batch in batches]
     return float(np.mean(seconds)) / 32 / GPUS
-
-
-def _trained_bytes(config) -> float:
-    """Gradients that the cards exchange: of all weights but the embeddings'."""
-    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    return 4 * config.num_hidden_layers * layer
 
 
 def _terms(sequences: int, tokens: int) -> np.ndarray:
