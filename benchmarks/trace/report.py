@@ -39,8 +39,8 @@ def sections(quick: bool, top: int) -> Iterator[tuple[str, str, list[dict]]]:
         "memory",
         f"Peak memory of a training step, pairwise, “{BEST}”, embeddings frozen. Needed: the peak and, for two GPUs, "
         f"another copy of the gradients, + {FRAGMENTED:.0%} for fragmentation and {CONTEXT_GB:.0f} GB for CUDA and "
-        f"NCCL. It fits when that is at most {CARD_GB:.0f} GB. Where the stored scores would fill half of the card, the "
-        "attention computes them again in the backward pass: less memory, more time.",
+        f"NCCL. It fits when that is at most {CARD_GB:.0f} GB. Where the stored scores would fill half of the card, "
+        "the attention computes them again in the backward pass: less memory, more time.",
         memory(),
     )
     yield "predicting", f"Peak memory of predicting 32 pairs without padding, “{BEST}”.", predicting()
