@@ -6,7 +6,8 @@ import torch
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
-from src_py.model.attention import use_fast_attention, use_stock_attention
+from src_py.model.attention import use_attention
+from src_py.model.attention_cores import CORES
 from src_py.model.encoder import fresh_encoder
 from src_py.model.families import FAMILIES
 from src_py.model.preference import ModelSettings, PreferenceModel, _choose_trained, make_head
@@ -30,8 +31,8 @@ SIZES = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "large": {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096},
 }
-KINDS = ("stock", "chunked")
-BEST = "chunked"  # what the recipes use on a card
+KINDS = ("stock", *CORES)
+BEST = "sdpa"  # what "auto" means on a card where nothing was measured
 
 
 def v3(size: str):
@@ -48,11 +49,14 @@ def tiny(name: str):
     return AutoConfig.for_model(family.model_type, vocab_size=max(1000, family.least_vocabulary), **settings)
 
 
-def make_model(config, attention: str = BEST, style: str = "pairwise", **settings) -> PreferenceModel:
+def make_model(
+    config, attention: str = BEST, style: str = "pairwise", recompute: bool | None = None, **settings
+) -> PreferenceModel:
     """A `PreferenceModel` in training mode on the traced device; call it inside `tracing`.
 
     Args:
         attention: one of `KINDS`; other architectures than DeBERTa keep their own.
+        recompute: as in `use_attention`.
         settings: of `ModelSettings`.
     """
     chosen = ModelSettings(**settings)
@@ -60,16 +64,12 @@ def make_model(config, attention: str = BEST, style: str = "pairwise", **setting
     # written to, so that they take no memory.
     with tempfile.TemporaryDirectory() as folder, no_init_weights():
         config.save_pretrained(folder)
-        encoder = fresh_encoder(folder, False)
-    set_attention(encoder, attention)
+        encoder = fresh_encoder(folder, "stock")
+    use_attention(encoder, attention, recompute)
     head = make_head(style, config.hidden_size, 3, chosen.dropout, chosen.side_bias)
     model = PreferenceModel(encoder, head, chosen.pooling, chosen.label_smoothing)
     _choose_trained(model, chosen)
     return model.to("cuda").train()
-
-
-def set_attention(encoder, kind: str) -> None:
-    (use_stock_attention if kind == "stock" else use_fast_attention)(encoder)
 
 
 def make_batch(lengths: list[list[int]]) -> dict:

