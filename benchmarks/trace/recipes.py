@@ -11,6 +11,9 @@ from benchmarks.trace.models import BEST, v3
 from benchmarks.trace.tracer import Work
 from src_py.model.preference import length_groups
 from src_py.training.batches import PooledBatches, TokenBudget
+from src_py.training.trainer import TrainingSettings
+
+DEFAULTS = TrainingSettings()
 
 ROWS, FOLDS, TEST_ROWS = 57_477, 5, 25_000  # of the contest; the scoring run's test file
 GPUS = 2
@@ -59,7 +62,7 @@ def draw_lengths(rows: int, max_length: int, seed: int = 0) -> np.ndarray:
     return (prompt + answers).astype(int).clip(20, max_length)
 
 
-def finetune(size: str = "base", max_length: int = 512, epochs: float = 2, micro_batch: int = 4) -> dict[str, float]:
+def finetune(size: str = "base", max_length: int = 512, settings: TrainingSettings = DEFAULTS) -> dict[str, float]:
     """Estimated minutes of `finetune_deberta` on the contest's rows, one fold, by stage."""
     config = v3(size)
     train = call_time(lambda lengths: trace_call(config, lengths, BEST).total)
@@ -67,14 +70,15 @@ def finetune(size: str = "base", max_length: int = 512, epochs: float = 2, micro
     update, gradients = trace_update(config), trace_memory(config, pairs_of(1, 64)).gradients
     rows = ROWS * (FOLDS - 1) // FOLDS
     lengths = draw_lengths(rows, max_length)
-    steps = list(PooledBatches(lengths.max(1).tolist(), 16, 0))
+    steps = list(PooledBatches(lengths.max(1).tolist(), settings.batch_size, 0))
     looked_at = steps[:: max(1, len(steps) // STEPS)]
-    step = np.mean([_step_seconds(lengths[ids], train, micro_batch, max_length) for ids in looked_at])
+    step = np.mean([_step_seconds(lengths[ids], train, settings.micro_batch, max_length) for ids in looked_at])
     step += max(update.seconds, update.kernels * LAUNCH_SECONDS) + gradients / EXCHANGE
     row = _seconds_a_row(lengths, predict)
+    evaluations = int(settings.epochs * settings.evals_per_epoch)
     return {
-        "training": epochs * len(steps) * step / 60,
-        "8 evaluations": 8 * (ROWS - rows) * row / 60,
+        "training": settings.epochs * len(steps) * step / 60,
+        f"{evaluations} evaluations": evaluations * (ROWS - rows) * row / 60,
         "validation rows": (ROWS - rows) * row / 60,
         "25,000 test rows": TEST_ROWS * row / 60,
     }
