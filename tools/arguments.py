@@ -50,6 +50,13 @@ def seconds(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Rows of a table."""
+    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or int(text) == 0:
+        raise ValueError(f"TOP is {text!r}; write a whole number from 1 to 999")
+    return int(text)
+
+
 def account(text: str) -> str:
     """The name of a Kaggle account."""
     if not text.strip():

@@ -296,7 +296,7 @@ def test_what_it_does_not_cover_is_left_alone_or_refused():
         encoder.encoder(hidden, mask, query_states=hidden)
 
 
-FLASH = '''
+FLASH = """
 from copy import deepcopy
 
 from torch import nn
@@ -317,7 +317,7 @@ def enable_deberta_training(encoder):
     encoder.encoder.LayerNorm = stock.LayerNorm
     for layer in stock.layer:
         layer.attention.self = Attention(layer.attention.self)
-'''
+"""
 
 
 @pytest.fixture

@@ -101,6 +101,16 @@ def test_bench_writes_its_table(tmp_path):
 
 
 @pytest.mark.slow
+def test_trace_writes_its_table_or_says_why_not(tmp_path):
+    done = make("trace", "QUICK=1", f"BENCH_OUT={tmp_path}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    if "nothing was counted" not in done.stdout:
+        calls = json.loads((tmp_path / "trace.json").read_text())["calls"]
+        assert all(call["GB moved"] > 0 for call in calls)
+        assert (tmp_path / "trace.md").read_text() == done.stdout[done.stdout.index("# `make trace`") :]
+
+
+@pytest.mark.slow
 def test_the_lightgbm_demo_beats_every_single_group():
     """All groups together beat the constant predictor and each group alone by more than the spread over folds."""
     done = make("demo", "RECIPE=embed_deberta_lightgbm")

@@ -20,12 +20,13 @@ HANDED_OVER = {
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
     "gpu": ["--toy={TOY}", "--out={OUT}"],
+    "trace": ["--quick={QUICK}", "--top={TOP}", "--out={BENCH_OUT}"],
     "weights": ["--dtype={DTYPE}", "--", "{MODEL}", "{OUT}"],
     "push": ["--recipe={RECIPE}", "--user={USER}", "--seconds={SECONDS}"],
     "pull-kaggle": ["--recipe={RECIPE}", "--user={USER}"],
     "pull": ["--", "{NB}"],
 }
-NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK", "TOY")
+NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK", "TOY", "TOP")
 HOSTILE = [
     "'; touch MARK; '",
     '"; touch MARK; "',
@@ -146,6 +147,9 @@ def test_values_are_checked(tmp_path):
     for text in ("0", "-1", "1.5", "1e3", "43201", "", "1;2", "٣", "1\n"):
         assert "SECONDS" in sentence(arguments.seconds, text)
     assert arguments.seconds("43200") == 43200
+    for text in ("0", "-1", "1000", "", "٣", "5\n"):
+        assert "TOP" in sentence(arguments.count, text)
+    assert arguments.count("20") == 20
     for text in ("", " ", str(tmp_path / "absent"), str(tmp_path / "file")):
         assert "is not a folder" in sentence(arguments.existing_folder, text)
     assert arguments.existing_folder(str(tmp_path)) == tmp_path
