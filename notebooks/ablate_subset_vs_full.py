@@ -56,7 +56,7 @@ class CFG:
     max_length = 512  # tokens in a sequence; twice that where one sequence holds both answers
     epochs = 2.0
     batch_size = 16  # the recipe's pairs in an optimizer step; the posted settings have 2
-    micro_batch = 4  # pairs of full length in a forward pass: what has to fit the GPU
+    micro_batch = 8  # pairs of full length in a forward pass: what has to fit the GPU
     lr = 0.0  # the recipe's; 0: chosen by the encoder's size
     head_lr = 0.0  # 0: ten times lr
     freeze_layers = 0  # lowest layers, in all arms

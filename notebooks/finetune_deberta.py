@@ -60,7 +60,7 @@ class CFG:
     layer_decay = 0.9  # learning rate of a layer against the one above it
     weight_decay = 0.01
     batch_size = 16  # pairs in an optimizer step
-    micro_batch = 4  # pairs of full length in a forward pass: what has to fit the GPU
+    micro_batch = 8  # pairs of full length in a forward pass: what has to fit the GPU
     warmup = 0.1  # share of the steps
     max_grad_norm = 1.0
     evals_per_epoch = 4

@@ -20,6 +20,7 @@ from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.files import ENCODER_FILES, folder_digest
 from src_py.kaggle.identity import helper_digests, key_of, rows_digest
 from src_py.kaggle.session import PRECISIONS, free_memory, start_session
+from src_py.model.attention_choice import choose_attention
 from src_py.model.families import max_tokens
 from src_py.model.predict import predict_logits
 from src_py.model.preference import ModelSettings, build_model
@@ -40,7 +41,7 @@ class TrialSettings(Settings):
     max_length: int = setting(512, least=16, most=8192)
     epochs: float = setting(2.0, above=0, most=100)
     batch_size: int = setting(16, least=1)
-    micro_batch: int = setting(4, least=1)
+    micro_batch: int = setting(8, least=1)
     lr: float = setting(0.0, least=0, most=1)
     head_lr: float = setting(0.0, least=0, most=1)
     freeze_layers: int = setting(0, least=0)
@@ -187,7 +188,6 @@ class _Measure(TrainerCallback):
                     model,
                     self.valid,
                     self.pad_token_id,
-                    batch_size=32,
                     precision=self.settings.precision,
                     progress=False,
                     devices=(str(args.device),),  # the trial's own, not all that this process may see
@@ -248,6 +248,10 @@ def _encoded_valid(arm: Arm, problem: Problem, encode):
 
 def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
     even = np.full(problem.n_classes, 1 / problem.n_classes)
+    settings, reading = problem.settings, _reading(arm, problem)
+    rows = _batch(arm, settings)[1] * (2 if "pairwise" in arm else 1)
+    # Measured once in a process; not a setting of the trials, since it changes no result.
+    attention = choose_attention(problem.model_dir, "auto", rows, reading.max_length, settings.precision, quiet=True)
     return build_model(
         problem.model_dir,
         tokenizer,
@@ -256,7 +260,8 @@ def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
         settings=ModelSettings(
             pooling="mean" if "head" in arm else "cls",
             freeze_embeddings="frozen" in arm,
-            freeze_layers=problem.settings.freeze_layers,
+            freeze_layers=settings.freeze_layers,
+            attention=attention,
         ),
         fit=None if "line_break" in arm else resize_posted,
     )

@@ -18,7 +18,17 @@ from src_py.kaggle.files import ENCODER_FILES, folder_digest
 
 HELPERS = Path(__file__).resolve().parents[1]
 # They say where files lie, how long a run may take and on how many processes: no fold's result depends on them.
-ELSEWHERE = {"input_dir", "data_dir", "model_dir", "output_dir", "hours", "processes", "micro_batch", "folds"} | {
+ELSEWHERE = {
+    "input_dir",
+    "data_dir",
+    "model_dir",
+    "output_dir",
+    "hours",
+    "processes",
+    "micro_batch",
+    "attention",
+    "folds",
+} | {
     "stop_on_failure",
     "mode",
     "resume",

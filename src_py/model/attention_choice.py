@@ -37,7 +37,14 @@ class Measured:
 
 
 def choose_attention(
-    folder: str | Path, wanted: str, rows: int, tokens: int, precision: str, device: str = "", training: bool = True
+    folder: str | Path,
+    wanted: str,
+    rows: int,
+    tokens: int,
+    precision: str,
+    device: str = "",
+    training: bool = True,
+    quiet: bool = False,
 ) -> str:
     """The kind of attention that `use_attention` should get, for the model in `folder`.
 
@@ -50,6 +57,7 @@ def choose_attention(
         precision: "fp16", "bf16" or "fp32", from `choose_precision`.
         device: the first GPU, or the CPU, unless given.
         training: whether the backward pass counts.
+        quiet: print nothing.
     """
     config = read_config(folder)
     if config.model_type != "deberta-v2" or not getattr(config, "relative_attention", False):
@@ -62,7 +70,7 @@ def choose_attention(
     kinds = tuple(kind for kind in KINDS if kind != "chunked" and (kind != "flash" or flash_problem() is None))
     known = _measured.cache_info().hits
     found = _measured(str(folder), rows, tokens, precision, device, training, kinds)
-    if _measured.cache_info().hits == known:
+    if _measured.cache_info().hits == known and not quiet:
         print(attention_line(found, precision))
     return fastest(found).kind
 

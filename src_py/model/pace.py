@@ -67,12 +67,6 @@ def part_work(lengths: Sequence[int], device: str = "cpu") -> np.ndarray:
     return np.array(calls, dtype=np.int64).sum(0)
 
 
-def prediction_parts(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Row numbers of every batch that `predict_logits` makes of rows with these lengths (rows, sequences)."""
-    order = np.argsort(-lengths.max(1), kind="stable")
-    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-
-
 def works(lengths: np.ndarray, parts: list[np.ndarray], device: str = "cpu") -> np.ndarray:
     """`part_work` of every part, (parts, 3)."""
     return np.array([part_work(lengths[rows].ravel().tolist(), device) for rows in parts]).reshape(-1, 3)

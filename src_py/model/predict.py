@@ -9,24 +9,45 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from src_py.kaggle.session import all_devices, share_out, to_device
-from src_py.pairs.encode import PairCollator, Reading, encode_pairs
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs, round_up
 from src_py.pairs.load import swap_sides
 
-BATCH_SIZE = 32  # pairs in a forward pass
+TOKENS = 32_768  # in a forward pass, padding included
+
+
+def token_batches(lengths: list[int], tokens: int) -> list[slice]:
+    """Consecutive slices of sequences, sorted longest first, of at most `tokens` tokens with their padding."""
+    slices, start = [], 0
+    while start < len(lengths):
+        size = max(1, tokens // max(1, round_up(lengths[start])))
+        slices.append(slice(start, min(start + size, len(lengths))))
+        start += size
+    return slices
+
+
+def prediction_parts(lengths: np.ndarray, sequences: int, tokens: int = TOKENS) -> list[np.ndarray]:
+    """Row numbers of every batch that `predict_logits` makes of rows of `sequences` sequences.
+
+    Args:
+        lengths: the longer sequence of each row, in tokens.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    return [order[rows] for rows in token_batches((lengths[order] * sequences).tolist(), tokens)]
 
 
 def predict_logits(
     model,
     encoded,
     pad_token_id: int,
-    batch_size: int,
+    tokens: int = TOKENS,
     precision: str = "fp32",
     progress: bool = True,
     devices: tuple[str, ...] = (),
 ) -> np.ndarray:
     """Logits of every row in the dataset's order, float64 of shape (rows, classes).
 
-    Rows are batched by length, longest first: little padding, and a lack of memory shows at once.
+    Rows are sorted by length, longest first, and batched to about `tokens` tokens: little padding, every batch costs
+    the same, and a lack of memory shows at once.
 
     Args:
         progress: show a bar.
@@ -36,9 +57,9 @@ def predict_logits(
         ValueError: when a logit is not finite.
     """
     devices = devices or all_devices()
-    order = np.argsort(-np.asarray(encoded["length"]), kind="stable")
     rows, collate = encoded.select_columns(["sequences"]), PairCollator(pad_token_id)
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    batches = prediction_parts(np.asarray(encoded["length"]), len(rows[0]["sequences"]), tokens)
+    order = np.concatenate(batches)
     found: dict[int, np.ndarray] = {}
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     with tqdm(
@@ -75,7 +96,7 @@ def predict_logits(
 
 
 def predict_pairs(
-    model, tokenizer, table, reading: Reading, batch_size: int = BATCH_SIZE, precision: str = "fp32"
+    model, tokenizer, table, reading: Reading, tokens: int = TOKENS, precision: str = "fp32"
 ) -> np.ndarray:
     """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
 
@@ -85,7 +106,7 @@ def predict_pairs(
 
     def probabilities(pairs) -> np.ndarray:
         encoded = encode_pairs(pairs, tokenizer, reading)
-        return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, batch_size, precision), axis=1)
+        return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, tokens, precision), axis=1)
 
     straight = probabilities(table)
     if reading.style == "pairwise":

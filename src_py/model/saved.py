@@ -18,7 +18,7 @@ from src_py.kaggle.session import free_memory
 from src_py.model.attention import use_attention
 from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import load_encoder
-from src_py.model.predict import BATCH_SIZE, predict_pairs
+from src_py.model.predict import TOKENS, predict_pairs
 from src_py.model.preference import POOLINGS, PreferenceModel, make_head
 from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
@@ -223,11 +223,9 @@ def predict_saved(
     total = np.zeros((len(table), len(classes)))
     for folder in folders:
         model, settings = load_trained(folder)
-        tokens = settings.reading.max_length
-        use_attention(
-            model.encoder,
-            choose_attention(folder, attention, 2 * BATCH_SIZE, tokens, precision, training=False),
-        )
+        length = settings.reading.max_length
+        kind = choose_attention(folder, attention, max(1, TOKENS // length), length, precision, training=False)
+        use_attention(model.encoder, kind)
         predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, precision=precision)
         tempered = predicted if settings.temperature == 1 else apply_temperature(predicted, settings.temperature)
         total += tempered

@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import zlib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from src_py.config import check_choice
 from src_py.errors import InputError
 from src_py.kaggle.files import WEIGHTS, folder_digest, write_text, writing
 from src_py.kaggle.identity import module_digest
-from src_py.kaggle.session import all_devices, share_out
+from src_py.kaggle.session import all_devices, share_out, to_device
+from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import fit_embeddings, load_encoder
+from src_py.model.families import max_tokens
+from src_py.model.predict import token_batches
+from src_py.pairs.encode import round_up
 from src_py.tabular.sides import FeatureGroup, Sides
 from src_py.tabular.stacking import LinearStack
 
@@ -53,7 +58,8 @@ def embed_sequences(
         InputError: unreadable weights, unknown pooling, vectors that are not finite, or a full disk.
     """
     check_choice("pooling", pooling, POOLINGS)
-    encoder = embedding_encoder(model_dir, tokenizer)
+    longest = max(map(len, sequences), default=1)
+    encoder = embedding_encoder(model_dir, tokenizer, longest, precision)
     shape = (len(sequences), int(encoder.config.hidden_size))
     folder = Path(cache_dir) / _vectors_key(sequences, model_dir, [pooling, precision, BLOCK])
     order = np.argsort([-len(ids) for ids in sequences], kind="stable")
@@ -90,26 +96,17 @@ def embed_sequences(
             return embed
 
         devices = devices or all_devices()
-        models = [encoder, *(embedding_encoder(model_dir, tokenizer) for _ in devices[1:])]
+        models = [encoder, *(deepcopy(encoder) for _ in devices[1:])]
         share_out(missing, [worker(device, model) for device, model in zip(devices, models)])
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
 
-def embedding_encoder(model_dir: str | Path, tokenizer) -> Any:
-    """The frozen encoder that `embed_sequences` uses."""
-    encoder = load_encoder(model_dir).eval()
+def embedding_encoder(model_dir: str | Path, tokenizer, longest: int, precision: str) -> Any:
+    """The frozen encoder that `embed_sequences` uses for sequences of up to `longest` tokens."""
+    kind = choose_attention(model_dir, "auto", max(1, TOKENS // longest), longest, precision, training=False)
+    encoder = load_encoder(model_dir, kind).eval()
     fit_embeddings(encoder, tokenizer)
     return encoder
-
-
-def token_batches(lengths: list[int], tokens: int) -> list[slice]:
-    """Consecutive slices of sequences, sorted longest first, of at most `tokens` tokens with their padding."""
-    slices, start = [], 0
-    while start < len(lengths):
-        size = max(1, tokens // max(1, lengths[start]))
-        slices.append(slice(start, min(start + size, len(lengths))))
-        start += size
-    return slices
 
 
 @torch.inference_mode()
@@ -119,14 +116,15 @@ def embed_block(sequences, model, tokenizer, pooling, precision, tokens, device)
     parts = []
     for rows in token_batches([len(ids) for ids in sequences], tokens):
         batch = sequences[rows]
-        input_ids = np.full((len(batch), max(map(len, batch))), tokenizer.pad_token_id, dtype=np.int64)
+        width = min(round_up(len(batch[0])), max_tokens(model.config) or sys.maxsize)
+        input_ids = np.full((len(batch), width), tokenizer.pad_token_id, dtype=np.int64)
         for i, ids in enumerate(batch):
             input_ids[i, : len(ids)] = ids
-        lengths = torch.tensor([len(ids) for ids in batch], device=device)
+        lengths = to_device(torch.tensor([len(ids) for ids in batch]), device)
         mask = (torch.arange(input_ids.shape[1], device=device) < lengths[:, None]).long()
         with torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None):
             out = model(
-                input_ids=torch.from_numpy(input_ids).to(device),
+                input_ids=to_device(torch.from_numpy(input_ids), device),
                 attention_mask=mask,
                 output_hidden_states=pooling == "last4",
             )

@@ -12,8 +12,9 @@ import torch
 from src_py.kaggle.clock import COMPETITION_HOURS, Clock
 from src_py.kaggle.session import all_devices, free_memory
 from src_py.model.pace import Pace, Part, matrix_rate, measure_paces, traffic_rate, typical
-from src_py.pairs.encode import encode_pairs
-from src_py.tabular.embeddings import BLOCK, TOKENS, embed_block, embedding_encoder, token_batches
+from src_py.model.predict import token_batches
+from src_py.pairs.encode import encode_pairs, round_up
+from src_py.tabular.embeddings import BLOCK, TOKENS, embed_block, embedding_encoder
 from src_py.tabular.groups import Counted, FeatureSettings, pair_sequences
 
 HIDDEN_ROWS = 25_000  # about as many as the test set of Kaggle's scoring run has
@@ -139,14 +140,14 @@ def embedding_work(lengths: np.ndarray) -> np.ndarray:
 def _block_work(lengths: np.ndarray) -> np.ndarray:
     ordered = -np.sort(-lengths)
     calls = [ordered[rows] for rows in token_batches(ordered.tolist(), TOKENS)]
-    return np.array([(1, len(call) * call[0], len(call) * call[0] ** 2) for call in calls]).sum(0)
+    return np.array([(1, len(call) * round_up(call[0]), len(call) * round_up(call[0]) ** 2) for call in calls]).sum(0)
 
 
 def _embedding_pace(
     sequences: list[list[int]], model_dir: Path, tokenizer, pooling: str, precision: str, device, budget: float
 ) -> Pace:
-    model = embedding_encoder(model_dir, tokenizer).to(device)
     lengths = np.array([len(ids) for ids in sequences])
+    model = embedding_encoder(model_dir, tokenizer, int(lengths.max()), precision).to(device)
     order = np.argsort(-lengths, kind="stable")
     calls = [order[rows] for rows in token_batches(lengths[order].tolist(), TOKENS)]
 

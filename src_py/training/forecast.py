@@ -11,10 +11,11 @@ import torch
 from src_py.kaggle.clock import COMPETITION_HOURS, Clock
 from src_py.kaggle.files import LIMIT, free_bytes
 from src_py.kaggle.session import all_devices, visible_gpus
-from src_py.model.pace import prediction_parts, sequence_lengths, works
+from src_py.model.pace import sequence_lengths, works
+from src_py.model.predict import prediction_parts
 from src_py.pairs.encode import Reading
 from src_py.training.checkpoints import disk_needed
-from src_py.training.measure import BATCH_SIZE, Measured, measure
+from src_py.training.measure import Measured, measure
 from src_py.training.work import TrainingWork, steps_done, training_work
 
 HIDDEN_ROWS = 25_000  # about as many as the test set of Kaggle's scoring run has
@@ -215,7 +216,8 @@ def _evaluations(work: TrainingWork, measured: Measured) -> float:
 def _prediction(lengths: np.ndarray, measured: Measured) -> float:
     """Seconds of `predict_pairs` on rows of these lengths (rows, sequences)."""
     devices = all_devices()
-    work = works(lengths, prediction_parts(lengths, BATCH_SIZE), devices[0].split(":")[0]).sum(0)
+    parts = prediction_parts(lengths.max(1), lengths.shape[1])
+    work = works(lengths, parts, devices[0].split(":")[0]).sum(0)
     seconds = measured.prediction.seconds(work) / len(devices)
     orders = 2 if lengths.shape[1] == 1 else 1  # a joint reading reads both
     return orders * (seconds + len(lengths) * (measured.tokenise + measured.row))
@@ -223,6 +225,8 @@ def _prediction(lengths: np.ndarray, measured: Measured) -> float:
 
 def _prediction_like(lengths: np.ndarray, rows: int, measured: Measured) -> float:
     """Seconds of `predict_pairs` on `rows` rows that are as long as those of `lengths`."""
+    if not rows:
+        return 0.0
     drawn = np.random.default_rng(0).integers(len(lengths), size=min(rows, DRAWN))
     return _prediction(lengths[drawn], measured) * rows / len(drawn)
 

@@ -1,6 +1,5 @@
 """Measure for about ten seconds what a training will need of this machine; the Trainer stays as it was."""
 
-import inspect
 import math
 import tempfile
 from functools import partial
@@ -24,17 +23,15 @@ from src_py.model.pace import (
     measure_paces,
     measure_rounds,
     part_work,
-    prediction_parts,
     traffic_rate,
     typical,
     works,
 )
-from src_py.model.predict import predict_pairs
+from src_py.model.predict import prediction_parts
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.training.batches import ONE_PAIR_TOO_MANY
 from src_py.training.work import step_parts
 
-BATCH_SIZE = inspect.signature(predict_pairs).parameters["batch_size"].default  # pairs in a batch of a prediction
 SAMPLE = 256  # rows that are tokenised
 SAVED = 64e6  # bytes that are written at most
 
@@ -92,7 +89,7 @@ def measure(
         steps = step_parts(trainer, lengths)
         rows = [part[:most] for parts in steps for part in parts]
         training = looked.parts(looked.train, trainer.train_dataset, lengths, rows)
-        batches = prediction_parts(eval_lengths, BATCH_SIZE)
+        batches = prediction_parts(eval_lengths.max(1), eval_lengths.shape[1])
         prediction = looked.parts(looked.predict, trainer.eval_dataset, eval_lengths, batches)
         in_training, in_prediction = measure_paces([training, prediction], seconds - 6 * little, device)
         row = looked.seconds_a_row(trainer.train_dataset, training, little)

@@ -69,7 +69,7 @@ class TrainingSettings(Settings):
     layer_decay: float = setting(0.9, above=0, most=1)
     weight_decay: float = setting(0.01, least=0, most=100)
     batch_size: int = setting(16, least=1)
-    micro_batch: int = setting(4, least=1)
+    micro_batch: int = setting(8, least=1)
     warmup: float = setting(0.1, least=0, below=1)
     max_grad_norm: float = setting(1.0, above=0)
     evals_per_epoch: int = setting(4, least=0)

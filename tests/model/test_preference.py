@@ -126,8 +126,8 @@ def test_a_bert_works(tmp_path, tokenizer, pairs):
 
 def test_two_devices_predict_what_one_does(model, tokenizer, pairs):
     encoded = encode_pairs(pairs[:30], tokenizer, Reading(max_length=48))
-    one = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False)
-    two = predict_logits(model, encoded, tokenizer.pad_token_id, 4, progress=False, devices=("cpu", "cpu"))
+    one = predict_logits(model, encoded, tokenizer.pad_token_id, 400, progress=False)
+    two = predict_logits(model, encoded, tokenizer.pad_token_id, 400, progress=False, devices=("cpu", "cpu"))
     np.testing.assert_array_equal(one, two)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from src_py.kaggle.clock import Clock
 from src_py.kaggle.session import start_session
-from src_py.model.pace import Pace, fit_pace, part_work, prediction_parts, sequence_lengths, typical, works
-from src_py.model.predict import predict_logits
+from src_py.model.pace import Pace, fit_pace, part_work, sequence_lengths, typical, works
+from src_py.model.predict import predict_logits, prediction_parts
 from src_py.model.preference import build_model
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.training.checkpoints import disk_needed
@@ -101,9 +101,9 @@ def test_two_processes_halve_the_training(new_trainer):
 
 def test_batches_of_a_prediction_are_those_of_the_real_one(new_trainer, tokenizer, encoded):
     calls = EncoderCalls(new_trainer().model)
-    predict_logits(calls.model, encoded, tokenizer.pad_token_id, 8, progress=False)
+    predict_logits(calls.model, encoded, tokenizer.pad_token_id, 800, progress=False)
     lengths = sequence_lengths(encoded)
-    assert works(lengths, prediction_parts(lengths, 8)).sum(0).tolist() == calls.prediction.tolist()
+    assert works(lengths, prediction_parts(lengths.max(1), 2, 800)).sum(0).tolist() == calls.prediction.tolist()
 
 
 def test_lengths_are_those_of_the_sequences(encoded):

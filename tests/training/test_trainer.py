@@ -65,7 +65,7 @@ def test_the_best_checkpoint_by_log_loss_comes_back_and_the_disk_stays_small(new
     trainer = new_trainer(epochs=3, lr=0.02, head_lr=0.02)
     trainer.train()
     history = history_table(trainer.state.log_history)
-    logits = predict_logits(trainer.model, encoded.select(range(64, 96)), tokenizer.pad_token_id, 8)
+    logits = predict_logits(trainer.model, encoded.select(range(64, 96)), tokenizer.pad_token_id)
     labels = np.array(encoded["labels"][64:96])
     shifted = logits - logits.max(1, keepdims=True)
     loss = -(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))[np.arange(32), labels].mean()
