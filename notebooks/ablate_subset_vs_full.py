@@ -190,7 +190,7 @@ gpus = visible_gpus()
 trials = list_trials(cfg.arms, cfg.repairs, sizes, cfg.seeds, cfg.control)
 if not finished:
     done = set(store.outcomes(trials))
-    minutes = time_trials(problem, [trial for trial in trials if trial not in done])
+    minutes = time_trials(problem, [trial for trial in trials if trial not in done], gpus)
     planned = plan(trials, minutes, minutes_left(clock.limit), done, workers=max(1, len(gpus)))
     with pd.option_context("display.max_rows", None):
         display(plan_table(planned))

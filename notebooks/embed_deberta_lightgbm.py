@@ -93,8 +93,8 @@ from src_py.pairs import (
 )  # fmt: skip
 from src_py.tabular import (
     FINE_TUNED, RECIPE, BoostSettings, Counted, FeatureSettings, FoldResult, SavedBlend, blend_members, check_blend,
-    check_folds, choose_fine_tuned, embed_pairs, encoder_digest, finished_fold, fit_fold, group_sets, leak_table,
-    plot_boosting, plot_models, predict_folds, read_blend, save_blend, save_fold, save_options, saved_options,
+    check_folds, choose_fine_tuned, embed_pairs, encoder_digest, finished_fold, fit_fold, forecast_features, group_sets,
+    leak_table, plot_boosting, plot_models, predict_folds, read_blend, save_blend, save_fold, save_options, saved_options,
     search_options, stop_on_leak, weight_folds,
 )  # fmt: skip
 
@@ -208,6 +208,20 @@ run_files = RunFiles(RECIPE, ("tabular",), ("oof_lightgbm.csv", "models.csv", "s
 if folds:
     run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
+
+# %% [markdown]
+# **Will it be done in time?** For about ten seconds the encoder and the other features are measured on this machine,
+# with real rows. In the table, compare each sum with its limit: what is left of `hours`, and what the scoring run may
+# take; fitting the folds comes on top. A bold sentence below says what does not fit and which field to change; the
+# notebook goes on all the same. Embeddings that are stored already take no time.
+
+# %%
+forecast = None
+if folds:
+    encoder = (model_dir, tokenizer, precision) if model_dir else ()
+    forecast = forecast_features(train, len(test), features, clock, *encoder)
+    display(forecast)
+clock.mark("Forecast")
 
 # %% [markdown]
 # What is merely counted is counted once: lengths and formats, hashed n-grams, words, embeddings. What is *fitted* (idf,
@@ -353,6 +367,14 @@ if folds:
     end_run(output, run_files)
 clock.mark("Submission")
 display(submission.head(), clock.table())
+
+# %% [markdown]
+# Forecast and truth, in minutes. A ratio above 1 means that the features took longer than was forecast; stored
+# embeddings make it smaller.
+
+# %%
+if forecast:
+    display(forecast.against(clock).round(2))
 
 # %% [markdown]
 # ## What to change next

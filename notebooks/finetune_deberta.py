@@ -115,7 +115,7 @@ from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
     truncation_report, write_submission,
 )  # fmt: skip
-from src_py.training import TrainingSettings, disk_needed, fit, make_trainer
+from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_run, make_trainer
 
 # %%
 RECIPE = "finetune_deberta"
@@ -269,6 +269,23 @@ for fold in todo[:1]:
 clock.mark("Check before training")
 
 # %% [markdown]
+# **Will it be done in time?** For about ten seconds parts of the real training and prediction are measured on this
+# machine, and the rest is counted. In the table, compare each forecast with its limit: `hours`, what the scoring run may
+# take, the GPU's memory, and Kaggle's 20 GB of disk. A bold sentence below says what does not fit and which field to
+# change; the notebook goes on all the same.
+
+# %%
+forecast = None
+for fold in todo[:1]:
+    trainer = new_trainer(fold)
+    plan = Plan(folds=len(todo), models=len(folds), test_rows=len(test), processes=cfg.processes)
+    forecast = forecast_run(trainer, tokenizer, train, reading, plan, clock)
+    display(forecast)
+    del trainer
+    free_memory()
+clock.mark("Forecast")
+
+# %% [markdown]
 # ## Train
 #
 # The checkpoint with the lowest validation **log loss** is used: accuracy often still rises while the model becomes
@@ -342,6 +359,14 @@ if stopped:
     print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
 clock.mark("Submission")
 display(submission.head(), clock.table())
+
+# %% [markdown]
+# Forecast and truth, in minutes. A ratio above 1 means that the stage took longer than was forecast; a training that
+# stopped early took less.
+
+# %%
+if forecast:
+    display(forecast.against(clock).round(2))
 
 # %% [markdown]
 # ## What to change next

@@ -69,5 +69,5 @@ def account(text: str) -> str:
 def yes(text: str) -> bool:
     """A switch, 1 or 0."""
     if text not in ("0", "1"):
-        raise ValueError(f"QUICK is {text!r}; write 1 or 0")
+        raise ValueError(f"{text!r} is neither on nor off; write 1 or 0")
     return text == "1"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src_py.ablation.arms import REPAIRS, parse_arm, single_repairs
 from src_py.ablation.trials import Problem, Trial, run_trial, steps_of
+from src_py.ablation.workers import Workers
 from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
@@ -120,8 +121,15 @@ def minutes_left(until: float) -> float:
     return max(0.0, (until - time.time()) / 60)
 
 
-def time_trials(problem: Problem, trials: list[Trial]) -> dict[Trial, float]:
-    """Predicted minutes of every trial, from a short training of each way to read and batch."""
+def time_trials(problem: Problem, trials: list[Trial], gpus: tuple[int, ...] = ()) -> dict[Trial, float]:
+    """Predicted minutes of every trial, from a short training of each way to read and batch.
+
+    They run where `run_trials` will run the trials: with several GPUs in processes of their own, side by side, so that
+    what they share (processor, disk) is shared while it is timed, too.
+
+    Args:
+        gpus: as in `run_trials`.
+    """
     rows = max(TIMED_ROWS, TIMED_STEPS * problem.settings.batch_size)
     small = replace(
         problem,
@@ -131,22 +139,37 @@ def time_trials(problem: Problem, trials: list[Trial]) -> dict[Trial, float]:
         blocks=(),
         _readings={},
     )
-    speeds: dict[tuple, tuple[float, float, float]] = {}
+    examples = {_shape(trial): trial for trial in reversed(trials)}  # the first trial of each shape
+    with Workers(gpus, small) as workers:
+        if examples:  # the first training in a process also loads libraries
+            first = Trial(next(iter(examples.values())).arm, TIMED_ROWS, seed=0)
+            for number in workers.free:
+                workers.submit(number, run_trial, first)
+        jobs = {
+            shape: workers.submit(number % len(workers.free), _time_trial, trial.arm, rows)
+            for number, (shape, trial) in enumerate(examples.items())
+        }
+        speeds = {shape: job.result() for shape, job in jobs.items()}
     minutes: dict[Trial, float] = {}
     for trial in trials:
-        arm = parse_arm(trial.arm)
-        shape = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
-        if shape not in speeds:
-            if not speeds:  # the first training in a process also loads libraries
-                run_trial(small, Trial(trial.arm, TIMED_ROWS, seed=0))
-            begun = time.perf_counter()
-            timed = run_trial(small, Trial(trial.arm, rows if "batch" in arm else TIMED_ROWS, seed=0))
-            overhead = time.perf_counter() - begun - timed.at[-1] * timed.step_seconds - timed.predict_seconds
-            speeds[shape] = (overhead, timed.step_seconds, timed.predict_seconds / len(small.valid))
-        overhead, a_step, a_row = speeds[shape]
+        overhead, a_step, a_row = speeds[_shape(trial)]
         predicted = problem.settings.evaluations * len(problem.valid) * a_row
         minutes[trial] = (overhead + steps_of(trial, problem.settings) * a_step + predicted) / 60
     return minutes
+
+
+def _shape(trial: Trial) -> tuple[bool, ...]:
+    """What the pace of a trial depends on."""
+    arm = parse_arm(trial.arm)
+    return tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
+
+
+def _time_trial(small: Problem, arm: str, rows: int) -> tuple[float, float, float]:
+    """Seconds of everything around the steps, of a step, and of predicting a row."""
+    begun = time.perf_counter()
+    timed = run_trial(small, Trial(arm, rows if "batch" in parse_arm(arm) else TIMED_ROWS, seed=0))
+    overhead = time.perf_counter() - begun - timed.at[-1] * timed.step_seconds - timed.predict_seconds
+    return overhead, timed.step_seconds, timed.predict_seconds / len(small.valid)
 
 
 def plan(

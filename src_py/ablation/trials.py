@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import softmax
 from transformers import TrainerCallback
 
@@ -176,12 +177,20 @@ class _Measure(TrainerCallback):
         self.step_begun = time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)  # otherwise only the launching of the step is timed
         self.step_times.append(time.perf_counter() - self.step_begun)
         if state.global_step in self.marks or state.global_step == state.max_steps:
             begun = time.perf_counter()
             try:
                 logits = predict_logits(
-                    model, self.valid, self.pad_token_id, 32, self.settings.precision, progress=False
+                    model,
+                    self.valid,
+                    self.pad_token_id,
+                    batch_size=32,
+                    precision=self.settings.precision,
+                    progress=False,
+                    devices=(str(args.device),),  # the trial's own, not all that this process may see
                 )
             except ValueError:  # not finite: the model has diverged, which is a result too
                 logits = np.full((len(self.valid), self.n_classes), np.nan)

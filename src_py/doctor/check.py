@@ -8,7 +8,7 @@ from src_py.doctor.checks_model import MODEL_CHECKS, check_embedding_rows, check
 from src_py.doctor.checks_schedule import TRAINING_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup, error_line, out_of_memory
-from src_py.doctor.untouched import untouched
+from src_py.doctor.untouched import recomputing, untouched
 from src_py.kaggle.session import free_memory
 
 # Each makes the figures behind it meaningless or impossible to get: half-precision weights, sequences that are too
@@ -20,7 +20,9 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     """Run all checks on a Trainer that is about to train; nothing of it is changed.
 
     Weights, buffers, gradients, optimizer, modes and random states, those of collator and datasets included, are as
-    before afterwards, so that training is bit-identical with and without this call. Works on any `Trainer` for
+    before afterwards, so that training is bit-identical with and without this call. No check puts more rows through the
+    model at once than training does, in higher precision with gradients, or with a second copy of the weights on the
+    GPU; one that runs out of memory all the same says "not checked". Works on any `Trainer` for
     sequence classification; a check that lacks what it needs, or that fails itself, says "not checked" and why.
 
     Args:
@@ -50,7 +52,7 @@ def _failed(findings: list[Finding]) -> bool:
 
 def _run(check: Callable, setup: Setup) -> list[Finding]:
     """What a check finds; an error of its own is no fault of the set-up."""
-    with untouched(setup.trainer):
+    with untouched(setup.trainer), recomputing(setup.trainer):
         try:
             found = check(setup)
         except (KeyboardInterrupt, SystemExit):

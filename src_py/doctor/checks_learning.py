@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, Finding, Setup, error_line, judge, out_of_memory
 from src_py.doctor.rows import CannotRead
-from src_py.doctor.untouched import weights_restored
+from src_py.doctor.untouched import no_dropout, weights_restored
 from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
 from src_py.model.encoder import encoder_layers, reference_lr
@@ -62,7 +62,7 @@ def check_logged_loss(setup: Setup) -> Finding:
     size = max(1, min(8, setup.micro_batch, len(setup.sample) // steps))
     rows = [setup.sample[i * size : (i + 1) * size] for i in range(steps)]
     batches = [setup.batch(part) for part in rows if part]
-    with _without_dropout(setup.model):
+    with _stays_without_dropout(setup.model):
         with torch.no_grad():
             direct = float(np.mean([setup.loss(batch).item() for batch in batches]))
         samples, items = trainer.get_batch_samples(iter(batches), len(batches), setup.args.device)
@@ -107,7 +107,7 @@ def check_memorises(setup: Setup) -> Finding:
     encoder = {id(p) for p in encoder_of(model).parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     frozen = not any(id(p) in encoder for p in trainable)
-    model.eval()  # without dropout
+    no_dropout(model)
     # Sixty steps have to do what training does in hundreds: three times the rate of a fine-tuning that can afford
     # it, since a few rows are fitted before the encoder suffers. A tenth of that where it was too much.
     for rate in (3 * reference_lr(model), 0.3 * reference_lr(model)):
@@ -129,9 +129,9 @@ LEARNING_CHECKS = (check_logged_loss, check_gradients, check_memorises, check_lo
 
 
 @contextmanager
-def _without_dropout(model):
-    """Eval mode that a training step cannot leave, so that its loss can be compared with a plain forward's."""
-    model.eval()
+def _stays_without_dropout(model):
+    """No dropout, which a training step cannot change, so that its loss can be compared with a plain forward's."""
+    no_dropout(model)
     model.train = lambda mode=True: model
     try:
         yield
@@ -201,7 +201,8 @@ def _memorise(setup: Setup, batches: list[dict], trainable: list, encoder: set, 
         {"params": [p for p in trainable if id(p) in encoder], "lr": rate},
         {"params": [p for p in trainable if id(p) not in encoder], "lr": max(1e-2, 10 * rate)},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+    # Fused, as training has it: the default works on copies of all weights, which is more than training needs.
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
     scaler, losses = setup.scaler(), []
     for _ in range(MEMORISE_STEPS):
         optimizer.zero_grad()

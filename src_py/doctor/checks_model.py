@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.untouched import recomputes
 from src_py.model.families import max_tokens
 
 FP16_MAX = 65504.0
+PIECE = 2**22  # values that are looked at together: 16 MB in float32
 
 
 def check_weights_dtype(setup: Setup) -> Finding:
@@ -72,7 +75,8 @@ def check_added_tokens(setup: Setup) -> Finding:
 def check_fp16_headroom(setup: Setup) -> Finding:
     """The largest value of any product and the largest attention logit, against fp16's 65,504.
 
-    Measured in float32: in fp16 what overflows is infinite, and masked entries are too.
+    Measured in float32: in fp16 what overflows is infinite, and masked entries are too. Nothing is kept for a backward
+    pass, and values are looked at in pieces, so that this takes less memory than a training step in fp16.
     """
     setup.model.eval()
     rows = setup.batch(setup.sample[: min(8, setup.micro_batch)])
@@ -113,17 +117,18 @@ def check_memory(setup: Setup) -> Finding:
     del loss
     # For each trained float32 weight: 4 bytes of gradient and 8 of Adam's two moments.
     needed = weights + (4 + 8) * trainable + activations
-    note = f", of it activations {activations / 1e9:.1f}"
+    recomputed = recomputes(setup.args)
+    note = ", without activations" if recomputed else f", of it activations {activations / 1e9:.1f}"
     card = setup.card_bytes or (torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None)
     if card is None:
         return Finding("memory", SKIP, f"{needed / 1e9:.1f} GB{note}", "no GPU")
     advice = f"Halve {setup.setting('micro_batch')} (accumulation makes up for it), or lower "
-    # Context, buckets and fragmentation take the rest (facts: 1 GB and 10 to 20 %). Other optimizers, and activations
-    # that are computed again, need less than is counted here: then only a warning.
-    upper = setup.args.gradient_checkpointing or not adam(setup)
+    # Context, buckets and fragmentation take the rest (facts: 1 GB and 10 to 20 %). Other optimizers need less than is
+    # counted here, and activations that are computed again are not counted: then only a warning.
+    rough = recomputed or not adam(setup)
     return judge(
         "memory", needed / 1e9, f"{advice}{setup.setting('max_length')}.", warn=(None, 0.85 * card / 1e9),
-        fail=(None, None if upper else card / 1e9), form="{:.1f} GB", note=note,
+        fail=(None, None if rough else card / 1e9), form="{:.1f} GB", note=note,
     )  # fmt: skip
 
 
@@ -147,19 +152,32 @@ class _LargestValue(TorchFunctionMode):
             self._look(args[0], "attention logit")
         out = function(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            query, key = args[0], args[1]
-            scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-            self._look(query.float() @ key.float().transpose(-1, -2) * scale, "attention logit")
+            given = dict(zip(("query", "key", "value", "attn_mask"), args)) | kwargs
+            self._look_at_logits(given["query"], given["key"], given.get("attn_mask"), given.get("scale"))
         elif name in self.NAMES:
             self._look(out, "matrix product")
         return out
 
+    def _look_at_logits(self, query, key, attn_mask, scale) -> None:
+        """Fused attention never holds all logits at once, and neither does this: one sequence, one head at a time."""
+        heads, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-2]
+        key = key.expand(*heads, columns, key.shape[-1])
+        has_bias = attn_mask is not None and attn_mask.is_floating_point()
+        bias = attn_mask.expand(*heads, rows, columns) if has_bias else None
+        for head in np.ndindex(*heads):
+            logits = query[head].float() @ key[head].float().T * (scale or query.shape[-1] ** -0.5)
+            self._look(logits if bias is None else logits + bias[head], "attention logit")
+
     def _look(self, tensor: torch.Tensor, where: str) -> None:
         if tensor.is_floating_point() and tensor.numel():
-            largest = tensor.detach().float().abs()
-            largest = torch.where(largest > 1e30, 0.0, largest).max().item()
+            largest = max(map(_largest, tensor.detach().reshape(-1).split(PIECE)))
             if largest > self.value:
                 self.value, self.where = largest, where
+
+
+def _largest(values: torch.Tensor) -> float:
+    magnitudes = values.float().abs()
+    return torch.where(magnitudes > 1e30, 0.0, magnitudes).max().item()
 
 
 def encoder_of(model):

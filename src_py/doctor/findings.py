@@ -171,8 +171,9 @@ class Setup:
 
     @property
     def micro_batch(self) -> int:
-        """Rows that training puts through the model at once."""
-        return getattr(self.trainer, "micro_batch", self.args.per_device_train_batch_size)
+        """Rows of the greatest length that training puts through the model at once; a check takes no more."""
+        rows = getattr(self.trainer, "micro_batch", self.args.per_device_train_batch_size)
+        return min(rows, getattr(self.trainer, "most", rows))
 
     def collate(self, rows: list) -> dict:
         """A batch as the Trainer's loader makes it, without the columns that the model does not take."""

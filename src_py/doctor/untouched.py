@@ -12,6 +12,7 @@ import torch
 
 _DEPTH, _OBJECTS = 6, 5000  # how far generators are looked for; a collator's own are one or two steps away
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_RECOMPUTING = ("activation_checkpointing", "gradient_checkpointing")  # the name from transformers 5.23, and before
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
@@ -25,7 +26,7 @@ def untouched(trainer) -> Iterator[None]:
     model = trainer.model
     modes = {module: module.training for module in model.modules()}
     # named_buffers has the non-persistent ones too, which state_dict leaves out.
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [(buffer, _on_host(buffer)) for buffer in model.buffers()]
     owners = [(module, name, module._buffers[name]) for module in model.modules() for name in module._buffers]
     # Set aside, not copied: a backward pass makes new ones.
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -33,7 +34,7 @@ def untouched(trainer) -> Iterator[None]:
         parameter.grad = None
     optimizer_state = None
     if trainer.optimizer is not None and trainer.optimizer.state:
-        optimizer_state = copy.deepcopy(trainer.optimizer.state_dict())
+        optimizer_state = _on_host(trainer.optimizer.state_dict())
     restore = [*_global_states(), *_held_states(trainer)]
     try:
         yield
@@ -48,6 +49,7 @@ def untouched(trainer) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         if optimizer_state is not None:
+            trainer.optimizer.state.clear()  # first, so that the memory never holds both
             trainer.optimizer.load_state_dict(optimizer_state)
         for put_back in restore:
             put_back()
@@ -59,13 +61,62 @@ def weights_restored(parameters: list) -> Iterator[None]:
 
     Their copy is in the computer's memory, so that on a GPU no more is needed than training itself needs.
     """
-    values = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    values = [_on_host(parameter) for parameter in parameters]
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, values):
                 parameter.copy_(value)
+
+
+def recomputes(args) -> bool:
+    """Whether training computes activations again in the backward pass instead of keeping them."""
+    return any(getattr(args, name, False) for name in _RECOMPUTING)
+
+
+@contextmanager
+def recomputing(trainer) -> Iterator[None]:
+    """Activation checkpointing as the Trainer switches it on when it starts; without it a check needs more memory."""
+    model, args = trainer.model, trainer.args
+    name = next((name for name in _RECOMPUTING if hasattr(model, f"{name}_enable")), None)
+    if name is None or not recomputes(args):
+        yield
+        return
+    own = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    held = [vars(module) for module in model.modules()]
+    before = [{key: attributes[key] for key in own if key in attributes} for attributes in held]
+    options = dict(getattr(args, f"{name}_kwargs", None) or {})
+    beside = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
+    getattr(model, f"{name}_enable")(**{f"{name}_kwargs": options or None}, **beside)
+    try:
+        yield
+    finally:
+        for attributes, values in zip(held, before):
+            for key in own:
+                attributes.pop(key, None)
+            attributes.update(values)
+
+
+def no_dropout(model) -> None:
+    """Eval mode, but for layers that are computed again in the backward pass.
+
+    In eval mode those would keep all of their activations, which is more than training needs. Dropout itself is in the
+    modules inside of them.
+    """
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False) is True:
+            module.training = True
+
+
+def _on_host(thing):
+    """A copy in the computer's memory of a tensor, or of the tensors in lists and dicts."""
+    if isinstance(thing, torch.Tensor):
+        return thing.detach().to("cpu", copy=True)
+    if isinstance(thing, dict):
+        return {key: _on_host(value) for key, value in thing.items()}
+    return [_on_host(value) for value in thing] if isinstance(thing, list) else copy.deepcopy(thing)
 
 
 def _global_states() -> list:

@@ -7,6 +7,7 @@ from itertools import groupby
 import numpy as np
 import torch
 from scipy.special import softmax
+from torch import distributed
 from transformers import TrainerCallback
 
 from src_py.doctor.diagnose import Run, diagnose, learns_by_heart
@@ -42,7 +43,8 @@ def watch(trainer, stop: bool = True) -> "Watcher":
 class Watcher(TrainerCallback):
     """Prints a line at every evaluation and recognises a run that is lost: collapse, NaN, divergence, no learning.
 
-    `events` holds why the run cannot get better, `notes` what else was noticed, as sentences.
+    `events` holds why the run cannot get better, `notes` what else was noticed, as sentences. Of several processes each
+    judges the mean loss of all, and so comes to the same end; the first one prints.
     """
 
     def __init__(self, trainer, stop: bool):
@@ -83,9 +85,9 @@ class Watcher(TrainerCallback):
         self.scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else None
 
     def on_step_end(self, args, state, control, **_):
-        if self.losses:
-            losses, self.losses = torch.stack([loss.float().mean() for loss in self.losses]), []
-            self._judge_loss(state.global_step, losses.mean().item(), control)
+        losses, self.losses = [loss.float().mean() for loss in self.losses], []
+        if (loss := _mean_of_all(losses, args)) is not None:
+            self._judge_loss(state.global_step, loss, control)
         if self.scale is not None:
             # accelerate's own `optimizer_step_was_skipped` stays False with a fused optimizer (accelerate#4242).
             self.skipped.append(self.trainer.accelerator.scaler.get_scale() < self.scale)
@@ -100,7 +102,7 @@ class Watcher(TrainerCallback):
             return  # another of several evaluation sets, or one without labels
         spread = metrics.get("spread", math.nan)
         self.run.evaluations.append({"step": state.global_step, "log_loss": loss, "spread": spread})
-        print(self._line(state, metrics, loss, spread), flush=True)
+        self._say(self._line(state, metrics, loss, spread))
         problem = diagnose(self.run)
         if problem:
             advice = f"lower {setting(self.trainer, 'lr')}, or lengthen {setting(self.trainer, 'warmup')}"
@@ -190,12 +192,16 @@ class Watcher(TrainerCallback):
 
     def _event(self, control, sentence: str) -> None:
         self.events.append(sentence)
-        print(sentence + (" Stopped." if self.stop else ""), flush=True)
+        self._say(sentence + (" Stopped." if self.stop else ""))
         control.should_training_stop = control.should_training_stop or self.stop
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+            self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        if self.trainer.args.process_index == 0:
             print(sentence, flush=True)
 
 
@@ -251,6 +257,18 @@ def _untrained_spread(trainer) -> float:
             return float((softmax(logits, axis=1) if classes else logits).std(0).mean())
     except Exception:
         return math.nan
+
+
+def _mean_of_all(losses: list[torch.Tensor], args) -> float | None:
+    """Mean loss of a step over all processes, so that all see what one has seen; None where none computed a loss."""
+    if args.world_size == 1 or not distributed.is_initialized():
+        return torch.stack(losses).mean().item() if losses else None
+    # Every process takes part at every step, with or without losses: otherwise the others would wait for it.
+    total = torch.stack([*losses, torch.zeros((), device=args.device)]).sum().double()
+    both = torch.stack([total, torch.full_like(total, len(losses))])
+    distributed.all_reduce(both)
+    total, count = both.tolist()
+    return total / count if count else None
 
 
 def _finite_weights(model) -> bool:

@@ -16,6 +16,8 @@ from src_py.errors import InputError
 from src_py.kaggle.clock import SESSION_HOURS
 
 PRECISIONS = ("fp16", "bf16", "fp32")
+# torch 2.9 takes only the older name for CUDA's own options (pytorch#183387); before that there was no other one.
+ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,26 @@ class Session(Machine):
 
 
 def start_session(seed: int) -> None:
-    """Seed Python, numpy and torch, and silence the notes of the libraries that are not about the data."""
+    """Seed Python, numpy and torch, and silence the notes of the libraries that are not about the data.
+
+    Also sets `allocator_variables`, which has an effect until CUDA starts, and on processes that are started later.
+    """
+    os.environ.update(allocator_variables())
     transformers.set_seed(seed)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def allocator_variables() -> dict[str, str]:
+    """Environment variables for a process that will use a GPU; empty without a GPU, or where the user set one of them.
+
+    Every part of a step has another shape; segments that grow keep the memory of earlier shapes usable.
+    """
+    if not torch.cuda.is_available() or any(name in os.environ for name in ALLOCATOR_NAMES):
+        return {}
+    known = tuple(int(number) for number in torch.__version__.split(".")[:2]) >= (2, 11)
+    return {ALLOCATOR_NAMES[0 if known else 1]: "expandable_segments:True"}
 
 
 def free_memory() -> None:
@@ -113,6 +130,13 @@ def all_devices() -> tuple[str, ...]:
     """Every GPU this process may use, or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+
+
+def to_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """A copy on `device`. To a GPU it goes through page-locked memory, so that the host does not wait for it."""
+    if tensor.device.type != "cpu" or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # what is page-locked already is not copied again
 
 
 def share_out(items: Iterable, workers: list[Callable]) -> None:

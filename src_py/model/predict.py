@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 from tqdm import tqdm
 
-from src_py.kaggle.session import all_devices, share_out
+from src_py.kaggle.session import all_devices, share_out, to_device
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
 
@@ -54,7 +54,7 @@ def predict_logits(
 
             def predict(number: int) -> None:
                 batch = collate([{"sequences": ids} for ids in rows[batches[number].tolist()]["sequences"]])
-                ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+                ids, mask = (to_device(batch[name], device) for name in ("input_ids", "attention_mask"))
                 with (
                     torch.inference_mode(),
                     torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None),

@@ -9,6 +9,7 @@ from torch import nn
 
 from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
+from src_py.kaggle.session import to_device
 from src_py.model.attention import ATTENTIONS, attention_of
 from src_py.model.encoder import encoder_embeddings, encoder_layers, fit_embeddings, fresh_encoder, load_encoder
 from src_py.model.families import max_tokens
@@ -43,10 +44,11 @@ class PreferenceModel(nn.Module):
         ids, mask = (x.flatten(0, 1) for x in (input_ids, attention_mask))
         if lengths is None:
             return self._pooled(ids, mask).view(batch, sequences, -1)
-        groups = length_groups([length for row in lengths for length in row])
+        call = CALL.get(ids.device.type, CALL["cpu"])
+        groups = length_groups([length for row in lengths for length in row], call)
         order = None
         if len(groups) > 1:
-            order = _to_device([row for rows, _ in groups for row in rows], ids.device)
+            order = to_device(torch.tensor([row for rows, _ in groups for row in rows]), ids.device)
             ids, mask = ids[order], mask[order]
         parts, start = [], 0
         for rows, longest in groups:
@@ -71,12 +73,6 @@ class PreferenceModel(nn.Module):
             return {"logits": logits}
         smoothing = self.label_smoothing if self.training else 0.0
         return {"loss": nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing), "logits": logits}
-
-
-def _to_device(numbers: list[int], device: torch.device) -> torch.Tensor:
-    """An int64 tensor, from pinned memory: a GPU then need not be waited for."""
-    found = torch.tensor(numbers)
-    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
 
 
 @dataclass(frozen=True)
@@ -193,11 +189,12 @@ def _reset(module: nn.Module, std: float) -> None:
 
 
 # Tokens of padding for which another call of the encoder is worth while. Measured on 2,838 real pairs: 128 leaves 4 %
-# padding at 2.2 calls a batch of 4,096 tokens, 512 leaves 12 % at 1.2.
-CALL = 128
+# padding at 2.2 calls a batch of 4,096 tokens, 512 leaves 12 % at 1.2. A GPU has to be told of 1,500 kernels a call: an
+# estimate for a T4, from 17 to 35 ms a call against what 4,096 tokens cost there, is least between 128 and 256.
+CALL = {"cpu": 128, "cuda": 192}
 
 
-def length_groups(lengths: list[int], call: int = CALL) -> list[tuple[list[int], int]]:
+def length_groups(lengths: list[int], call: int = CALL["cpu"]) -> list[tuple[list[int], int]]:
     """Groups (positions in `lengths`, their greatest length) with the least padding and calls, longest first.
 
     The cheapest of all cuts of the sorted lengths, by dynamic programming; a group costs its tokens, padding included,

@@ -1,6 +1,7 @@
 """A pair as a few hundred columns: feature groups, the models that learn them, their folds, and the blend."""
 
 from src_py.tabular.folds import FoldResult, check_folds, fit_fold, search_options
+from src_py.tabular.forecast import forecast_features
 from src_py.tabular.groups import Counted, FeatureSettings, embed_pairs, group_sets
 from src_py.tabular.leaks import leak_table, stop_on_leak
 from src_py.tabular.members import blend_members, choose_fine_tuned, weight_folds

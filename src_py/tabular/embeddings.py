@@ -53,7 +53,7 @@ def embed_sequences(
         InputError: unreadable weights, unknown pooling, vectors that are not finite, or a full disk.
     """
     check_choice("pooling", pooling, POOLINGS)
-    encoder = _embedding_encoder(model_dir, tokenizer)
+    encoder = embedding_encoder(model_dir, tokenizer)
     shape = (len(sequences), int(encoder.config.hidden_size))
     folder = Path(cache_dir) / _vectors_key(sequences, model_dir, [pooling, precision, BLOCK])
     order = np.argsort([-len(ids) for ids in sequences], kind="stable")
@@ -74,7 +74,7 @@ def embed_sequences(
 
             def embed(number: int) -> None:
                 texts = [sequences[i] for i in blocks[number]]
-                found = _embed_block(texts, model, tokenizer, pooling, precision, tokens, device)
+                found = embed_block(texts, model, tokenizer, pooling, precision, tokens, device)
                 if not np.isfinite(found).all():
                     raise InputError(
                         f"The encoder {model_dir} gives embeddings that are not finite in {precision}; set "
@@ -90,12 +90,13 @@ def embed_sequences(
             return embed
 
         devices = devices or all_devices()
-        models = [encoder, *(_embedding_encoder(model_dir, tokenizer) for _ in devices[1:])]
+        models = [encoder, *(embedding_encoder(model_dir, tokenizer) for _ in devices[1:])]
         share_out(missing, [worker(device, model) for device, model in zip(devices, models)])
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _embedding_encoder(model_dir: str | Path, tokenizer) -> Any:
+def embedding_encoder(model_dir: str | Path, tokenizer) -> Any:
+    """The frozen encoder that `embed_sequences` uses."""
     encoder = load_encoder(model_dir).eval()
     fit_embeddings(encoder, tokenizer)
     return encoder
@@ -112,7 +113,8 @@ def token_batches(lengths: list[int], tokens: int) -> list[slice]:
 
 
 @torch.inference_mode()
-def _embed_block(sequences, model, tokenizer, pooling, precision, tokens, device) -> np.ndarray:
+def embed_block(sequences, model, tokenizer, pooling, precision, tokens, device) -> np.ndarray:
+    """Vectors (sequences, hidden), float32, of sequences sorted longest first, about `tokens` tokens in a call."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     parts = []
     for rows in token_batches([len(ids) for ids in sequences], tokens):

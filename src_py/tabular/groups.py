@@ -60,13 +60,19 @@ def group_sets(groups: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return {group: (group,) for group in groups} | {"all": groups}
 
 
+def pair_sequences(encoded, tokenizer) -> list[list[int]]:
+    """Three sequences a row, of a dataset from `encode_pairs`: the prompt, P+A and P+B."""
+    sequences = []
+    for with_a, with_b in encoded["sequences"]:
+        sequences += [with_a[: with_a.index(tokenizer.sep_token_id) + 1], with_a, with_b]
+    return sequences
+
+
 def embed_pairs(
     table: pd.DataFrame, model_dir: Path, tokenizer, cache_dir: Path, features: FeatureSettings, precision: str
 ) -> np.ndarray:
     """Embeddings (rows, 3, hidden) of the prompt, of P+A and of P+B, cut as `finetune_deberta` cuts them."""
-    sequences = []
-    for with_a, with_b in encode_pairs(table, tokenizer, features.reading)["sequences"]:
-        sequences += [with_a[: with_a.index(tokenizer.sep_token_id) + 1], with_a, with_b]
+    sequences = pair_sequences(encode_pairs(table, tokenizer, features.reading), tokenizer)
     vectors = embed_sequences(sequences, model_dir, tokenizer, cache_dir, features.pooling, precision)
     return vectors.reshape(len(table), 3, -1)
 

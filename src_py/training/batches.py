@@ -1,8 +1,9 @@
 """Optimizer steps of equally long pairs, each split over processes and into forward passes of equally many tokens."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from transformers import Trainer, TrainerCallback
 
 from src_py.errors import InputError
 from src_py.kaggle.files import require_space
-from src_py.kaggle.session import free_memory
-from src_py.pairs.encode import PairCollator, round_up
+from src_py.kaggle.session import free_memory, to_device
+from src_py.pairs.encode import round_up
 
+ONE_PAIR_TOO_MANY = "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
 
 
@@ -53,10 +55,13 @@ class TokenBudget:
 
     Of several processes each takes its share of every step: rows are dealt out by length, so that all have equal work.
 
-    Returns {"parts": batches of `PairCollator`, "weights": what each part's mean loss counts in that of the step}.
+    Returns {"parts": what `collate` makes of each, "weights": what each part's mean loss counts in that of the step}.
+
+    Args:
+        collate: a `PairCollator`; or what only counts the rows of a part.
     """
 
-    def __init__(self, collate: PairCollator, tokens: int, process: int = 0, processes: int = 1):
+    def __init__(self, collate: Callable[[list[dict]], Any], tokens: int, process: int = 0, processes: int = 1):
         self.collate, self.tokens, self.process, self.processes = collate, tokens, process, processes
 
     def __call__(self, rows: list[dict]) -> dict[str, list]:
@@ -89,6 +94,7 @@ class BudgetTrainer(Trainer):
     def __init__(self, *args, micro_batch: int, most: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.micro_batch, self.most = micro_batch, most or self.args.train_batch_size
+        self.largest = 0  # pairs in the largest part of the latest step
         self.add_callback(_EpochToSampler(self))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -106,26 +112,38 @@ class BudgetTrainer(Trainer):
 
         Raises:
             InputError: when the memory does not hold even one pair.
+            OutOfMemoryError: of one process among several; `smaller` says what to start all of them again with.
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
         parts, weights = inputs.get("parts", [inputs]), inputs.get("weights", [1.0])
         while True:
             parts, weights = _at_most(parts, weights, self.most)
+            self.largest = max(len(part["labels"]) for part in parts)
             try:
                 return self._gradients(model, parts, weights)
             except torch.OutOfMemoryError:
                 model.zero_grad(set_to_none=True)  # what the broken step has added
-                largest = max(len(part["labels"]) for part in parts)
-                if largest == 1:
-                    raise InputError(
-                        "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
-                    ) from None
                 if self.args.world_size > 1:
                     raise  # the other processes wait for this one's gradients: `run_workers` starts all again
-            self.most = largest // 2
+                self.most = self.smaller()
+                if not self.most:
+                    raise InputError(ONE_PAIR_TOO_MANY) from None
             free_memory()
             print(f"Out of memory: from here on at most {self.most} pairs in a forward pass; a step stays what it was.")
+
+    def smaller(self) -> int:
+        """Pairs in a forward pass to try next when memory was short: half of the largest part that was really tried.
+
+        `most` is only a limit, and parts may be smaller than that. 0: there is nothing left to try.
+        """
+        return (self.largest or self.most) // 2
+
+    def _prepare_input(self, data):
+        """Moves the parts of a step while the host goes on; `lengths` and weights are lists and stay on the host."""
+        if isinstance(data, torch.Tensor):
+            return to_device(data, self.args.device)
+        return super()._prepare_input(data)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Raises InputError when the disk is full or the folder cannot be written."""

@@ -14,8 +14,9 @@ from transformers import TrainerState
 
 import src_py
 from src_py.errors import InputError
-from src_py.kaggle.session import free_memory, visible_gpus
+from src_py.kaggle.session import allocator_variables, free_memory, visible_gpus
 from src_py.model.preference import model_settings
+from src_py.training.batches import ONE_PAIR_TOO_MANY
 from src_py.training.run import run_training
 from src_py.training.worker import JOB, MODEL, RESULT, STATE, STOPPED, TRAIN, VALID, die_with_parent
 
@@ -87,14 +88,11 @@ def run_workers(folder: Path, processes: int) -> bool:
         old.unlink()
     launcher = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     launcher += ["-m", "src_py.training.worker"]
-    root = str(Path(src_py.__file__).resolve().parents[1])
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     with (
         open(folder / "launcher.txt", "w", encoding="utf-8") as log,
         subprocess.Popen(
             [sys.executable, "-m", "src_py.training.processes", *launcher, str(folder.resolve())],
-            env=os.environ | loopback | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
+            env=worker_environment(),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -134,9 +132,17 @@ def run_workers(folder: Path, processes: int) -> bool:
     raise RuntimeError(f"The training ended in one of its {processes} processes:\n{own[0]}")
 
 
+def worker_environment() -> dict[str, str]:
+    """Environment variables of a worker: they apply from its first moment, before CUDA starts in it."""
+    root = str(Path(src_py.__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    return {**os.environ, **loopback, **allocator_variables(), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+
 def _with_less_memory(folder: Path, most: int) -> bool:
     if most < 1:
-        raise InputError("The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers.")
+        raise InputError(ONE_PAIR_TOO_MANY)
     job = json.loads((folder / JOB).read_text(encoding="utf-8")) | {"most": most}
     (folder / JOB).write_text(json.dumps(job, indent=1), encoding="utf-8")
     print(f"Out of memory: again with at most {most} pairs in a forward pass; a step stays what it was.", flush=True)

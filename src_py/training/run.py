@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 from torch import distributed
 from transformers import TrainerCallback
@@ -72,22 +73,46 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
         until: when the training and the prediction of `rows_after` rows have to be done, as of `time.time()`.
 
     Returns:
-        Why the watcher stopped the training; "" when it did not.
+        Why the watcher stopped the training, on every process, whichever of them saw it; "" when it did not.
     """
+    args = trainer.args
     watcher = watch(trainer, stop)
-    trainer.add_callback(
-        TimeLimit(until, rows_after, len(trainer.eval_dataset), trainer.args.per_device_train_batch_size)
-    )
-    if trainer.args.world_size > 1:
+    if args.process_index == 0:  # whose clock decides for all, and who can say so
+        limit = TimeLimit(until, rows_after, len(trainer.eval_dataset), args.per_device_train_batch_size)
+        trainer.add_callback(limit)
+    if args.world_size > 1:
         trainer.add_callback(_Together())  # the last one: it sees what all others decided
-    found = last_good_checkpoint(trainer.args.output_dir) if trainer.args.process_index == 0 else None
+    found = last_good_checkpoint(args.output_dir) if args.process_index == 0 else None
     shared = [str(found) if found else None]
-    if trainer.args.world_size > 1:
+    if args.world_size > 1:
         distributed.broadcast_object_list(shared)
     if shared[0]:
         print(f"Resuming from {shared[0]}.", flush=True)
+    seed_dropout(args.seed, args.process_index)
     trainer.train(resume_from_checkpoint=shared[0])
-    return watcher.events[-1] if stop and watcher.events else ""
+    return _reason(watcher.events, args) if stop else ""
+
+
+def seed_dropout(seed: int, process: int) -> None:
+    """Give each process noise of its own: with the same, each position of their pairs would lose the same values.
+
+    The first process's generator is left as it is, so that a training in one process is what it was. Rows and their
+    order do not depend on it.
+    """
+    if process:
+        torch.manual_seed(int(np.random.SeedSequence((seed, process)).generate_state(1)[0]))
+
+
+def _reason(events: list[str], args) -> str:
+    """The last event of the first process that has one. The first process says what it did not see itself."""
+    if args.world_size == 1:
+        return events[-1] if events else ""
+    seen: list = [None] * args.world_size
+    distributed.all_gather_object(seen, events[-1] if events else "")
+    process, reason = next(((number, text) for number, text in enumerate(seen) if text), (0, ""))
+    if process and args.process_index == 0:
+        print(f"{reason} Stopped (seen by process {process}).", flush=True)
+    return reason
 
 
 class _Together(TrainerCallback):

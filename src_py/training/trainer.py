@@ -142,6 +142,7 @@ def make_trainer(
         seed=seed,
         report_to="none",
         disable_tqdm=True,
+        accelerator_config={"non_blocking": True},  # evaluation batches too are copied from page-locked memory
         # Every trained weight is used in every forward pass, and there are no buffers to keep equal.
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,

@@ -36,11 +36,11 @@ def main(folder: Path) -> None:
     join_group()
     trainer = load_job(folder, job)
     if trainer.args.process_index > 0:
-        sys.stdout = open(os.devnull, "w")  # only the first process reports
+        sys.stdout = sys.stderr  # only the first process reports; the others' words are in the job folder if they fail
     try:
         stopped = run_training(trainer, **job["run"])
     except torch.OutOfMemoryError:
-        leave_error(folder, traceback.format_exc(), trainer.most // 2)
+        leave_error(folder, traceback.format_exc(), trainer.smaller())
         raise
     if trainer.args.process_index == 0:
         weights = {name: value.contiguous().cpu() for name, value in trainer.model.state_dict().items()}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src_py.ablation import grid
+from src_py.ablation import grid, workers
 from src_py.ablation.grid import run_trials
 from src_py.ablation.results import results_table
 from src_py.ablation.schedule import list_trials, plan
@@ -73,8 +73,8 @@ def test_a_worker_sees_its_gpu_from_its_first_moment(problem, tmp_path, monkeypa
     if not Path("/proc/self/environ").is_file():
         pytest.skip("needs Linux")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    with grid._Workers(problem, TrialStore(tmp_path, problem), gpus=(0, 1)) as workers:
-        jobs = [pool.submit(Path.read_bytes, Path("/proc/self/environ")) for pool in workers.pools]
+    with workers.Workers((0, 1), problem, TrialStore(tmp_path, problem)) as two:
+        jobs = [pool.submit(Path.read_bytes, Path("/proc/self/environ")) for pool in two.pools]
         found = [job.result().split(b"\0") for job in jobs]
         assert [variables.count(b"CUDA_VISIBLE_DEVICES=" + name) for variables, name in zip(found, (b"5", b"7"))] == [
             1,
@@ -85,20 +85,20 @@ def test_a_worker_sees_its_gpu_from_its_first_moment(problem, tmp_path, monkeypa
 
 def test_without_a_restriction_gpus_keep_their_numbers(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert grid._device_names((0, 1)) == ["0", "1"]
-    with grid._environment("CUDA_VISIBLE_DEVICES", "1"):
+    assert workers._device_names((0, 1)) == ["0", "1"]
+    with workers._environment("CUDA_VISIBLE_DEVICES", "1"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_one_sentence_and_ends_the_others(problem, tmp_path):
-    workers = grid._Workers(problem, TrialStore(tmp_path, problem), gpus=(0, 1))
-    lost, other = (pool.submit(time.sleep, 600) for pool in workers.pools)
-    workers.processes[0].kill()
-    with pytest.raises(RuntimeError, match="recipe, 8 rows, seed 0 was killed from outside"), workers:
+    two = workers.Workers((0, 1), problem, TrialStore(tmp_path, problem))
+    lost, other = (pool.submit(time.sleep, 600) for pool in two.pools)
+    two.processes[0].kill()
+    with pytest.raises(RuntimeError, match="recipe, 8 rows, seed 0 was killed from outside"), two:
         grid._result(lost, Trial("recipe", 8, 0))
-    assert not any(process.is_alive() for process in workers.processes)
+    assert not any(process.is_alive() for process in two.processes)
     assert other.exception() is not None
 
 

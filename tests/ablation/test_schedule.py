@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import torch
 
 from src_py.ablation.schedule import (
     GridSettings,
@@ -101,6 +102,22 @@ class TestPlan:
         trials = [Trial("recipe", 24, 0), Trial("recipe", 240, 0), Trial("recipe", 24, 0, as_rows=240)]
         minutes = time_trials(problem, trials)
         assert minutes[trials[1]] == minutes[trials[2]] > minutes[trials[0]] > 0
+
+    @pytest.mark.slow
+    def test_with_several_gpus_nothing_is_timed_in_this_process(self, problem):
+        """A training seeds the process that it runs in."""
+        trials = [Trial("recipe", 24, 0), Trial("posted", 24, 0), Trial("recipe", 240, 0)]
+        torch.manual_seed(12345)
+        before = torch.get_rng_state()
+        minutes = time_trials(problem, trials, gpus=(0, 1))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert list(minutes) == trials
+        assert minutes[trials[2]] > minutes[trials[0]] > 0
+        time_trials(problem, trials[:1], gpus=(0,))
+        assert not torch.equal(torch.get_rng_state(), before)
+
+    def test_no_trials_take_no_time(self, problem):
+        assert time_trials(problem, []) == {}
 
     def test_nothing_to_measure_is_refused(self):
         with pytest.raises(InputError, match="at least one"):

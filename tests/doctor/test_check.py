@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from src_py.ablation.posted import encode_posted, posted_config, posted_trainer
 from src_py.doctor.check import check_before_training
+from src_py.doctor.checks_model import _LargestValue
 from src_py.doctor.checks_schedule import check_bf16, check_gpu_architecture
 from src_py.doctor.findings import Setup, judge
 from src_py.errors import InputError
@@ -349,6 +350,42 @@ def test_a_card_this_torch_was_not_built_for(setup, monkeypatch, card, built, st
     finding = check_gpu_architecture(Setup(None))
     assert finding.status == status
     assert ("+cu126" in finding.advice) == (status == "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("style", "micro_batch", "most"),
+    [
+        ("pairwise", 4, 2),
+        pytest.param("pairwise", 1, None, marks=pytest.mark.slow),
+        pytest.param("joint", 3, None, marks=pytest.mark.slow),
+    ],
+)
+def test_no_check_puts_more_through_the_model_than_a_step_of_training(setup, style, micro_batch, most):
+    setup.style, setup.options = style, setup.options | {"micro_batch": micro_batch, "evals_per_epoch": 0}
+    trainer = setup.trainer()
+    trainer.most, trainer.args.max_steps = most or trainer.most, 10
+    seen = []
+
+    def look(model, args, inputs):
+        seen.append((len(inputs["labels"]), inputs["input_ids"].numel()))
+
+    trainer.model.register_forward_pre_hook(look, with_kwargs=True)
+    check_before_training(trainer, setup.tokenizer, setup.train, setup.valid)
+    checked, seen[:] = [max(sizes) for sizes in zip(*seen)], []
+    trainer.train()
+    trained = [max(sizes) for sizes in zip(*seen)]
+    assert checked[0] <= trained[0]
+    assert checked[1] <= trained[1]
+
+
+def test_attention_logits_are_found_in_fused_attention_too_with_their_bias():
+    query, key, value = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    bias = torch.zeros(2, 1, 5, 5)
+    bias[1, 0, 2, 3], bias[..., 4] = 5000.0, torch.finfo(torch.float32).min
+    with _LargestValue() as largest:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, bias)
+    logits = (query @ key.transpose(-1, -2) / 2 + bias)[1, :, 2, 3]
+    assert largest.value == pytest.approx(logits.max().item(), rel=1e-5)
 
 
 def test_an_error_that_training_would_raise_fails_and_is_quoted(setup):

@@ -151,6 +151,7 @@ HEALTHY = {
     "SGD": lambda: {"optim": "sgd", "learning_rate": 0.1},
     "one class is most": lambda: {"train": [r for r in ROWS if r["labels"] == 0] * 3 + ROWS},
     "bf16": lambda: {"bf16": True},
+    "activations computed again": lambda: {"gradient_checkpointing": True},
 }  # fmt: skip
 
 
@@ -278,14 +279,59 @@ def test_no_check_copies_the_weights_but_the_one_that_changes_them(tmp_path, mon
     assert len(copies) == 1
 
 
+def kept_for_backward(trainer, act) -> int:
+    """The most bytes that one forward pass of `act` keeps for its backward pass."""
+    most = [0]
+
+    def look(module, inputs):
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            most[0] = max(most[0], sum(kept.values()))
+            return tensor
+
+        module.hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        module.hooks.__enter__()
+
+    def leave(module, inputs, output):
+        module.hooks.__exit__()
+
+    handles = [trainer.model.register_forward_pre_hook(look), trainer.model.register_forward_hook(leave)]
+    act()
+    for handle in handles:
+        handle.remove()
+    return most[0]
+
+
+@pytest.mark.parametrize("again", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_no_check_keeps_more_for_the_backward_pass_than_training_does(tmp_path, again):
+    """In eval mode, or before the Trainer has started, a model with checkpointing would keep everything."""
+    trainer = plain_trainer(tmp_path, max_steps=20, gradient_checkpointing=again, eval_strategy="no")
+    checked = kept_for_backward(trainer, lambda: check_before_training(trainer))
+    assert 0 < checked <= kept_for_backward(trainer, trainer.train)
+
+
+def test_optimizer_states_are_put_back_after_a_look(tmp_path):
+    trainer = plain_trainer(tmp_path, max_steps=3, eval_strategy="no")
+    trainer.train()
+    (before,) = {id(p): s for p, s in trainer.optimizer.state.items() if p is trainer.model.classifier.weight}.values()
+    before = {name: value.clone() for name, value in before.items()}
+    with untouched(trainer):
+        trainer.optimizer.state[trainer.model.classifier.weight]["exp_avg"].fill_(7)
+    after = trainer.optimizer.state[trainer.model.classifier.weight]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_the_doctor_measures_in_the_precision_of_the_training(tmp_path):
     """accelerate turns fp16 off on a CPU; set by hand it is what a GPU does."""
     trainer = plain_trainer(tmp_path, fp16=True)
     trainer.accelerator.native_amp, trainer.accelerator.scaler = True, torch.amp.GradScaler("cpu")
     seen = set()
-    trainer.model.bert.encoder.layer[0].output.dense.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+    dense = trainer.model.bert.encoder.layer[0].output.dense
+    dense.register_forward_hook(lambda m, i, out: seen.add((torch.is_grad_enabled(), out.dtype)))
     assert check_before_training(trainer).failed() == []
-    assert torch.float16 in seen
+    assert {dtype for with_gradients, dtype in seen if with_gradients} == {torch.float16}
 
 
 def test_an_overflow_that_only_fp16_has_is_found(tmp_path):

@@ -1,10 +1,20 @@
 """What the machine can do is known before anything heavy."""
 
+import os
+
 import pytest
 import torch
 
 from src_py.errors import InputError
-from src_py.kaggle.session import choose_precision, describe_hardware, visible_gpus
+from src_py.kaggle.session import (
+    allocator_variables,
+    choose_precision,
+    describe_hardware,
+    start_session,
+    to_device,
+    visible_gpus,
+)
+from src_py.training.processes import worker_environment
 
 
 @pytest.fixture
@@ -57,3 +67,45 @@ def test_bf16_is_refused_where_it_is_emulated(monkeypatch):
         choose_precision("bf16")
     with pytest.raises(InputError, match=r"CFG\.precision"):
         choose_precision("half")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The environment of a process in which nobody has set up the allocator yet."""
+    values = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    monkeypatch.setattr(os, "environ", values)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("2.13.0+cu128", "PYTORCH_ALLOC_CONF"),
+        ("2.11.0a0+git1", "PYTORCH_ALLOC_CONF"),
+        ("2.10.0", "PYTORCH_CUDA_ALLOC_CONF"),
+        ("2.9.1+cu128", "PYTORCH_CUDA_ALLOC_CONF"),
+    ],
+)
+def test_segments_grow_by_the_name_that_this_torch_knows(cards, environment, monkeypatch, version, name):
+    cards(("Tesla T4", (7, 5)))
+    monkeypatch.setattr(torch, "__version__", version)
+    assert worker_environment()[name] == "expandable_segments:True"
+    start_session(0)
+    assert {key: value for key, value in environment.items() if "ALLOC_CONF" in key} == {
+        name: "expandable_segments:True"
+    }
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_stays_what_the_user_made_it_and_a_cpu_has_none(cards, environment, name):
+    cards()
+    assert allocator_variables() == {}
+    cards(("Tesla T4", (7, 5)))
+    environment[name] = "max_split_size_mb:64"
+    assert allocator_variables() == {}
+
+
+def test_a_batch_on_its_device_is_not_copied():
+    batch = torch.arange(3)
+    assert to_device(batch, "cpu") is batch
+    assert to_device(batch, "meta").device.type == "meta"

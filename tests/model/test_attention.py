@@ -2,6 +2,7 @@
 
 import copy
 import random
+import sys
 
 import pytest
 import torch
@@ -293,3 +294,58 @@ def test_what_it_does_not_cover_is_left_alone_or_refused():
         encoder.encoder(hidden, mask[:, None] * mask[:, :, None])
     with pytest.raises(InputError, match="positions"):
         encoder.encoder(hidden, mask, query_states=hidden)
+
+
+FLASH = """
+from copy import deepcopy
+
+from torch import nn
+
+
+class Attention(nn.Module):
+    def __init__(self, stock):
+        super().__init__()
+        self.query_proj, self.key_proj, self.value_proj = stock.query_proj, stock.key_proj, stock.value_proj
+
+
+def enable_deberta_training(encoder):
+    if encoder.config.hidden_size < 16:
+        return  # as the package does where it cannot serve
+    stock = encoder.encoder
+    encoder.encoder = type("FlashEncoder", (nn.Module,), {})()
+    encoder.encoder.layer, encoder.encoder.rel_embeddings = stock.layer, stock.rel_embeddings
+    encoder.encoder.LayerNorm = stock.LayerNorm
+    for layer in stock.layer:
+        layer.attention.self = Attention(layer.attention.self)
+"""
+
+
+@pytest.fixture
+def flash(tmp_path, monkeypatch):
+    """A package of that name, which replaces the same modules as the real one does."""
+    (tmp_path / f"{attention.FLASH}.py").write_text(FLASH)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    yield
+    sys.modules.pop(attention.FLASH, None)
+
+
+def test_an_attached_package_is_used_and_taken_out_again(flash):
+    encoder = make_encoder().eval()
+    batch = make_batch(2, 12, "right")
+    expected, names = encoder(*batch)[0], list(encoder.state_dict())
+    use_attention(encoder, "flash")
+    copied = copy.deepcopy(encoder)
+    assert attention_of(encoder) == attention_of(copied) == "flash"
+    assert sorted(encoder.state_dict()) == sorted(names)
+    for one in (encoder, copied):
+        use_attention(one, "stock")
+        assert attention_of(one) == "stock"
+        assert torch.equal(one(*batch)[0], expected)
+    with pytest.raises(InputError, match="does not support this model"):
+        use_attention(make_encoder(heads=1, size=8), "flash")
+
+
+def test_a_package_that_is_not_attached_is_said():
+    with pytest.raises(InputError, match=r"disentangled_flash is not attached; set CFG.attention to 'auto'"):
+        use_attention(make_encoder(), "flash")

@@ -45,7 +45,7 @@ if moment:
         before(src_py.model.saved, "save_file", lambda _, path: "fold_1" in str(path) and "head" in str(path))
     if moment == "embedding":
         import src_py.tabular.embeddings
-        before(src_py.tabular.embeddings, "_embed_block")
+        before(src_py.tabular.embeddings, "embed_block")
     files = {"submission": "submission", "storing": "fold_1.npz", "settings": "tabular.json"}
     if moment in files:
         before(os, "replace", lambda source, target: files[moment] in str(target))

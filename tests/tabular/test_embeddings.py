@@ -21,13 +21,13 @@ def sequences(pairs, tokenizer):
 @pytest.fixture
 def calls(monkeypatch):
     """Blocks that were really embedded."""
-    real, made = embeddings._embed_block, []
+    real, made = embeddings.embed_block, []
 
     def counts(*words):
         made.append(1)
         return real(*words)
 
-    monkeypatch.setattr(embeddings, "_embed_block", counts)
+    monkeypatch.setattr(embeddings, "embed_block", counts)
     return made
 
 
@@ -66,7 +66,7 @@ def test_other_poolings_give_other_vectors_in_their_own_folder(sequences, tiny, 
 def test_an_interrupted_run_resumes_and_gives_the_same(sequences, tiny, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "BLOCK", 100)
     whole = np.array(embed_sequences(sequences, tiny, tokenizer, tmp_path / "whole"))
-    real, calls = embeddings._embed_block, []
+    real, calls = embeddings.embed_block, []
 
     def breaks(*words):
         calls.append(1)
@@ -74,7 +74,7 @@ def test_an_interrupted_run_resumes_and_gives_the_same(sequences, tiny, tokenize
             raise KeyboardInterrupt
         return real(*words)
 
-    monkeypatch.setattr(embeddings, "_embed_block", breaks)
+    monkeypatch.setattr(embeddings, "embed_block", breaks)
     with pytest.raises(KeyboardInterrupt):
         embed_sequences(sequences, tiny, tokenizer, tmp_path / "broken")
     (folder,) = (tmp_path / "broken").iterdir()
@@ -125,7 +125,7 @@ def test_other_code_never_uses_the_cache(sequences, tiny, tokenizer, tmp_path, m
 
 
 def test_vectors_that_are_not_finite_are_refused_and_not_stored(sequences, tiny, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings, "_embed_block", lambda texts, *words: np.full((len(texts), 32), np.nan, np.float32))
+    monkeypatch.setattr(embeddings, "embed_block", lambda texts, *words: np.full((len(texts), 32), np.nan, np.float32))
     with pytest.raises(InputError, match=r"not finite in fp16; set CFG.precision = 'fp32'"):
         embed_sequences(sequences[:5], tiny, tokenizer, tmp_path, precision="fp16")
     (folder,) = tmp_path.iterdir()

@@ -19,13 +19,14 @@ HANDED_OVER = {
     "rehearse": ["--recipe={RECIPE}"],
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
+    "gpu": ["--toy={TOY}", "--out={OUT}"],
     "trace": ["--quick={QUICK}", "--top={TOP}", "--out={BENCH_OUT}"],
     "weights": ["--dtype={DTYPE}", "--", "{MODEL}", "{OUT}"],
     "push": ["--recipe={RECIPE}", "--user={USER}", "--seconds={SECONDS}"],
     "pull-kaggle": ["--recipe={RECIPE}", "--user={USER}"],
     "pull": ["--", "{NB}"],
 }
-NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK", "TOP")
+NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK", "TOY", "TOP")
 HOSTILE = [
     "'; touch MARK; '",
     '"; touch MARK; "',
@@ -156,7 +157,7 @@ def test_values_are_checked(tmp_path):
         assert "cannot be a folder" in sentence(arguments.new_folder, text)
     assert arguments.new_folder(str(tmp_path / "new")) == tmp_path / "new"
     assert [arguments.yes(text) for text in "10"] == [True, False]
-    assert "QUICK" in sentence(arguments.yes, "yes; x")
+    assert "write 1 or 0" in sentence(arguments.yes, "yes; x")
 
 
 def test_a_real_command_refuses_a_path_as_recipe():

@@ -94,6 +94,28 @@ def test_the_fast_attention_learns_what_the_stock_one_does(new_trainer):
     assert_same(trained(new_trainer(attention="chunked")), trained(new_trainer(attention="stock")))
 
 
+def test_what_the_host_reads_stays_on_the_host(new_trainer):
+    trainer = new_trainer(4)
+    step = next(iter(trainer.get_train_dataloader()))
+    prepared = trainer._prepare_inputs(step)
+    assert prepared["weights"] == step["weights"]
+    for part, before in zip(prepared["parts"], step["parts"]):
+        assert part["lengths"] == before["lengths"]
+        assert all(torch.equal(part[name], before[name]) for name in ("input_ids", "attention_mask", "labels"))
+
+
+def test_half_of_the_largest_part_is_what_to_try_next(new_trainer):
+    """Parts of the longest pairs hold fewer than `most`."""
+    trainer = new_trainer(4)
+    assert trainer.smaller() == trainer.most // 2 == 8
+    step = next(iter(trainer.get_train_dataloader()))
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.training_step(trainer.model, step)
+    largest = max(len(part["labels"]) for part in step["parts"])
+    assert largest < 8
+    assert trainer.smaller() == largest // 2
+
+
 def short_of_memory(trainer, rows):
     """Half of the gradients are there when the memory runs out."""
     forward = trainer.model.forward
@@ -135,7 +157,7 @@ def test_groups_hold_every_sequence_once_and_little_padding(lengths):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_groups_change_no_output_and_no_gradient(tiny, tokenizer, pairs, pooling, monkeypatch):
-    monkeypatch.setattr("src_py.model.preference.length_groups", lambda lengths: length_groups(lengths, call=4))
+    monkeypatch.setattr("src_py.model.preference.length_groups", lambda lengths, _: length_groups(lengths, call=4))
     encoded = encode_pairs(pairs[:8], tokenizer, Reading(max_length=48))
     batch = PairCollator(tokenizer.pad_token_id)(list(encoded))
     model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(pooling=pooling)).eval()

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from src_py.errors import InputError
 from src_py.evaluation.report import history_table
 from src_py.kaggle.session import start_session
 from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.training.batches import TokenBudget
 from src_py.training.processes import fit, write_job
+from src_py.training.run import seed_dropout
 from src_py.training.trainer import TrainingSettings, make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,13 +32,18 @@ if os.environ.get("RANK") == "1":
     import torch
     from src_py.training.batches import BudgetTrainer
 
-    step, marker = BudgetTrainer.training_step, Path(os.environ["MARKER"])
+    step, loss_of, marker = BudgetTrainer.training_step, BudgetTrainer.compute_loss, Path(os.environ["MARKER"])
 
     def training_step(self, model, inputs, *more):
         {fault}
         return step(self, model, inputs, *more)
 
-    BudgetTrainer.training_step = training_step
+    def compute_loss(self, model, inputs, *more, **options):
+        loss = loss_of(self, model, inputs, *more, **options)
+        {loss}
+        return loss
+
+    BudgetTrainer.training_step, BudgetTrainer.compute_loss = training_step, compute_loss
 if "RANK" in os.environ and {patience}:
     import src_py.training.trainer as trainer  # before the worker takes it from there
 
@@ -47,10 +54,10 @@ KILLED = """if self.state.global_step == 5 and not marker.exists():
             os.kill(os.getpid(), 9)"""
 RAISES = "raise ValueError('a fault of one process alone')"
 HANGS = "threading.Event().wait()"
-SHORT = """if self.most > 2:
-            marker.write_text(str(self.most))
-            self.most = 4
+SHORT = """if model.training and len(inputs["labels"]) > 2:
+            marker.write_text((marker.read_text() if marker.exists() else "") + str(len(inputs["labels"])))
             raise torch.OutOfMemoryError('CUDA out of memory.')"""
+NAN = "loss = loss * float('nan') if model.training and self.state.global_step == 4 else loss"
 
 
 @pytest.fixture
@@ -77,9 +84,9 @@ def new_trainer(tiny, tokenizer, pairs, tmp_path):
 
 @pytest.fixture
 def fault(tmp_path, monkeypatch):
-    def install(text, patience=0):
+    def install(text="pass", patience=0, loss="pass"):
         (tmp_path / "site").mkdir()
-        (tmp_path / "site/sitecustomize.py").write_text(FAULT.format(fault=text, patience=patience))
+        (tmp_path / "site/sitecustomize.py").write_text(FAULT.format(fault=text, patience=patience, loss=loss))
         monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path / 'site'}")
         monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
         return tmp_path / "marker"
@@ -141,12 +148,56 @@ def test_a_process_that_hangs_does_not_hang_the_run(new_trainer, fault):
 
 
 @pytest.mark.slow
-def test_memory_short_in_one_process_starts_all_again_with_smaller_parts(new_trainer, fault, capsys):
-    marker = fault(SHORT)
+def test_memory_short_in_one_process_starts_all_again_with_parts_of_half_their_real_size(new_trainer, fault, capsys):
+    """Up to 16 pairs may be in a part, but those of the longest pairs hold 4: one restart, not three."""
+    marker = fault(loss=SHORT)
     trainer = trained(new_trainer("out"), 2)
-    assert marker.read_text() == "16"
-    assert "again with at most 2 pairs" in capsys.readouterr().out
+    assert marker.read_text() == "4"
+    assert capsys.readouterr().out.count("again with at most 2 pairs") == 1
     assert_same(trained(new_trainer("one"), 1), trainer)
+
+
+@pytest.mark.slow
+def test_memory_for_less_than_a_pair_is_one_sentence_with_two_processes_too(new_trainer, fault):
+    fault(loss=SHORT.replace("> 2", "> 0"))
+    with pytest.raises(InputError, match=r"CFG\.max_length"):
+        trained(new_trainer("out", micro_batch=1), 2)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_nan_in_the_second_process_only_is_said_by_the_first(new_trainer, fault, capsys):
+    fault(loss=NAN)
+    trainer = new_trainer("out")
+    stopped = fit(trainer, True, until=time.time() + 3600, rows_after=24, processes=2)
+    assert stopped.startswith("step 5: the loss is NaN or infinite")
+    assert capsys.readouterr().out.count(f"{stopped} Stopped.") == 1
+    assert trainer.state.global_step == 5
+
+
+def test_each_process_drops_values_of_its_own_and_the_first_the_same_as_alone():
+    def noise(seed, process):
+        start_session(seed)
+        seed_dropout(seed, process)
+        return torch.nn.functional.dropout(torch.ones(64)).tolist()
+
+    start_session(0)
+    alone = torch.nn.functional.dropout(torch.ones(64)).tolist()
+    assert noise(0, 0) == alone
+    assert noise(0, 1) == noise(0, 1)
+    assert len({tuple(noise(seed, process)) for seed in (0, 1) for process in (0, 1, 2)}) == 6
+
+
+@pytest.mark.slow
+def test_two_processes_drop_different_values_at_every_step(new_trainer, fault, tmp_path):
+    """Also after evaluations, which run through accelerate's own loaders."""
+    write = "marker.with_name(f'rank{os.environ[\"RANK\"]}').open('a').write(f'{torch.get_rng_state().sum()}\\n')"
+    fault(write)
+    site = tmp_path / "site/sitecustomize.py"
+    site.write_text(site.read_text().replace('os.environ.get("RANK") == "1"', '"RANK" in os.environ', 1))
+    trained(new_trainer("out"), 2)
+    seen = [(tmp_path / f"rank{rank}").read_text().split() for rank in (0, 1)]
+    assert len(seen[0]) == len(seen[1]) == 10
+    assert all(one != other for one, other in zip(*seen))
 
 
 @pytest.mark.slow
