@@ -13,7 +13,7 @@ from benchmarks.trace.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_device = pytest.mark.skipif(bool(guard.missing()), reason=guard.missing())
-# The stock attention of deberta-v3-base, counted by another instrument; within 1 %, since pooling and head have changed.
+# The stock attention of deberta-v3-base, counted by another instrument; within 1 %, since pooling has changed.
 STOCK = {"GB moved, 4 × 512": 62.5, "GB moved, 2 × 1024": 96.9, "GB moved, 8 × 256": 46.1, "kernels, 4 × 512": 1955}
 
 
