@@ -17,7 +17,12 @@ FLASH = "disentangled_flash"  # a package with Triton kernels: used where somebo
 KINDS = ("stock", *CORES, "flash")
 ATTENTIONS = ("auto", *KINDS)
 _DISTANCES = 2048  # tokens apart for which the table of position rows is made at first
-_KEPT_BYTES = 5  # a score, at most: its probability, whether dropout left it, and what dropout made of it
+# What a layer keeps for the backward pass, counted with `make trace`: bytes a score, and bytes a number of a token's
+# hidden state. A trained weight takes 22 bytes: itself, its fp16 copy, two Adam moments, the gradient, and the copy of
+# that for other GPUs.
+_SCORE_BYTES = {"chunked": 3, "lean": 5, "sdpa": 2}
+_HIDDEN_BYTES, _TRAINED_BYTES, _FROZEN_BYTES = 84, 22, 6
+_FRAGMENTS, _CONTEXT = 1.2, 1e9  # what the allocator cannot use, and what CUDA takes for itself
 
 
 def default_attention() -> str:
@@ -37,7 +42,7 @@ def use_attention(encoder: nn.Module, kind: str = "auto", recompute: bool | None
     Args:
         kind: one of `ATTENTIONS`: "stock" undoes any other; "auto" is `default_attention`.
         recompute: compute the scores again in the backward pass instead of storing them: less memory, more time. By
-            default this is done where they would fill half of a GPU's memory.
+            default this is done where a training step would not fit a GPU otherwise.
 
     Returns:
         False, and nothing is changed, for another architecture (BERT and its kin have a fused attention already).
@@ -167,9 +172,17 @@ class FastEncoder(stock.DebertaV2Encoder):
             self.indices[key] = self._index(length, hidden_states.device)
         recompute = self.recompute
         if recompute is None:
-            kept = len(self.layer) * self.layer[0].attention.self.num_attention_heads * batch * length**2
-            recompute = kept * _KEPT_BYTES > _memory(hidden_states.device) / 2
+            recompute = self._needed(batch, length) > _memory(hidden_states.device)
         return self.indices[key]._replace(recompute=recompute)
+
+    def _needed(self, batch: int, length: int) -> float:
+        """Bytes that a training step takes when the scores are stored, about."""
+        trained = [layer for layer in self.layer if layer.attention.self.query_proj.weight.requires_grad]
+        attention = self.layer[0].attention.self
+        token = _HIDDEN_BYTES * attention.all_head_size
+        token += _SCORE_BYTES[self.kind] * attention.num_attention_heads * length
+        weights = sum(p.numel() * (_TRAINED_BYTES if p.requires_grad else _FROZEN_BYTES) for p in self.parameters())
+        return _FRAGMENTS * (weights + len(trained) * batch * length * token) + _CONTEXT
 
     def _index(self, length: int, device: torch.device) -> Positions:
         if length > len(self.table) // 2:

@@ -349,3 +349,16 @@ def test_an_attached_package_is_used_and_taken_out_again(flash):
 def test_a_package_that_is_not_attached_is_said():
     with pytest.raises(InputError, match=r"disentangled_flash is not attached; set CFG.attention to 'auto'"):
         use_attention(make_encoder(), "flash")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_computed_again_only_where_they_would_not_fit(kind, monkeypatch):
+    encoder = make_encoder()
+    use_attention(encoder, kind)
+    hidden = torch.zeros(64, 512, 16)
+    assert not encoder.encoder.get_rel_pos(hidden).recompute  # a CPU's memory counts as endless
+    monkeypatch.setattr(attention, "_memory", lambda _: 1.1e9)
+    assert encoder.encoder.get_rel_pos(hidden).recompute
+    assert not encoder.encoder.get_rel_pos(hidden[:4]).recompute
+    encoder.requires_grad_(False)  # a prediction keeps no scores
+    assert not encoder.encoder.get_rel_pos(hidden).recompute
