@@ -9,7 +9,8 @@ from benchmarks.trace.limits import pairs_of
 from benchmarks.trace.measure import trace_call, trace_memory, trace_predicting, trace_update
 from benchmarks.trace.models import BEST, v3
 from benchmarks.trace.tracer import Work
-from src_py.model.preference import length_groups
+from src_py.model.preference import CALL, length_groups
+from src_py.pairs.encode import round_up
 from src_py.training.batches import PooledBatches, TokenBudget
 from src_py.training.trainer import TrainingSettings
 
@@ -98,7 +99,7 @@ def _step_seconds(lengths: np.ndarray, call: CallTime, micro_batch: int, max_len
     for process in range(GPUS):
         parts = TokenBudget(lambda part: part, micro_batch * max_length * 2, process, GPUS)(rows)["parts"]
         flat = [[tokens for row in part for tokens in row["sequences"]] for part in parts]
-        seconds.append(sum(call(len(group), longest) for part in flat for group, longest in length_groups(part)))
+        seconds.append(sum(_part_seconds(part, call) for part in flat))
     return max(seconds)
 
 
@@ -106,8 +107,13 @@ def _seconds_a_row(lengths: np.ndarray, call: CallTime) -> float:
     """Of predicting in batches of 32 equally long pairs, on both cards."""
     ordered = lengths[np.argsort(lengths.max(1))]
     batches = [ordered[at : at + 32].ravel().tolist() for at in range(0, len(ordered) - 32, len(ordered) // 100)]
-    seconds = [sum(call(len(group), longest) for group, longest in length_groups(batch)) for batch in batches]
-    return float(np.mean(seconds)) / 32 / GPUS
+    return float(np.mean([_part_seconds(batch, call) for batch in batches])) / 32 / GPUS
+
+
+def _part_seconds(lengths: list[int], call: CallTime) -> float:
+    """Of the encoder calls that a batch of sequences is cut into, as `PreferenceModel.encode` does it."""
+    groups = length_groups(lengths, CALL["cuda"])
+    return sum(call(len(group), round_up(longest)) for group, longest in groups)
 
 
 def _terms(sequences: int, tokens: int) -> np.ndarray:
