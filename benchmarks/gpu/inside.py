@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import NEEDS_A_GPU, Row, judged, measured, skipped, wished
 from benchmarks.gpu.scale import LOSS_SCALE, Scale, step
-from benchmarks.gpu.wanted import COPIES, KERNELS
+from benchmarks.limits import MOST_COPIES, MOST_KERNELS
 
 TOP = 10
 _WAITS = "synchronizing CUDA operation"  # torch.cuda.set_sync_debug_mode's own words
@@ -32,7 +32,7 @@ def blocking_copies(scale: Scale) -> Iterator[Row]:
             if not scale.cuda:
                 yield skipped(name, f"{NEEDS_A_GPU} (the call itself runs)")
             elif kind in candidates.OWN:
-                yield judged(name, str(COPIES), str(found), found <= COPIES)
+                yield judged(name, str(MOST_COPIES), str(found), found <= MOST_COPIES)
             else:
                 yield measured(name, str(found))
 
@@ -68,7 +68,7 @@ def kernels(scale: Scale) -> Iterator[Row]:
         if not count:
             yield skipped(name, "the profiler saw no kernels")
         elif scale.cuda and kind in candidates.OWN:
-            yield wished(name, f"at most {KERNELS:,}", f"{count:,}", count <= KERNELS, _busy(totals[kind]))
+            yield wished(name, f"at most {MOST_KERNELS:,}", f"{count:,}", count <= MOST_KERNELS, _busy(totals[kind]))
         else:
             yield measured(name, f"{count:,}", _busy(totals[kind]) if scale.cuda else "operations of a CPU")
     kind = min((kind for kind in usable if totals[kind]), key=totals.__getitem__, default=None)

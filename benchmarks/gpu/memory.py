@@ -8,7 +8,7 @@ from benchmarks.gpu import candidates
 from benchmarks.gpu.counted import counted_peak
 from benchmarks.gpu.rows import NEEDS_A_GPU, Row, judged, measured, skipped, wished
 from benchmarks.gpu.scale import CAP, Scale, capped, step
-from benchmarks.gpu.wanted import PEAK_GB
+from benchmarks.limits import MOST_MEMORY_GB
 
 CASES = (("base", 4, 512), ("base", 8, 512), ("large", 1, 512))
 TOLERANCE = 0.1
@@ -35,7 +35,7 @@ def peak_memory(scale: Scale) -> Iterator[Row]:
     if own:
         found = min(own)
         name = "peak memory, base, 4 × 512, the least of ours"
-        yield wished(name, f"at most {PEAK_GB} GB", f"{found:.2f} GB", found <= PEAK_GB)
+        yield wished(name, f"at most {MOST_MEMORY_GB} GB", f"{found:.2f} GB", found <= MOST_MEMORY_GB)
 
 
 def judge(name: str, found: float, counted: float | None, cap: float = CAP / 1e9) -> Row:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu import candidates
 from benchmarks.gpu.rows import Row, judged, measured, wished
 from benchmarks.gpu.scale import LOSS_SCALE, Scale, step
-from benchmarks.gpu.wanted import FROZEN, TIME
+from benchmarks.limits import MOST_FROZEN_SHARE, MOST_GB, STOCK_GB
 from src_py.kaggle.session import free_memory
 from src_py.model.attention import default_attention
 from src_py.model.attention_choice import attention_line, fastest, measure_attention
@@ -38,8 +38,10 @@ def seconds_a_part(scale: Scale) -> Iterator[Row]:
                 continue
             compared = f"{seconds[kind] / seconds['stock']:.2f} of stock" if "stock" in seconds else ""
             yield measured(name, f"{1000 * seconds[kind]:.1f} ms", compared)
-        if (pairs, tokens) in TIME and "stock" in seconds:
-            yield best(f"time against stock, {pairs} × {tokens}", seconds, TIME[pairs, tokens])
+        if (pairs, tokens) in MOST_GB and "stock" in seconds:
+            yield best(
+                f"time against stock, {pairs} × {tokens}", seconds, MOST_GB[pairs, tokens] / STOCK_GB[pairs, tokens]
+            )
 
 
 def best(name: str, seconds: dict[str, float], most: float) -> Row:
@@ -83,7 +85,7 @@ def frozen_layers(scale: Scale) -> Iterator[Row]:
         free_memory()
     share = seconds[depth // 2] / seconds[0]
     name = f"backward pass, {depth // 2} of {depth} layers frozen against none, {kind}"
-    yield wished(name, f"at most {FROZEN}", f"{share:.2f}", share <= FROZEN)
+    yield wished(name, f"at most {MOST_FROZEN_SHARE}", f"{share:.2f}", share <= MOST_FROZEN_SHARE)
 
 
 def _median(scale: Scale, model, part: dict) -> float:

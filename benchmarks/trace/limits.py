@@ -1,18 +1,12 @@
-"""What a training step of deberta-v3-base may cost, counted; the only place where these limits stand."""
+"""The limits of `benchmarks.limits`, held against what is counted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
+from benchmarks.limits import MOST_COPIES, MOST_FROZEN_SHARE, MOST_GB, MOST_KERNELS, MOST_MEMORY_GB, SHAPES
 from benchmarks.trace.measure import trace_call, trace_memory
 from benchmarks.trace.models import BEST, v3
-
-SHAPES = ((4, 512), (2, 1024), (8, 256))  # pairs, tokens in each of a pair's two sequences
-MOST_GB = dict(zip(SHAPES, (39, 49, 32)))
-MOST_KERNELS = 1720  # of 4 pairs of 512
-MOST_MEMORY_GB = 5.8  # of a step in parts of 4 pairs of 512
-MOST_FROZEN_SHARE = 0.55  # of the backward pass's bytes, 6 of 12 layers frozen
-MOST_COPIES = 0
 
 
 def pairs_of(pairs: int, tokens: int, sequences: int = 2) -> list[list[int]]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks.limits import SHAPES
 from benchmarks.trace import recipes
 from benchmarks.trace.card import T4
-from benchmarks.trace.limits import SHAPES, measures, pairs_of
+from benchmarks.trace.limits import measures, pairs_of
 from benchmarks.trace.measure import trace_call, trace_memory, trace_predicting
 from benchmarks.trace.models import BEST, KINDS, SIZES, v3
 

@@ -1,6 +1,6 @@
 """Which attention is the fastest here: measured on the card at hand, at the run's own shapes."""
 
-import gc
+import math
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from src_py.kaggle.session import all_devices
+from src_py.kaggle.session import all_devices, free_memory
 from src_py.model.attention import KINDS, default_attention, flash_problem, use_attention
+from src_py.model.attention_cores import CORES
 from src_py.model.families import read_config
 
 LAYERS = 2  # that are measured: what holds for them holds for the others
@@ -69,7 +70,12 @@ def choose_attention(
         return default_attention()
     kinds = tuple(kind for kind in KINDS if kind != "chunked" and (kind != "flash" or flash_problem() is None))
     known = _measured.cache_info().hits
-    found = _measured(str(folder), rows, tokens, precision, device, training, kinds)
+    try:
+        found = _measured(str(folder), rows, tokens, precision, device, training, kinds)
+    except torch.OutOfMemoryError:
+        free_memory()
+        print(f"attention: {default_attention()}, not compared with stock, for which the memory is too small")
+        return default_attention()
     if _measured.cache_info().hits == known and not quiet:
         print(attention_line(found, precision))
     return fastest(found).kind
@@ -82,8 +88,8 @@ def fastest(found: tuple[Measured, ...]) -> Measured:
 
 def attention_line(found: tuple[Measured, ...], precision: str) -> str:
     """Such as "attention: sdpa (stock 1.00, lean 0.95, sdpa 0.71), all equal within 2e-03"."""
-    stock, right = found[0].seconds, [one for one in found if not one.problem]
-    times = ", ".join(f"{one.kind} {one.seconds / stock:.2f}" for one in right)
+    right = [one for one in found if not one.problem]
+    times = ", ".join(f"{one.kind} {one.seconds / found[0].seconds:.2f}" for one in right)
     line = f"attention: {fastest(found).kind} (time: {times})"
     if len(right) > 1:
         line += f", all equal within {max(one.difference for one in right):.0e} in {precision}"
@@ -115,15 +121,13 @@ def measure_attention(
             found.append(_try(trial, kind, expected, depth / config.num_hidden_layers))
             use_attention(encoder, "stock")
     del trial, encoder, expected
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    free_memory()
     return tuple(found)
 
 
 def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: float) -> Measured:
     try:
-        use_attention(trial.encoder, kind, recompute=False)
+        use_attention(trial.encoder, kind)
         result = trial.result()
         difference = max(_distance(result[name], value) for name, value in expected.items())
         seconds, kept = trial.seconds_and_bytes()
@@ -135,7 +139,7 @@ def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: f
     problem = ""
     if not difference <= TOLERANCE[trial.precision]:
         problem = f"it differs from stock by {difference:.0e}"
-    elif trial.memory and kept * depth > MEMORY_SHARE * trial.memory:
+    elif kind not in CORES and kept * depth > MEMORY_SHARE * (trial.memory or math.inf):  # the cores can recompute
         problem = f"its activations fill {kept * depth / 1e9:.1f} of {trial.memory / 1e9:.1f} GB"
     return Measured(kind, seconds, difference, kept * depth / 1e9, problem)
 
