@@ -9,7 +9,7 @@
 # | Accelerator | GPU T4 x2 (both compute embeddings; the rest runs on the CPU) |
 # | Internet | off |
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format; optionally the output of `finetune_deberta` |
-# | Runtime | on a T4: not measured yet |
+# | Runtime | GPU T4 x2: 8 to 15 minutes for the embeddings, an estimate from counted work; the rest: not measured yet |
 # | Score | on the leaderboard: not measured yet |
 
 # %% [markdown]

@@ -9,7 +9,7 @@
 # | Accelerator | GPU T4 x2 (both train), or any one GPU with 15 GB |
 # | Internet | off |
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format |
-# | Runtime | on a T4: not measured yet |
+# | Runtime | GPU T4 x2, one fold: 33 to 61 minutes, an estimate from counted work; not measured yet |
 # | Score | on the leaderboard: not measured yet |
 
 # %% [markdown]
@@ -163,7 +163,8 @@ display(class_table(labels[~is_valid], labels[is_valid], classes))
 #
 # Prompt and answers are cut **separately**, keeping the beginning and the end of each, so that both answers always
 # survive; cutting the joined text from the right would remove answer B first. Line breaks become tokens of their own.
-# In the table, "rows mostly cut" lose more than half of that text: raise `max_length` if it is large.
+# In the table, "rows mostly cut" lose more than half of that text: raise `max_length` if it is large. On a GPU, the line
+# below it gives the time of each kind of attention, measured here against the one of transformers; the fastest is used.
 
 # %%
 if folds:
@@ -269,10 +270,10 @@ for fold in todo[:1]:
 clock.mark("Check before training")
 
 # %% [markdown]
-# **Will it be done in time?** For about ten seconds parts of the real training and prediction are measured on this
-# machine, and the rest is counted. In the table, compare each forecast with its limit: `hours`, what the scoring run may
-# take, the GPU's memory, and Kaggle's 20 GB of disk. A bold sentence below says what does not fit and which field to
-# change; the notebook goes on all the same.
+# **Will it finish in time?** The notebook measures parts of the real training and prediction for about ten seconds, and
+# counts the rest. In the table, compare each forecast with its limit: `hours`, the time of the scoring run, the GPU's
+# memory, and Kaggle's 20 GB of disk. A sentence in bold says what does not fit and which field to change; the notebook
+# continues in any case.
 
 # %%
 forecast = None
@@ -371,10 +372,19 @@ if forecast:
 # %% [markdown]
 # ## What to change next
 #
-# - **Small model** (deberta-v3-small, xsmall): `micro_batch = 8`; the learning rate follows the size by itself.
-# - **Large model**: `micro_batch = 1`, `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try
-#   another `seed` or `reinit_layers = 1` first: large encoders sometimes fail to start.
+# - **Another size**: the learning rate follows it by itself; `micro_batch` has to fit the card:
+#
+# | encoder | `max_length = 512` | `max_length = 1024` |
+# | --- | --- | --- |
+# | deberta-v3-small | `micro_batch = 16` (10.7 GB) | `micro_batch = 8` (12.1 GB) |
+# | deberta-v3-base | `micro_batch = 8` (11.7 GB) | `micro_batch = 4` (13.1 GB) |
+# | deberta-v3-large | `micro_batch = 2` (14.7 GB) | `micro_batch = 1` (11.9 GB) |
+#
+#   In brackets: what a T4's 15 GB must hold, counted without a card (peak of a step, copy of the gradients for the second
+#   GPU, 15% for fragmentation, 1 GB for CUDA). If a card holds less, the step is split by itself.
+# - **Large model**: `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try another `seed` or
+#   `reinit_layers = 1` first: large encoders sometimes fail to start.
 # - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.
-# - **Longer texts**: `max_length = 1024` if the truncation report shows many rows mostly cut; halve `micro_batch`.
+# - **Longer texts**: `max_length = 1024` if the truncation report shows many rows mostly cut.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.
