@@ -177,7 +177,7 @@ class FastEncoder(stock.DebertaV2Encoder):
 
     def _needed(self, batch: int, length: int) -> float:
         """Bytes that a training step takes when the scores are stored, about."""
-        trained = [layer for layer in self.layer if layer.attention.self.query_proj.weight.requires_grad]
+        trained = [layer for layer in self.layer if _is_trained(layer)]
         attention = self.layer[0].attention.self
         token = _HIDDEN_BYTES * attention.all_head_size
         token += _SCORE_BYTES[self.kind] * attention.num_attention_heads * length
@@ -224,7 +224,7 @@ class FastSelfAttention(stock.DisentangledSelfAttention):
         query, key, value = (
             self._heads(project(tokens)) for project in (self.query_proj, self.key_proj, self.value_proj)
         )
-        if not self.query_proj.weight.requires_grad:
+        if not _is_trained(self):
             # The backward pass would cross all frozen layers only to reach the position embeddings.
             rel_embeddings = rel_embeddings.detach()
         # Only the rows that this length can reach.
@@ -258,6 +258,10 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     """What autocast computes products of `x` in; its own type where autocast is off."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def aligned(low: int, high: int, rows: int) -> tuple[int, int]:

@@ -87,7 +87,8 @@ class ModelSettings(Settings):
         attention: of a DeBERTa; "auto" is what `choose_attention` found to be the fastest.
         freeze_embeddings: train no embeddings: in deberta-v3-base they are 53 % of all parameters, so that many
             gradients and Adam states are saved.
-        freeze_layers: lowest layers that are not trained.
+        freeze_layers: lowest layers that are not trained. The position embeddings of a DeBERTa are trained by the
+            other layers alone, so that the backward pass ends above the frozen ones.
         reinit_layers: top layers that start from random weights (Zhang et al., arXiv 2006.05987).
     """
 
@@ -162,8 +163,12 @@ def _choose_trained(model: PreferenceModel, settings: ModelSettings) -> None:
             f"CFG.freeze_layers ({settings.freeze_layers}) and CFG.reinit_layers ({settings.reinit_layers}) need "
             f"more than the model's {len(layers)} layers."
         )
+    embeddings = encoder_embeddings(model.encoder)
+    if settings.freeze_layers == len(layers):
+        model.encoder.requires_grad_(False)  # position embeddings too: frozen layers give them no gradient
+        embeddings.requires_grad_(True)
     if settings.freeze_embeddings:
-        encoder_embeddings(model.encoder).requires_grad_(False)
+        embeddings.requires_grad_(False)
     for layer in layers[: settings.freeze_layers]:
         layer.requires_grad_(False)
     for layer in layers[len(layers) - settings.reinit_layers :]:

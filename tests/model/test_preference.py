@@ -15,7 +15,7 @@ from src_py.model.encoder import encoder_layers
 from src_py.model.predict import predict_logits, predict_pairs
 from src_py.model.preference import ModelSettings, build_model
 from src_py.model.saved import SavedSettings, load_trained, save_trained
-from src_py.pairs.encode import Reading, encode_pairs
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
 from src_py.pairs.tokenizer import newline_id
 
@@ -70,6 +70,21 @@ def test_the_embedding_matrix_never_shrinks_and_the_line_break_has_a_vector(mode
     assert weight.shape[0] == 704 > len(tokenizer)
     norms = weight[: len(tokenizer)].norm(dim=1)
     assert norms[newline_id(tokenizer)] > 0.5 * norms.median()
+
+
+@pytest.mark.parametrize(("freeze_layers", "frozen"), [(0, True), (1, True), (2, True), (2, False)])
+@pytest.mark.parametrize("attention", ["stock", "chunked", "sdpa"])
+def test_every_trained_weight_gets_a_gradient(tiny, tokenizer, pairs, freeze_layers, frozen, attention):
+    """Of several processes each waits for the gradients of all of them."""
+    settings = ModelSettings(freeze_layers=freeze_layers, freeze_embeddings=frozen, attention=attention)
+    model = build_model(tiny, tokenizer, "pairwise", SHARES, settings)
+    torch.nn.init.ones_(model.head.score.weight)
+    rows = encode_pairs(pairs[:4], tokenizer, READING)
+    batch = PairCollator(tokenizer.pad_token_id)([rows[i] for i in range(4)])
+    model(**batch)["loss"].backward()
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert not [name for name, gradient in trained.items() if gradient is None]
+    assert any("rel_embeddings" in name for name in trained) == (freeze_layers < 2)
 
 
 def test_frozen_parts_are_frozen_and_reset_layers_are_new(tiny, tokenizer):
