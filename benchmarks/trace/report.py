@@ -16,6 +16,7 @@ from benchmarks.trace.card import T4
 from benchmarks.trace.limits import measures, pairs_of
 from benchmarks.trace.measure import trace_call, trace_memory, trace_predicting
 from benchmarks.trace.models import BEST, KINDS, SIZES, v3
+from src_py.model.predict import TOKENS
 
 CARD_GB, CONTEXT_GB, FRAGMENTED = 15.0, 1.0, 0.15
 MICRO_BATCHES = (1, 2, 4, 8, 16)
@@ -40,11 +41,11 @@ def sections(quick: bool, top: int) -> Iterator[tuple[str, str, list[dict]]]:
         "memory",
         f"Peak memory of a training step, pairwise, “{BEST}”, embeddings frozen. Needed: the peak and, for two GPUs, "
         f"another copy of the gradients, + {FRAGMENTED:.0%} for fragmentation and {CONTEXT_GB:.0f} GB for CUDA and "
-        f"NCCL. It fits when that is at most {CARD_GB:.0f} GB. Where the stored scores would fill half of the card, "
+        f"NCCL. It fits when that is at most {CARD_GB:.0f} GB. Where a step would not fit otherwise, "
         "the attention computes them again in the backward pass: less memory, more time.",
         memory(),
     )
-    yield "predicting", f"Peak memory of predicting 32 pairs without padding, “{BEST}”.", predicting()
+    yield "predicting", f"Peak memory of a batch of predictions, {TOKENS:,} tokens, “{BEST}”.", predicting()
     yield (
         "recipes",
         f"Minutes of the recipes on two {T4.name}s with their default settings: an estimate, not a measurement. "
@@ -132,11 +133,12 @@ def memory() -> list[dict]:
 
 
 def predicting() -> list[dict]:
-    return [
-        {"model": size, "max_length": tokens, "peak GB": trace_predicting(v3(size), pairs_of(32, tokens))[1] / 1e9}
-        for size in SIZES
-        for tokens in (512, 1024)
-    ]
+    found = []
+    for size in SIZES:
+        for tokens in (512, 1024):
+            _, peak = trace_predicting(v3(size), pairs_of(TOKENS // (2 * tokens), tokens))
+            found.append({"model": size, "max_length": tokens, "peak GB": peak / 1e9})
+    return found
 
 
 def hours() -> list[dict]:
