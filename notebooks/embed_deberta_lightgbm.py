@@ -210,10 +210,10 @@ if folds:
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
 
 # %% [markdown]
-# **Will it be done in time?** For about ten seconds the encoder and the other features are measured on this machine,
-# with real rows. In the table, compare each sum with its limit: what is left of `hours`, and what the scoring run may
-# take; fitting the folds comes on top. A bold sentence below says what does not fit and which field to change; the
-# notebook goes on all the same. Embeddings that are stored already take no time.
+# **Will it finish in time?** The notebook measures the encoder and the other features on real rows for about ten
+# seconds. In the table, compare the sums of the last two rows with their limits: `hours`, and the time of the scoring
+# run. Fitting the folds takes more on top; stored embeddings take none. A sentence in bold says what does not fit and
+# which field to change; the notebook continues in any case.
 
 # %%
 forecast = None

@@ -47,7 +47,7 @@ class CFG:
     # Model
     pooling = "mean"  # of the tokens' vectors, or "cls"
     dropout = 0.1  # in the head
-    attention = "auto"  # the fastest on this GPU, of the same outputs; "stock" is that of transformers
+    attention = "auto"  # the fastest that this GPU has; "stock", "lean", "sdpa" or "flash" to choose: same outputs
     freeze_embeddings = True  # half the parameters; frees the memory for their gradients and Adam states
     freeze_layers = 0  # lowest layers
     reinit_layers = 0  # top layers; 1 or 2 can stabilise runs on few rows
@@ -108,8 +108,8 @@ from src_py.kaggle import (
     find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, check_max_length, check_precision, choose_attention, find_encoder,
-    finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
+    ModelSettings, SavedSettings, build_model, check_attention, check_max_length, check_precision, choose_attention,
+    find_encoder, finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
 )  # fmt: skip
 from src_py.pairs import (
     Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
@@ -129,6 +129,7 @@ precision = choose_precision(cfg.precision)
 if model_dir:
     check_max_length(model_dir, cfg.max_length)
     check_precision(model_dir, precision)
+    check_attention(cfg.attention)
 start_session(cfg.seed)
 print(describe_hardware(precision), files.train, files.test, model_dir or "no encoder needed", sep="\n")
 

@@ -51,9 +51,10 @@ def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
     """Log loss and predicted-class shares over steps; `lines` are log losses to compare with, such as the constant
     predictor's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    left.plot(history.index, history["training loss"], "o-", color="0.6", label="training")
-    if "log loss" in history:  # without evaluations during training there is none
-        left.plot(history.index, history["log loss"], "o-", color="C0", label="validation")
+    # Without evaluations during training there is no log loss, and none of training before the first entry of the log.
+    for column, color, label in (("training loss", "0.6", "training"), ("log loss", "C0", "validation")):
+        if column in history:
+            left.plot(history.index, history[column], "o-", color=color, label=label)
     for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
         left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
     left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
@@ -61,8 +62,8 @@ def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
     shares = history.filter(like="predicted ")
     if len(shares.columns):
         right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
+        right.legend(loc="lower right")
     right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(0, 1), title="Which class it predicts")
-    right.legend(loc="lower right")
     plt.close(figure)
     return figure
 

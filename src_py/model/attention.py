@@ -11,12 +11,13 @@ from torch import nn
 from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from src_py.errors import InputError
+from src_py.kaggle.session import to_device
 from src_py.model.attention_cores import CORES, Mask, make_mask
 
 FLASH = "disentangled_flash"  # a package with Triton kernels: used where somebody attached it, never required
 KINDS = ("stock", *CORES, "flash")
 ATTENTIONS = ("auto", *KINDS)
-_DISTANCES = 2048  # tokens apart for which the table of position rows is made at first
+_KEPT_INDICES = 2**24  # numbers in the indices that are kept, 8 bytes each: those of all lengths up to 512, for example
 # What a layer keeps for the backward pass, counted with `make trace`: bytes a score, and bytes a number of a token's
 # hidden state. A trained weight takes 22 bytes: itself, its fp16 copy, two Adam moments, the gradient, and the copy of
 # that for other GPUs.
@@ -135,16 +136,15 @@ class Positions(NamedTuple):
 
 
 class FastEncoder(stock.DebertaV2Encoder):
-    """Makes positions and mask once for all layers, without a copy between the devices."""
+    """Makes positions and mask once for all layers, without a copy between the devices that the host waits for."""
 
     def prepare(self, kind: str, recompute: bool | None) -> None:
         """What the stock class does not have; `forget` takes it away again."""
         self.kind, self.recompute, self.dtype = kind, recompute, torch.float32
         self.indices: dict[tuple, Positions] = {}
-        self._make_table(_DISTANCES)
 
     def forget(self) -> None:
-        for name in ("kind", "recompute", "dtype", "indices", "table", "distance_rows"):
+        for name in ("kind", "recompute", "dtype", "indices"):
             delattr(self, name)
 
     def forward(self, hidden_states, attention_mask, *args, **kwargs):
@@ -167,13 +167,11 @@ class FastEncoder(stock.DebertaV2Encoder):
         if query_states is not None or relative_pos is not None:
             raise InputError("The fast attention makes its own positions; set CFG.attention to 'stock'.")
         batch, length, _ = hidden_states.shape
-        key = length, hidden_states.device
-        if key not in self.indices:
-            self.indices[key] = self._index(length, hidden_states.device)
+        found = self._positions(length, hidden_states.device)
         recompute = self.recompute
         if recompute is None:
             recompute = self._needed(batch, length) > _memory(hidden_states.device)
-        return self.indices[key]._replace(recompute=recompute)
+        return found._replace(recompute=recompute)
 
     def _needed(self, batch: int, length: int) -> float:
         """Bytes that a training step takes when the scores are stored, about."""
@@ -184,21 +182,24 @@ class FastEncoder(stock.DebertaV2Encoder):
         weights = sum(p.numel() * (_TRAINED_BYTES if p.requires_grad else _FROZEN_BYTES) for p in self.parameters())
         return _FRAGMENTS * (weights + len(trained) * batch * length * token) + _CONTEXT
 
-    def _index(self, length: int, device: torch.device) -> Positions:
-        if length > len(self.table) // 2:
-            self._make_table(2 * length)
-        reach = len(self.table) // 2
-        rows = self.table[reach - length + 1 : reach + length]
-        low, high = aligned(int(rows.min()), int(rows.max()) + 1, 2 * self._span())
-        with torch.inference_mode(False):  # a training may need it after a prediction
-            place = torch.arange(length, device=device)
-            index = self.distance_rows[place[:, None] - place + reach] - low
-        return Positions(index, low, high, self.kind, False)
+    def _positions(self, length: int, device: torch.device) -> Positions:
+        """Made once for a length and device; the oldest are dropped when they take too much memory."""
+        key = length, device
+        found = self.indices.pop(key, None) or self._make_positions(length, device)
+        self.indices[key] = found  # the newest
+        while len(self.indices) > 1 and sum(one.index.numel() for one in self.indices.values()) > _KEPT_INDICES:
+            del self.indices[next(iter(self.indices))]
+        return found
 
-    def _make_table(self, reach: int) -> None:
-        self.table = distance_table(reach, self.position_buckets, self.max_relative_positions, self._span())
-        rows = torch.tensor(self.table.tolist(), device=self.rel_embeddings.weight.device)
-        self.register_buffer("distance_rows", rows, persistent=False)
+    def _make_positions(self, length: int, device: torch.device) -> Positions:
+        span = self._span()
+        table = distance_table(length - 1, self.position_buckets, self.max_relative_positions, span)
+        low, high = aligned(int(table.min()), int(table.max()) + 1, 2 * span)
+        with torch.inference_mode(False):  # a training may need it after a prediction
+            rows = to_device(torch.from_numpy(table - low), device)
+            place = torch.arange(length, device=device)
+            index = rows[place[:, None] - place + length - 1]
+        return Positions(index, low, high, self.kind, False)
 
     def _span(self) -> int:
         return self.position_buckets if self.position_buckets > 0 else self.max_relative_positions

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModel
 
+from src_py.errors import InputError
 from src_py.kaggle.session import all_devices, free_memory
 from src_py.model.attention import KINDS, default_attention, flash_problem, use_attention
 from src_py.model.attention_cores import CORES
 from src_py.model.families import read_config
+from src_py.pairs.encode import round_up
 
 LAYERS = 2  # that are measured: what holds for them holds for the others
 REPEATS = 5
@@ -64,14 +67,15 @@ def choose_attention(
     if config.model_type != "deberta-v2" or not getattr(config, "relative_attention", False):
         return "stock"
     if wanted != "auto":
+        check_attention(wanted)
         return wanted
-    device = device or all_devices()[0]
+    device, tokens = device or all_devices()[0], round_up(tokens)
     if device.startswith("cpu"):
         return default_attention()
     kinds = tuple(kind for kind in KINDS if kind != "chunked" and (kind != "flash" or flash_problem() is None))
     known = _measured.cache_info().hits
     try:
-        found = _measured(str(folder), rows, tokens, precision, device, training, kinds)
+        found = _measured(str(folder), config.to_json_string(), rows, tokens, precision, device, training, kinds)
     except torch.OutOfMemoryError:
         free_memory()
         print(f"attention: {default_attention()}, not compared with stock, for which the memory is too small")
@@ -81,23 +85,31 @@ def choose_attention(
     return fastest(found).kind
 
 
+def check_attention(wanted: str) -> None:
+    """Raise `InputError` for a kind that cannot be used here."""
+    if wanted == "flash" and (problem := flash_problem()):
+        raise InputError(f"CFG.attention is 'flash', but {problem}; set CFG.attention to 'auto'.")
+
+
 def fastest(found: tuple[Measured, ...]) -> Measured:
     """The fastest candidate without a problem; stock is always one."""
     return min((one for one in found if not one.problem), key=lambda one: one.seconds, default=found[0])
 
 
 def attention_line(found: tuple[Measured, ...], precision: str) -> str:
-    """Such as "attention: sdpa (stock 1.00, lean 0.95, sdpa 0.71), all equal within 2e-03"."""
+    """Which kind is used, the time of each against stock, and how far their results are apart: one line."""
     right = [one for one in found if not one.problem]
-    times = ", ".join(f"{one.kind} {one.seconds / found[0].seconds:.2f}" for one in right)
-    line = f"attention: {fastest(found).kind} (time: {times})"
-    if len(right) > 1:
-        line += f", all equal within {max(one.difference for one in right):.0e} in {precision}"
+    base = right[0] if right else found[0]  # stock, unless it has a problem itself
+    times = ", ".join(f"{one.kind} {one.seconds / base.seconds:.2f}" for one in right if one is not base)
+    line = f"attention: {fastest(found).kind}"
+    if times:
+        equal = f"all equal within {max(one.difference for one in right):.0e} in {precision}"
+        line += f", the fastest (time against {base.kind}: {times}), {equal}"
     return line + "".join(f"; {one.kind} is left out: {one.problem}" for one in found if one.problem)
 
 
 @cache
-def _measured(folder: str, *arguments) -> tuple[Measured, ...]:
+def _measured(folder: str, config: str, *arguments) -> tuple[Measured, ...]:
     return measure_attention(read_config(folder), *arguments)
 
 
@@ -129,7 +141,8 @@ def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: f
     try:
         use_attention(trial.encoder, kind)
         result = trial.result()
-        difference = max(_distance(result[name], value) for name, value in expected.items())
+        # Not Python's `max`, which would pass over a NaN.
+        difference = float(np.max([_distance(result[name], value) for name, value in expected.items()]))
         seconds, kept = trial.seconds_and_bytes()
     except torch.OutOfMemoryError:
         return Measured(kind, problem="out of memory")
@@ -140,7 +153,7 @@ def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: f
     if not difference <= TOLERANCE[trial.precision]:
         problem = f"it differs from stock by {difference:.0e}"
     elif kind not in CORES and kept * depth > MEMORY_SHARE * (trial.memory or math.inf):  # the cores can recompute
-        problem = f"its activations fill {kept * depth / 1e9:.1f} of {trial.memory / 1e9:.1f} GB"
+        problem = f"its activations take {kept * depth / 1e9:.1f} GB, more than the GPU has room for"
     return Measured(kind, seconds, difference, kept * depth / 1e9, problem)
 
 
@@ -158,6 +171,7 @@ class _Trial:
 
     def result(self) -> dict[str, torch.Tensor]:
         """Vectors of tokens and all gradients, without dropout."""
+        self.encoder.zero_grad(set_to_none=True)  # of a pass that failed
         dropouts = [module for module in self.encoder.modules() if isinstance(module, nn.Dropout)]
         rates = [module.p for module in dropouts]
         for module in dropouts:

@@ -100,6 +100,11 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
+def machine_line(flops: float, traffic: float) -> str:
+    """What was measured of the device, operations and bytes a second, in words."""
+    return f"This machine: {flops / 1e12:.2f} TFLOP/s in matrix products, {traffic / 1e9:.0f} GB/s of memory traffic."
+
+
 def measure_rounds(runs: Sequence[Callable[[], object]], budget: float, device: torch.device) -> list[float]:
     """Median seconds of every run, taken in turn for about `budget` seconds; the first round, a warm-up, not counted.
 

@@ -54,8 +54,10 @@ def predict_logits(
         devices: all GPUs, or the CPU, unless given.
 
     Raises:
-        ValueError: when a logit is not finite.
+        ValueError: when there is no row, or a logit is not finite.
     """
+    if not len(encoded):
+        raise ValueError("There are no rows to predict.")
     devices = devices or all_devices()
     rows, collate = encoded.select_columns(["sequences"]), PairCollator(pad_token_id)
     batches = prediction_parts(np.asarray(encoded["length"]), len(rows[0]["sequences"]), tokens)

@@ -1,5 +1,6 @@
 """What the features of all rows will take, said before they are made."""
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 from src_py.kaggle.clock import COMPETITION_HOURS, Clock
 from src_py.kaggle.session import all_devices, free_memory
-from src_py.model.pace import Pace, Part, matrix_rate, measure_paces, traffic_rate, typical
+from src_py.model.pace import Pace, Part, machine_line, matrix_rate, measure_paces, traffic_rate, typical
 from src_py.model.predict import token_batches
 from src_py.pairs.encode import encode_pairs, round_up
 from src_py.tabular.embeddings import BLOCK, TOKENS, embed_block, embedding_encoder
@@ -40,12 +41,19 @@ class FeatureForecast:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row for training rows, test rows and the scoring run's: minutes of both kinds of features, their sum, and
-        its limit."""
-        names = [f"{rows:,} {kind} rows" for rows, kind in zip(self.rows, ("training", "test", "hidden"))]
-        table = pd.DataFrame({"embeddings": self.embeddings, "other features": self.others}, index=names) / 60
-        limits = [self.seconds - self.spent, self.seconds - self.spent, 3600 * COMPETITION_HOURS]
-        return table.assign(sum=table.sum(axis=1), limit=np.array(limits) / 60).rename_axis("minutes")
+        """Minutes of both kinds of features, their sum, and its limit (NaN where there is none): of the run so far, the
+        training rows, the test rows, these together, and the scoring run's rows."""
+        train, test, hidden = (f"{rows:,} {kind}" for rows, kind in zip(self.rows, ("training rows", "test rows", "")))
+        names = ["so far", train, test, "the run with its features", f"scoring run: {hidden}test rows"]
+
+        def column(three: tuple[float, ...], spent: float = 0.0) -> list[float]:
+            return [spent, three[0], three[1], spent + three[0] + three[1], three[2]]
+
+        columns = {"embeddings": column(self.embeddings), "other features": column(self.others)}
+        both = tuple(a + b for a, b in zip(self.embeddings, self.others))
+        limits = [math.nan] * 3 + [self.seconds, 3600 * COMPETITION_HOURS]
+        table = pd.DataFrame(columns | {"sum": column(both, self.spent), "limit": limits}, index=names) / 60
+        return table.rename_axis("minutes")
 
     @property
     def problems(self) -> list[str]:
@@ -54,8 +62,9 @@ class FeatureForecast:
         found = []
         if self.spent + train + test > self.seconds:
             found.append(
-                f"The features would take {(train + test) / 3600:.1f} hours, and {self.seconds / 3600:g} (CFG.hours) "
-                "are for everything: lower CFG.max_length, leave some of CFG.groups out, or take a smaller encoder."
+                f"With the features the run would take {(self.spent + train + test) / 3600:.1f} hours, and CFG.hours "
+                f"is {self.seconds / 3600:g}: lower CFG.max_length, leave some of CFG.groups out, or take a smaller "
+                "encoder."
             )
         if hidden > 3600 * COMPETITION_HOURS:
             found.append(
@@ -71,11 +80,13 @@ class FeatureForecast:
         return pd.DataFrame(row, index=pd.Index(["Features"], name="minutes"))
 
     def __repr__(self) -> str:
-        return "\n".join([self.machine, self.table.round(2).to_string(), *self.problems])
+        return "\n".join(
+            [self.machine, self.table.to_string(na_rep="-", float_format="{:,.2f}".format), *self.problems]
+        )
 
     def _repr_html_(self) -> str:
         said = "".join(f"<p><b>{sentence}</b></p>" for sentence in self.problems)
-        return f"<p>{self.machine}</p>{self.table.round(2).to_html()}{said}"
+        return f"<p>{self.machine}</p>{self.table.to_html(na_rep='-', float_format='{:,.2f}'.format)}{said}"
 
 
 def forecast_features(
@@ -118,7 +129,7 @@ def forecast_features(
         drawn = [lengths[draw.integers(len(lengths), size=rows)].ravel() for rows in sizes]
         calls = [pace.seconds(embedding_work(some)) / len(all_devices()) for some in drawn]
         embeddings = np.array(calls) + tokenise * sizes
-    rates = matrix_rate(device, precision, seconds / 20) / 1e12, traffic_rate(device, seconds / 20) / 1e9
+    rates = matrix_rate(device, precision, seconds / 20), traffic_rate(device, seconds / 20)
     free_memory()
     return FeatureForecast(
         rows=tuple(sizes.tolist()),
@@ -126,7 +137,7 @@ def forecast_features(
         others=tuple(other.tolist()),
         spent=time.time() - clock.begun,
         seconds=clock.limit - clock.begun,
-        machine=f"{rates[0]:.2f} TFLOP/s in matrix products, {rates[1]:.0f} GB/s of memory traffic",
+        machine=machine_line(*rates),
     )
 
 
@@ -158,3 +169,7 @@ def _embedding_pace(
     work = np.array([_block_work(lengths[rows]) for rows in calls])
     parts = [Part(calls[i], ready, lambda rows: _block_work(lengths[rows])) for i in typical(work)]
     return measure_paces([parts], budget, device)[0]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}"

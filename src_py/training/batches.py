@@ -132,6 +132,27 @@ class BudgetTrainer(Trainer):
             free_memory()
             print(f"Out of memory: from here on at most {self.most} pairs in a forward pass; a step stays what it was.")
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in `Trainer`; a batch that the GPU's memory does not hold is evaluated in halves.
+
+        Raises:
+            InputError: when the memory does not hold even one pair.
+        """
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        except torch.OutOfMemoryError:
+            rows = len(inputs["labels"])
+            if rows == 1:
+                raise InputError(ONE_PAIR_TOO_MANY) from None
+        free_memory()
+        found, shares = [], (rows // 2, rows - rows // 2)
+        for part in (slice(shares[0]), slice(shares[0], None)):
+            half = {name: value[part] for name, value in inputs.items()}
+            found.append(self.prediction_step(model, half, prediction_loss_only, ignore_keys))
+        losses, logits, labels = zip(*found)
+        loss = None if losses[0] is None else sum(one * share / rows for one, share in zip(losses, shares))
+        return loss, *(None if both[0] is None else torch.cat(both) for both in (logits, labels))
+
     def smaller(self) -> int:
         """Pairs in a forward pass to try next when memory was short: half of the largest part that was really tried.
 

@@ -11,7 +11,7 @@ import torch
 from src_py.kaggle.clock import COMPETITION_HOURS, Clock
 from src_py.kaggle.files import LIMIT, free_bytes
 from src_py.kaggle.session import all_devices, visible_gpus
-from src_py.model.pace import sequence_lengths, works
+from src_py.model.pace import machine_line, sequence_lengths, works
 from src_py.model.predict import prediction_parts
 from src_py.pairs.encode import Reading
 from src_py.training.checkpoints import disk_needed
@@ -49,9 +49,11 @@ class Forecast:
             of their evaluations and checkpoints, of the validation rows and saving the models, and of the test rows.
         hidden: seconds that the scoring run takes for `HIDDEN_ROWS` test rows.
         seconds: what the run may take, from CFG.hours.
-        peak, card: bytes of GPU memory in a training step, and that the GPU has; NaN without one.
+        peak, card: bytes of GPU memory in a training step, and that tensors can use of the GPU's (`CARD_SHARE`); NaN
+            without one.
         disk, room: bytes that the results take at the peak, and that there are.
-        steps, evaluations, test_rows, epochs, micro_batch: of the run.
+        steps, evaluations, test_rows, epochs, micro_batch, folds: of the run.
+        half: whether models are stored in fp16.
         machine: what was measured, in one line.
     """
 
@@ -71,6 +73,8 @@ class Forecast:
     test_rows: int
     epochs: float
     micro_batch: int
+    folds: int = 1
+    half: bool = True
     machine: str = ""
 
     @property
@@ -90,7 +94,7 @@ class Forecast:
             "the whole run": (self.total, self.seconds),
             f"scoring run: {HIDDEN_ROWS:,} test rows": (self.hidden, 3600 * COMPETITION_HOURS),
         }
-        gigabytes = {"GPU memory": (self.peak, self.card), "disk": (self.disk, self.room)}
+        gigabytes = {"GPU memory of a training step": (self.peak, self.card), "disk": (self.disk, self.room)}
         rows = [(*(value / 60 for value in pair), "minutes") for pair in minutes.values()]
         rows += [(*(value / 1e9 for value in pair), "GB") for pair in gigabytes.values()]
         return pd.DataFrame(rows, index=[*minutes, *gigabytes], columns=["forecast", "limit", "unit"])
@@ -107,33 +111,45 @@ class Forecast:
         if self.hidden > 3600 * COMPETITION_HOURS:
             found.append(
                 f"Kaggle's scoring run would take {self.hidden / 3600:.1f} hours for {HIDDEN_ROWS:,} test rows, and is "
-                f"ended after {COMPETITION_HOURS}: train fewer CFG.folds, or lower CFG.max_length."
+                f"ended after {COMPETITION_HOURS}: {self._fewer_folds}lower CFG.max_length."
             )
-        if self.peak > CARD_SHARE * self.card:
-            needed = f"{self.peak / 1e9:.1f} GB" if math.isfinite(self.peak) else "more than there is"
+        if self.peak > self.card:
             smaller = "lower CFG.max_length or raise CFG.freeze_layers"
             if self.micro_batch > 1:
                 smaller = f"set CFG.micro_batch = {self.micro_batch // 2}, which leaves the optimizer step as it is"
-            found.append(f"A training step needs {needed} of the GPU's {self.card / 1e9:.1f} GB: {smaller}.")
+            usable = f"the {self.card / 1e9:.1f} GB that can be used of the GPU's memory"
+            if math.isfinite(self.peak):
+                found.append(f"A training step needs {self.peak / 1e9:.1f} GB, more than {usable}: {smaller}.")
+            else:
+                found.append(f"A training step does not fit into {usable}: {smaller}.")
         if self.disk > self.room:
+            advice = ["train fewer CFG.folds at a time"] if self.folds > 1 else []
+            advice += [] if self.half else ["set CFG.save_fp16 = True"]
+            advice = advice or ["free some space, or take a smaller encoder"]
             found.append(
                 f"The results need {self.disk / 1e9:.1f} GB of disk, and there is room for {self.room / 1e9:.1f} GB: "
-                "train fewer CFG.folds at a time, or set CFG.save_fp16 = True."
+                f"{', or '.join(advice)}."
             )
         return found
 
     def against(self, clock: Clock) -> pd.DataFrame:
         """Forecast and truth of the stages Train and Submission, in minutes, once `clock` has marked them."""
-        forecast = {"Train": self.training + self.evaluation + self.validation, "Submission": self.test}
-        table = pd.DataFrame({"forecast": forecast, "truth": {stage: clock.spent(stage) for stage in forecast}}) / 60
+        trained = self.training + self.evaluation + self.validation
+        forecast = {"Train (training, evaluations, validation rows)": trained, "Submission": self.test}
+        truth = {stage: clock.spent(stage.split(" (")[0]) for stage in forecast}
+        table = pd.DataFrame({"forecast": forecast, "truth": truth}) / 60
         return table.assign(**{"truth / forecast": table["truth"] / table["forecast"]}).rename_axis("minutes")
+
+    @property
+    def _fewer_folds(self) -> str:
+        return "train fewer CFG.folds, or " if self.folds > 1 else ""
 
     def _shorter(self) -> str:
         """What makes the run fit: fewer epochs, if some are left then."""
         trained = self.training + self.evaluation
         epochs = math.floor(10 * self.epochs * (1 - (self.total - self.seconds) / trained)) / 10
         advice = [f"lower CFG.epochs from {self.epochs:g} to {epochs:g}"] if epochs > 0 else []
-        advice += ["train fewer CFG.folds", "lower CFG.max_length"]
+        advice += (["train fewer CFG.folds"] if self.folds > 1 else []) + ["lower CFG.max_length"]
         if self.total <= 3600 * COMPETITION_HOURS:
             advice.append(f"raise CFG.hours to {math.ceil(self.total / 360) / 10:g}")
         text = ", ".join(advice[:-1]) + f", or {advice[-1]}."
@@ -191,7 +207,7 @@ def forecast_run(
         hidden=hidden,
         seconds=clock.limit - clock.begun,
         peak=measured.peak + buckets,
-        card=float(torch.cuda.get_device_properties(trainer.args.device).total_memory) if on_card else math.nan,
+        card=CARD_SHARE * torch.cuda.get_device_properties(trainer.args.device).total_memory if on_card else math.nan,
         disk=disk_needed(trainer.model, plan.folds, half),
         room=min(LIMIT, free_bytes(output)),
         steps=sum(fold.steps for fold in work),
@@ -199,8 +215,9 @@ def forecast_run(
         test_rows=plan.test_rows,
         epochs=trainer.args.num_train_epochs,
         micro_batch=trainer.micro_batch,
-        machine=f"{measured.flops / 1e12:.2f} TFLOP/s in matrix products, {measured.traffic / 1e9:.0f} GB/s of memory "
-        "traffic",
+        folds=plan.folds,
+        half=half,
+        machine=machine_line(measured.flops, measured.traffic),
     )
 
 

@@ -84,8 +84,8 @@ def run_workers(folder: Path, processes: int) -> bool:
 
     The first process's output appears as it comes. When one process dies, the others are ended.
     """
-    for old in folder.glob("error_*.json"):
-        old.unlink()
+    for old in (*folder.glob("error_*.json"), folder / STOPPED):
+        old.unlink(missing_ok=True)
     launcher = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     launcher += ["-m", "src_py.training.worker"]
     with (
@@ -105,7 +105,8 @@ def run_workers(folder: Path, processes: int) -> bool:
         except BaseException:  # the notebook's stop button, too
             launched.terminate()
             raise
-    if launched.returncode == 0:
+    # Written last: what happens to a process after that does not touch the result.
+    if launched.returncode == 0 or (folder / STOPPED).is_file():
         return True
     errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error_*.json"))]
     short = [error["most"] for error in errors if error["most"] is not None]

@@ -34,7 +34,9 @@ class TimeLimit(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         now, done = time.time(), state.global_step - self.first
-        step = (now - self.begun - self.evaluating) / done
+        if done == 1:  # the first step warms up: its time says little of the others'
+            self.begun, self.warm_up = now, now - self.begun
+        step = (now - self.begun - self.evaluating) / (done - 1) if done > 1 else self.warm_up
         # Until an evaluation has measured it: a forward pass is a third of a training step.
         row = self.seconds_a_row or step / self.batch_size / 3
         # One evaluation with its checkpoint is to come, taken as twice the evaluation.
@@ -49,12 +51,15 @@ class TimeLimit(TrainerCallback):
                     "so that the learning rate comes down in time.",
                     flush=True,
                 )
+        if done == 1 and now + 2 * step < self.until:
+            return
         if now + after + 2 * step > self.until and state.global_step < state.max_steps:
             self.stopped = True
             print(
                 f"step {state.global_step} of {state.max_steps}: the time is up; evaluating, and on to the submission.",
                 flush=True,
             )
+            control.should_log = True  # the training loss so far
             control.should_evaluate = control.should_save = args.eval_strategy != "no"
             control.should_training_stop = True
 

@@ -98,6 +98,6 @@ if __name__ == "__main__":
         if not (job_folder / f"error_{os.environ.get('RANK', '0')}.json").is_file():
             leave_error(job_folder, traceback.format_exc())
         raise
-    finally:
-        if distributed.is_initialized() and sys.exc_info()[0] is None:
-            distributed.destroy_process_group()
+    distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # not through the interpreter's end, where threads that still run have aborted finished processes

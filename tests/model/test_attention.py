@@ -232,10 +232,14 @@ def test_it_trains_after_it_predicted(kind):
     encoder(input_ids=ids, attention_mask=mask)[0].sum().backward()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_texts_longer_than_the_table_of_distances_are_equal(kind, monkeypatch):
-    monkeypatch.setattr(attention, "_DISTANCES", 4)
-    assert_equal_to_stock(make_encoder(), *make_batch(2, 23, "right"))
+def test_indices_are_made_once_for_a_length_and_dropped_when_they_take_too_much(monkeypatch):
+    monkeypatch.setattr(attention, "_KEPT_INDICES", 3 * 12**2)
+    encoder = make_encoder()
+    use_attention(encoder, "sdpa")
+    found = [encoder.encoder.get_rel_pos(torch.zeros(1, length, 16)).index for length in (12, 12, 11, 10, 9)]
+    assert found[0] is found[1]
+    assert [length for length, _ in encoder.encoder.indices] == [11, 10, 9]
+    assert not list(encoder.encoder.buffers())  # nothing that a copy of the model's state would set back
 
 
 @pytest.mark.parametrize("buckets", [4, 6, 32, 256])

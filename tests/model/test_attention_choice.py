@@ -44,6 +44,32 @@ def short_of_memory(*arguments):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+class NotANumber(torch.autograd.Function):
+    """The gradient of what is right."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("nan")
+
+
+def wrong_gradient(*arguments):
+    return NotANumber.apply(lean(*arguments))
+
+
+class FailsLater(NotANumber):
+    @staticmethod
+    def backward(ctx, grad):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def short_of_memory_in_the_backward_pass(*arguments):
+    return FailsLater.apply(lean(*arguments))
+
+
 def not_compiled(*arguments):
     raise RuntimeError("no kernel image is available\nand more lines")
 
@@ -52,7 +78,9 @@ def not_compiled(*arguments):
     ("core", "said"),
     [
         (slightly_wrong, "lean is left out: it differs from stock by"),
+        (wrong_gradient, "lean is left out: it differs from stock by nan"),
         (short_of_memory, "lean is left out: out of memory"),
+        (short_of_memory_in_the_backward_pass, "lean is left out: out of memory"),
         (not_compiled, "lean is left out: RuntimeError: no kernel image is available"),
     ],
 )
@@ -67,9 +95,18 @@ def test_what_is_wrong_or_fails_is_left_out_with_its_reason(config, monkeypatch,
 
 
 def test_the_line_gives_times_against_stock():
-    found = (Measured("stock", 0.2, 0.0), Measured("lean", 0.19, 1e-3), Measured("sdpa", 0.142, 2e-3))
-    expected = "attention: sdpa (time: stock 1.00, lean 0.95, sdpa 0.71), all equal within 2e-03 in fp16"
-    assert attention_line(found, "fp16") == expected
+    stock, lean, sdpa = Measured("stock", 0.2, 0.0), Measured("lean", 0.19, 1e-3), Measured("sdpa", 0.142, 2e-3)
+    line = attention_line((stock, lean, sdpa), "fp16")
+    assert line == (
+        "attention: sdpa, the fastest (time against stock: lean 0.95, sdpa 0.71), all equal within 2e-03 in fp16"
+    )
+    short = Measured("stock", problem="out of memory")
+    line = attention_line((short, lean, sdpa), "fp16")
+    assert line == (
+        "attention: sdpa, the fastest (time against lean: sdpa 0.75), all equal within 2e-03 in fp16; "
+        "stock is left out: out of memory"
+    )
+    assert attention_line((stock,), "fp32") == "attention: stock"
 
 
 def test_a_cpu_a_choice_and_another_architecture_are_not_measured(config, tmp_path, capsys, monkeypatch):

@@ -44,7 +44,7 @@ def test_a_forecast_of_all_features_leaves_the_random_state(pairs, tiny, tokeniz
     assert min(*found.embeddings, *found.others) > 0
     assert found.embeddings[0] < found.embeddings[2]
     assert found.problems == []
-    assert "25,000 hidden rows" in repr(found)
+    assert "scoring run: 25,000 test rows" in repr(found)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
 
@@ -57,7 +57,7 @@ def fits():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"embeddings": (9 * HOUR, 0.1, HOUR)}, "9.5 hours, and 8.5 (CFG.hours) are for everything: lower"),
+        ({"embeddings": (9 * HOUR, 0.1, HOUR)}, "would take 9.5 hours, and CFG.hours is 8.5: lower"),
         ({"embeddings": (HOUR, 0.1, 10 * HOUR)}, "scoring run would take 10.2 hours for the features of 25,000"),
     ],
 )  # fmt: skip

@@ -139,6 +139,31 @@ def test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing(new
     assert "at most 3 pairs" in said
 
 
+def test_out_of_memory_in_an_evaluation_halves_its_batches_and_changes_nothing(new_trainer):
+    trainer = new_trainer(16)
+    expected = trainer.evaluate()
+    forward, sizes = trainer.model.forward, []
+
+    def too_much(input_ids, attention_mask, labels=None, lengths=None):
+        if len(input_ids) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(input_ids))
+        return forward(input_ids, attention_mask, labels, lengths)
+
+    trainer.model.forward = too_much
+    found = trainer.evaluate()
+    assert sum(sizes) == 60
+    for name in ("eval_loss", "eval_log_loss", "eval_accuracy"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-6)
+
+    def never(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer.model.forward = never
+    with pytest.raises(InputError, match="does not hold one pair"):
+        trainer.evaluate()
+
+
 def test_memory_for_less_than_a_pair_is_refused(new_trainer):
     with pytest.raises(InputError, match=r"CFG\.max_length"):
         short_of_memory(new_trainer(16), rows=0).train()

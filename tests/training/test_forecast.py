@@ -161,8 +161,8 @@ def test_the_forecast_of_a_run_counts_its_folds_models_and_disk(new_trainer, tok
 def fits():
     return Forecast(
         spent=0.1 * HOUR, training=5 * HOUR, evaluation=HOUR, validation=0.2 * HOUR, test=60.0, hidden=HOUR,
-        seconds=8.5 * HOUR, peak=5 * GB, card=15.6 * GB, disk=7 * GB, room=20 * GB, steps=5000, evaluations=8,
-        test_rows=3, epochs=2.0, micro_batch=4,
+        seconds=8.5 * HOUR, peak=5 * GB, card=13.3 * GB, disk=7 * GB, room=20 * GB, steps=5000, evaluations=8,
+        test_rows=3, epochs=2.0, micro_batch=4, folds=2, half=True,
     )  # fmt: skip
 
 
@@ -174,9 +174,13 @@ def fits():
         ({"training": 7.5 * HOUR}, "or raise CFG.hours to 8.9"),
         ({"validation": 20 * HOUR}, "Train fewer CFG.folds, or lower CFG.max_length"),
         ({"hidden": 10 * HOUR}, "scoring run would take 10.0 hours for 25,000 test rows"),
-        ({"peak": 14 * GB}, "needs 14.0 GB of the GPU's 15.6 GB: set CFG.micro_batch = 2"),
-        ({"peak": math.inf, "micro_batch": 1}, "more than there is of the GPU's 15.6 GB: lower CFG.max_length or"),
+        ({"peak": 14 * GB}, "needs 14.0 GB, more than the 13.3 GB that can be used of the GPU's memory: set CFG.micro"),
+        ({"peak": math.inf, "micro_batch": 1}, "does not fit into the 13.3 GB that can be used of the GPU"),
         ({"disk": 21 * GB}, "21.0 GB of disk, and there is room for 20.0 GB: train fewer CFG.folds"),
+        ({"training": 9 * HOUR, "folds": 1}, "Lower CFG.epochs from 2 to 1.6, or lower CFG.max_length."),
+        ({"hidden": 10 * HOUR, "folds": 1}, "is ended after 9: lower CFG.max_length."),
+        ({"disk": 21 * GB, "folds": 1, "half": False}, "there is room for 20.0 GB: set CFG.save_fp16 = True."),
+        ({"disk": 21 * GB, "folds": 1}, "there is room for 20.0 GB: free some space"),
     ],
 )  # fmt: skip
 def test_one_sentence_for_each_thing_that_does_not_fit(fits, changes, said):
@@ -189,7 +193,7 @@ def test_one_sentence_for_each_thing_that_does_not_fit(fits, changes, said):
 def test_without_a_gpu_memory_is_a_dash_and_no_problem(fits):
     found = replace(fits, peak=math.nan, card=math.nan)
     assert found.problems == []
-    assert math.isnan(found.table.loc["GPU memory", "forecast"])
+    assert math.isnan(found.table.loc["GPU memory of a training step", "forecast"])
 
 
 def test_the_table_adds_up(fits):
@@ -204,5 +208,5 @@ def test_forecast_and_truth_stand_side_by_side(fits):
     clock.stages = [("Check", clock.begun + 100), ("Train", clock.begun + 100 + 3.1 * HOUR)]
     clock.stages.append(("Submission", clock.stages[-1][1] + 120))
     table = fits.against(clock)
-    assert table.loc["Train"].tolist() == pytest.approx([6.2 * 60, 3.1 * 60, 0.5])
+    assert table.filter(like="Train", axis=0).iloc[0].tolist() == pytest.approx([6.2 * 60, 3.1 * 60, 0.5])
     assert table.loc["Submission"].tolist() == pytest.approx([1.0, 2.0, 2.0])

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from src_py.errors import InputError
-from src_py.evaluation.report import history_table
+from src_py.evaluation.report import history_table, plot_learning
 from src_py.kaggle.clock import Clock
 from src_py.kaggle.session import start_session
 from src_py.model.preference import build_model
@@ -38,6 +38,16 @@ def new_trainer(tiny, tokenizer, pairs, tmp_path):
         )
 
     return make
+
+
+def test_a_training_whose_time_is_up_at_once_has_a_history_and_a_picture(new_trainer):
+    trainer = new_trainer(evals_per_epoch=1)
+    run_training(trainer, stop=True, until=time.time(), rows_after=16)
+    history = history_table(trainer.state.log_history)
+    assert trainer.state.global_step == 1
+    assert history[["training loss", "log loss"]].notna().all().all()
+    for columns in (["log loss"], ["epoch"]):
+        assert plot_learning(history[columns], {"constant predictor": 1.1}).axes
 
 
 class BreakOff(TrainerCallback):
@@ -172,6 +182,17 @@ class TestClock:
     def test_with_time_enough_nothing_happens(self, now, capsys):
         assert self.train(now, until=1000 + 300)[0] == 200
         assert not capsys.readouterr().out
+
+    def test_a_slow_first_step_is_a_warm_up_and_does_not_end_the_training(self, now):
+        limit = TimeLimit(1000 + 300, rows_after=16, eval_rows=16, batch_size=1)
+        args, state = SimpleNamespace(eval_strategy="steps"), SimpleNamespace(global_step=0, max_steps=50)
+        control = SimpleNamespace(should_training_stop=False)
+        limit.on_train_begin(args, state, control)
+        for seconds in (40, 1, 1, 1):
+            now.seconds += seconds
+            state.global_step += 1
+            limit.on_step_end(args, state, control)
+            assert not control.should_training_stop
 
     def test_a_late_training_is_said_early_and_stops_in_time(self, now, capsys):
         steps, control = self.train(now, until=1000 + 120)

@@ -53,6 +53,7 @@ KILLED = """if self.state.global_step == 5 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), 9)"""
 RAISES = "raise ValueError('a fault of one process alone')"
+ABORTS_AT_ITS_END = "torch.distributed.destroy_process_group = os.abort"
 HANGS = "threading.Event().wait()"
 SHORT = """if model.training and len(inputs["labels"]) > 2:
             marker.write_text((marker.read_text() if marker.exists() else "") + str(len(inputs["labels"])))
@@ -130,6 +131,14 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
     assert "Resuming from" in (said := capsys.readouterr().out)
     assert "checkpoint-4" in said
     assert_same(one, two)
+    assert not (Path(two.args.output_dir) / "job").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_after_the_result_is_written_costs_nothing(new_trainer, fault):
+    fault(ABORTS_AT_ITS_END)
+    two = trained(new_trainer("two", epochs=0.5), 2)
+    assert two.state.global_step == two.state.max_steps
     assert not (Path(two.args.output_dir) / "job").exists()
 
 
