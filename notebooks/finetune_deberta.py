@@ -364,7 +364,7 @@ display(submission.head(), clock.table())
 
 # %% [markdown]
 # Forecast and truth, in minutes. A ratio above 1 means that the stage took longer than was forecast; a training that
-# stopped early took less.
+# stopped early took less. Starting the processes and loading models are not forecast: in a short run they show.
 
 # %%
 if forecast:
