@@ -51,7 +51,10 @@ def sdpa(query, key, value, to_key, to_query, positions, mask, scale, dropout):
     def core(query, key, value, to_key, to_query):
         query, bias = _position_scores(query, key, to_key, to_query, positions.index, mask, scale)
         found = functional.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (query, key, value)), bias, dropout, scale=scale
+            *(x.transpose(1, 2) for x in (query, key, value)),
+            None if bias is None else bias.transpose(0, 1),
+            dropout,
+            scale=scale,
         )
         return found.transpose(1, 2)
 
@@ -64,17 +67,17 @@ def lean(query, key, value, to_key, to_query, positions, mask, scale, dropout):
     def core(query, key, value, to_key, to_query):
         query, bias = _position_scores(query, key, to_key, to_query, positions.index, mask, scale)
         with torch.autocast(query.device.type, enabled=False):
-            query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-            n, length, _ = query.shape
+            # Heads first, as the position scores are.
+            query, key, value = (x.permute(2, 0, 1, 3).flatten(0, 1) for x in (query, key, value))
+            query, key = query * scale, key.transpose(1, 2)
             if bias is None:
-                scores = torch.bmm(query * scale, key.transpose(1, 2))
+                scores = torch.bmm(query, key)
             else:
-                bias = bias.expand(-1, n // len(bias), -1, -1).reshape(n, -1, length).to(query.dtype)
-                scores = torch.baddbmm(bias, query * scale, key.transpose(1, 2))
+                scores = torch.baddbmm(bias.flatten(0, 1).to(query.dtype), query, key)
             probabilities = functional.dropout(torch.softmax(scores, -1), dropout)
-            return torch.bmm(probabilities, value).unflatten(0, (-1, to_heads)).transpose(1, 2)
+            return torch.bmm(probabilities, value).unflatten(0, (heads, -1)).permute(1, 2, 0, 3)
 
-    to_heads = query.shape[2]
+    heads = query.shape[2]
     return _run(core, positions.recompute, query, key, value, to_key, to_query)
 
 
@@ -100,7 +103,7 @@ CORES: dict[str, Callable] = {"chunked": chunked, "lean": lean, "sdpa": sdpa}
 
 
 def _position_scores(query, key, to_key, to_query, index, mask, scale):
-    """Queries without those of dead sequences, and the position scores (batch, heads, L, L) or None."""
+    """Queries without those of dead sequences, and the position scores (heads, batch, L, L) or None."""
     if mask is not None:
         query = query * mask.alive
     batch, length = query.shape[:2]
@@ -121,7 +124,7 @@ def _position_scores(query, key, to_key, to_query, index, mask, scale):
     elif mask is not None:
         least = mask.least[None, :, None, :, 0, 0]
         scores = least.expand(query.shape[2], -1, length, -1) if scores is None else scores + least
-    return query, None if scores is None else scores.transpose(0, 1)
+    return query, scores
 
 
 def _by_head(x: torch.Tensor) -> torch.Tensor:
