@@ -172,7 +172,8 @@ if folds:
     tokenizer = load_tokenizer(model_dir)
     encoded = encode_pairs(train, tokenizer, reading, cache_dir=scratch_folder(output) / "tokens")
     display(truncation_report(encoded))
-    attention = choose_attention(model_dir, cfg.attention, 2 * cfg.micro_batch, cfg.max_length, precision)
+    rows = cfg.micro_batch * (1 if reading.style == "joint" else 2)
+    attention = choose_attention(model_dir, cfg.attention, rows, cfg.max_length, precision)
     model_settings = replace(cfg.part(ModelSettings), attention=attention)
 clock.mark("Encode")
 
@@ -274,7 +275,7 @@ clock.mark("Check before training")
 # **Will it finish in time?** The notebook measures parts of the real training and prediction for about ten seconds, and
 # counts the rest. In the table, compare each forecast with its limit: `hours`, the time of the scoring run, the GPU's
 # memory, and Kaggle's 20 GB of disk. A sentence in bold says what does not fit and which field to change; the notebook
-# continues in any case.
+# stops only if the memory does not hold a single pair.
 
 # %%
 forecast = None

@@ -15,7 +15,7 @@ from src_py.doctor.watch import watch
 from src_py.model.attention import default_attention
 
 STEPS, FORCED = 6, 4  # steps of the training with an overflow; the one that overflows
-PAIRS, SHORT = 16, 8e9  # pairs of a part that takes more memory than these bytes
+PAIRS, SHORT = 16, 6e9  # pairs of a part that takes more memory than these bytes
 
 
 def overflow(scale: Scale) -> Iterator[Row]:

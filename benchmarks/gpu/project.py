@@ -1,6 +1,5 @@
 """The project's own parts at their real size: the doctor, predictions, the forecast."""
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Iterator
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gpu.rows import Row, judged, measured, skipped
+from benchmarks.gpu.rows import Row, judged, measured
 from benchmarks.gpu.scale import Scale, capped, lengthened
 from src_py.doctor.check import check_before_training
 from src_py.doctor.findings import FAIL
-from src_py.kaggle.clock import Clock
+from src_py.kaggle.clock import HIDDEN_ROWS, Clock
 from src_py.model.attention import default_attention
 from src_py.model.encoder import fit_embeddings
 from src_py.model.predict import predict_pairs
@@ -21,9 +20,9 @@ from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.load import load_pairs
 from src_py.pairs.split import assign_folds
 from src_py.pairs.tokenizer import load_tokenizer
+from src_py.training.forecast import Plan, forecast_run
 from tools.demo_data import write_contest, write_tiny_deberta
 
-HIDDEN_ROWS = 25_000
 FORECAST = 0.25  # by how much the truth may differ
 MICRO_BATCH = {"base": 4, "large": 1}
 
@@ -79,10 +78,6 @@ def predictions(scale: Scale) -> Iterator[Row]:
 def forecast(scale: Scale) -> Iterator[Row]:
     """The steps of a training on one GPU: what was forecast after ten seconds, and how long they take."""
     name = "forecast of a training"
-    if importlib.util.find_spec("src_py.training.forecast") is None:
-        yield skipped(name, "src_py.training.forecast is not there yet")
-        return
-    told = importlib.import_module("src_py.training.forecast")
     with tempfile.TemporaryDirectory() as scratch:
         table, tokenizer = _pairs(scale, Path(scratch), 240)
         held_out = assign_folds(table, 5, 0) == 0
@@ -91,9 +86,9 @@ def forecast(scale: Scale) -> Iterator[Row]:
         model = scale.model("base", default_attention())
         fit_embeddings(model.encoder, tokenizer)
         trainer = scale.trainer(model, Path(scratch) / "out", encoded, held)
-        plan = told.Plan(folds=1, models=1, test_rows=len(table), processes=1)
+        plan = Plan(folds=1, models=1, test_rows=len(table), processes=1)
         seconds = 2.0 if scale.toy else 10.0
-        expected = told.forecast_run(trainer, tokenizer, table, reading, plan, Clock(1.0), seconds).training
+        expected = forecast_run(trainer, tokenizer, table, reading, plan, Clock(1.0), seconds).training
         ended = trainer.train()
     found = ended.metrics["train_runtime"]
     yield judge_forecast(name, expected, found, scale)
@@ -101,10 +96,10 @@ def forecast(scale: Scale) -> Iterator[Row]:
 
 def judge_forecast(name: str, expected: float, found: float, scale: Scale) -> Row:
     """Seconds; those of a toy are too few to judge."""
-    share, told = found / expected - 1, (f"{expected:.1f} s ± {FORECAST:.0%}", f"{found:.1f} s")
+    share, texts = found / expected - 1, (f"{expected:.1f} s ± {FORECAST:.0%}", f"{found:.1f} s")
     if scale.toy:
-        return measured(name, f"{told[1]}, forecast {expected:.1f} s")
-    return judged(name, *told, abs(share) <= FORECAST, f"{share:+.0%}")
+        return measured(name, f"{texts[1]}, forecast {expected:.1f} s")
+    return judged(name, *texts, abs(share) <= FORECAST, f"{share:+.0%}")
 
 
 def _pairs(scale: Scale, scratch: Path, rows: int):

@@ -63,9 +63,12 @@ class _Worker:
     def rows(self, check: Check, scale: Scale, seconds: float, last: bool) -> Iterator[Row]:
         """Rows of `check`; `last`: the seconds are all that is left, so that using them up is no fault of the check."""
         if self.process is None:
-            self._start(check)
+            self._start(check, seconds)
         until = time.monotonic() + seconds
-        self.pipe.send((check.run, scale))
+        try:
+            self.pipe.send((check.run, scale))
+        except OSError:  # the process died after the check before
+            raise _Ended(Row(check.name, "starts", "the process has died", WRONG, self._said())) from None
         while True:
             if not self.pipe.poll(max(0.0, until - time.monotonic())):
                 if last:
@@ -93,13 +96,13 @@ class _Worker:
             self.process.join()
             self.process = None
 
-    def _start(self, check: Check) -> None:
+    def _start(self, check: Check, seconds: float) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not work in a fork
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, str(self.log)))
         self.process.start()
         other.close()  # else the end of the process would not show
-        if not self.pipe.poll(START_SECONDS):
+        if not self.pipe.poll(min(START_SECONDS, seconds)):
             raise _Ended(Row(check.name, f"starts within {START_SECONDS:.0f} s", "no answer", WRONG, self._said()))
         self._receive(check)
 

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 
@@ -12,11 +13,11 @@ from benchmarks.gpu.scale import LOSS_SCALE, Scale, step
 from benchmarks.limits import MOST_FROZEN_SHARE, MOST_GB, STOCK_GB
 from src_py.kaggle.session import free_memory
 from src_py.model.attention import default_attention
-from src_py.model.attention_choice import attention_line, fastest, measure_attention
+from src_py.model.attention_choice import OUT_OF_MEMORY, TOO_LARGE, attention_line, fastest, measure_attention
 
 ROUNDS = 3
 NEARLY = 1.05  # as fast as the fastest, within what repeats differ by
-_MEMORY = ("out of memory", "its activations fill")  # as src_py.model.attention_choice says it
+_MEMORY = (OUT_OF_MEMORY, TOO_LARGE)
 
 
 def seconds_a_part(scale: Scale) -> Iterator[Row]:
@@ -29,9 +30,9 @@ def seconds_a_part(scale: Scale) -> Iterator[Row]:
         for kind in usable:
             candidates.switch(model.encoder, kind)
             name = f"a part of {pairs} × {tokens}, {kind}"
-            try:
+            with suppress(torch.OutOfMemoryError):
                 seconds[kind] = _median(scale, model, part)
-            except torch.OutOfMemoryError:
+            if kind not in seconds:
                 model.zero_grad(set_to_none=True)
                 free_memory()
                 yield measured(name, "does not fit the memory")

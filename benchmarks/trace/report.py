@@ -42,7 +42,7 @@ def sections(quick: bool, top: int) -> Iterator[tuple[str, str, list[dict]]]:
         f"Peak memory of a training step, pairwise, “{BEST}”, embeddings frozen. Needed: the peak and, for two GPUs, "
         f"another copy of the gradients, + {FRAGMENTED:.0%} for fragmentation and {CONTEXT_GB:.0f} GB for CUDA and "
         f"NCCL. It fits when that is at most {CARD_GB:.0f} GB. Where a step would not fit otherwise, "
-        "the attention computes them again in the backward pass: less memory, more time.",
+        "the attention computes the scores again in the backward pass: less memory, more time.",
         memory(),
     )
     yield "predicting", f"Peak memory of a batch of predictions, {TOKENS:,} tokens, “{BEST}”.", predicting()

@@ -20,7 +20,7 @@ ATTENTIONS = ("auto", *KINDS)
 _KEPT_INDICES = 2**24  # numbers in the indices that are kept, 8 bytes each: those of all lengths up to 512, for example
 # What a layer keeps for the backward pass, counted with `make trace`: bytes a score, and bytes a number of a token's
 # hidden state. A trained weight takes 22 bytes: itself, its fp16 copy, two Adam moments, the gradient, and the copy of
-# that for other GPUs.
+# that for other GPUs; a frozen one 6 at most.
 _SCORE_BYTES = {"chunked": 3, "lean": 5, "sdpa": 2}
 _HIDDEN_BYTES, _TRAINED_BYTES, _FROZEN_BYTES = 84, 22, 6
 _FRAGMENTS, _CONTEXT = 1.2, 1e9  # what the allocator cannot use, and what CUDA takes for itself
@@ -68,7 +68,7 @@ def use_attention(encoder: nn.Module, kind: str = "auto", recompute: bool | None
     for module in found:
         module.__class__ = _FAST[type(module)]
         if isinstance(module, FastEncoder):
-            module.prepare(kind, recompute)
+            module.prepare(kind, recompute, sum(p.numel() for p in encoder.parameters()))
     return True
 
 
@@ -138,13 +138,14 @@ class Positions(NamedTuple):
 class FastEncoder(stock.DebertaV2Encoder):
     """Makes positions and mask once for all layers, without a copy between the devices that the host waits for."""
 
-    def prepare(self, kind: str, recompute: bool | None) -> None:
-        """What the stock class does not have; `forget` takes it away again."""
+    def prepare(self, kind: str, recompute: bool | None, size: int) -> None:
+        """What the stock class does not have; `forget` takes it away again. `size`: parameters of the whole model."""
+        self.outside = size - sum(p.numel() for p in self.parameters())
         self.kind, self.recompute, self.dtype = kind, recompute, torch.float32
         self.indices: dict[tuple, Positions] = {}
 
     def forget(self) -> None:
-        for name in ("kind", "recompute", "dtype", "indices"):
+        for name in ("kind", "recompute", "dtype", "indices", "outside"):
             delattr(self, name)
 
     def forward(self, hidden_states, attention_mask, *args, **kwargs):
@@ -156,7 +157,7 @@ class FastEncoder(stock.DebertaV2Encoder):
         if attention_mask.dim() > 2:
             raise InputError("The fast attention wants a mask (batch, tokens); set CFG.attention to 'stock'.")
         padding = ~attention_mask.bool()
-        # Looking would make a GPU wait; there a mask too many is cheaper.
+        # To look would make the host wait for a GPU; an unneeded mask costs less.
         return make_mask(padding, self.dtype) if padding.is_cuda or padding.any() else None
 
     def get_rel_embedding(self) -> torch.Tensor:
@@ -166,20 +167,21 @@ class FastEncoder(stock.DebertaV2Encoder):
     def get_rel_pos(self, hidden_states, query_states=None, relative_pos=None) -> Positions:
         if query_states is not None or relative_pos is not None:
             raise InputError("The fast attention makes its own positions; set CFG.attention to 'stock'.")
-        batch, length, _ = hidden_states.shape
-        found = self._positions(length, hidden_states.device)
+        found = self._positions(hidden_states.shape[1], hidden_states.device)
         recompute = self.recompute
         if recompute is None:
-            recompute = self._needed(batch, length) > _memory(hidden_states.device)
+            recompute = self._needed(hidden_states) > _memory(hidden_states.device)
         return found._replace(recompute=recompute)
 
-    def _needed(self, batch: int, length: int) -> float:
+    def _needed(self, hidden_states: torch.Tensor) -> float:
         """Bytes that a training step takes when the scores are stored, about."""
+        batch, length, _ = hidden_states.shape
         trained = [layer for layer in self.layer if _is_trained(layer)]
         attention = self.layer[0].attention.self
         token = _HIDDEN_BYTES * attention.all_head_size
         token += _SCORE_BYTES[self.kind] * attention.num_attention_heads * length
         weights = sum(p.numel() * (_TRAINED_BYTES if p.requires_grad else _FROZEN_BYTES) for p in self.parameters())
+        weights += self.outside * (_TRAINED_BYTES if hidden_states.requires_grad else _FROZEN_BYTES)
         return _FRAGMENTS * (weights + len(trained) * batch * length * token) + _CONTEXT
 
     def _positions(self, length: int, device: torch.device) -> Positions:
@@ -273,5 +275,8 @@ def aligned(low: int, high: int, rows: int) -> tuple[int, int]:
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of a GPU; a CPU's memory counts as endless."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
+    """Bytes of a GPU that this process may use; a CPU's memory is treated as unlimited."""
+    if device.type != "cuda":
+        return math.inf
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)  # not in every torch
+    return share * torch.cuda.get_device_properties(device).total_memory

@@ -1,10 +1,10 @@
 """Which attention is the fastest here: measured on the card at hand, at the run's own shapes."""
 
+import json
 import math
 import time
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ REPEATS = 5
 # A candidate's difference from stock against stock's own size, in outputs and in each gradient. Two layers of v3-base
 # differed by 1.3e-3 in fp16 on a CPU.
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}
+OUT_OF_MEMORY, TOO_LARGE = "out of memory", "its activations take"  # how the two problems of memory begin
+_KNOWN: dict[tuple, tuple["Measured", ...]] = {}  # what was measured in this process
 MEMORY_SHARE = 0.85  # of a GPU's memory that may be filled; the rest is context, buckets and fragments
 
 
@@ -73,16 +75,13 @@ def choose_attention(
     if device.startswith("cpu"):
         return default_attention()
     kinds = tuple(kind for kind in KINDS if kind != "chunked" and (kind != "flash" or flash_problem() is None))
-    known = _measured.cache_info().hits
-    try:
-        found = _measured(str(folder), config.to_json_string(), rows, tokens, precision, device, training, kinds)
-    except torch.OutOfMemoryError:
-        free_memory()
-        print(f"attention: {default_attention()}, not compared with stock, for which the memory is too small")
-        return default_attention()
-    if _measured.cache_info().hits == known and not quiet:
-        print(attention_line(found, precision))
-    return fastest(found).kind
+    shape = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    key = json.dumps(shape, sort_keys=True, default=str), rows, tokens, precision, device, training, kinds
+    if key not in _KNOWN:
+        _KNOWN[key] = _measured(config, *key[1:])
+        if not quiet:
+            print(attention_line(_KNOWN[key], precision))
+    return fastest(_KNOWN[key]).kind
 
 
 def check_attention(wanted: str) -> None:
@@ -108,9 +107,14 @@ def attention_line(found: tuple[Measured, ...], precision: str) -> str:
     return line + "".join(f"; {one.kind} is left out: {one.problem}" for one in found if one.problem)
 
 
-@cache
-def _measured(folder: str, config: str, *arguments) -> tuple[Measured, ...]:
-    return measure_attention(read_config(folder), *arguments)
+def _measured(config, *arguments) -> tuple[Measured, ...]:
+    """As `measure_attention`; the default kind alone where the memory does not even hold stock."""
+    try:
+        return measure_attention(config, *arguments)
+    except torch.OutOfMemoryError:
+        pass  # what the failed pass holds can be given back only outside of this block
+    free_memory()
+    return (Measured(default_attention()), Measured("stock", problem=OUT_OF_MEMORY))
 
 
 def measure_attention(
@@ -144,7 +148,7 @@ def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: f
         difference = _difference(result, expected)
         seconds, kept = trial.seconds_and_bytes()
     except torch.OutOfMemoryError:
-        return Measured(kind, problem="out of memory")
+        return Measured(kind, problem=OUT_OF_MEMORY)
     except Exception as error:  # kernels and their compilers each raise their own
         line = (str(error).strip().splitlines() or [""])[0][:100]
         return Measured(kind, problem=f"{type(error).__name__}: {line}")
@@ -152,7 +156,7 @@ def _try(trial: "_Trial", kind: str, expected: dict[str, torch.Tensor], depth: f
     if not difference <= TOLERANCE[trial.precision]:
         problem = f"it differs from stock by {difference:.0e}"
     elif kind not in CORES and kept * depth > MEMORY_SHARE * (trial.memory or math.inf):  # the cores can recompute
-        problem = f"its activations take {kept * depth / 1e9:.1f} GB, more than the GPU has room for"
+        problem = f"{TOO_LARGE} {kept * depth / 1e9:.1f} GB, more than the GPU has room for"
     return Measured(kind, seconds, difference, kept * depth / 1e9, problem)
 
 

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from src_py.model.preference import CALL, length_groups
 from src_py.pairs.encode import round_up
 
-ROUNDS = 12  # of measuring at most: by then the median stands
+ROUNDS = 12  # of measuring at most: more do not change the median
 SINGLE = 0.1  # what the time of a single row counts, against that of a part
 
 
@@ -129,7 +129,7 @@ def measure_paces(kinds: Sequence[Sequence[Part]], budget: float, device: torch.
     expected = 0.0
     for part in parts:
         one = part.ready(part.rows[:1])
-        one()  # the first time at a length is no measure
+        one()  # the first call at a new length includes warming up
         expected += timed(one, device) * part.work(part.rows)[1] / part.work(part.rows[:1])[1]
     share = min(1.0, budget / 3 / expected)
     sizes = [max(1, math.ceil(share * len(part.rows))) for part in parts] + [1] * len(parts)
@@ -145,7 +145,8 @@ def matrix_rate(device: torch.device, precision: str, budget: float) -> float:
     """Floating-point operations a second in a product of square matrices, in "fp16", "bf16" or "fp32"."""
     size = 4096 if device.type == "cuda" else 1024
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    left, right = (torch.zeros(size, size, device=device, dtype=dtype) for _ in range(2))
+    # Not zeros, for which a card that is limited in power keeps a higher clock.
+    left = right = (torch.arange(size * size, device=device) % 7 - 3).view(size, size).to(dtype)
     return 2 * size**3 / measure_rounds([lambda: left @ right], budget, device)[0]
 
 

@@ -165,8 +165,9 @@ def _choose_trained(model: PreferenceModel, settings: ModelSettings) -> None:
         )
     embeddings = encoder_embeddings(model.encoder)
     if settings.freeze_layers == len(layers):
-        model.encoder.requires_grad_(False)  # position embeddings too: frozen layers give them no gradient
-        embeddings.requires_grad_(True)
+        inner = getattr(model.encoder, "encoder", None)
+        if inner is not None and hasattr(inner, "rel_embeddings"):
+            inner.requires_grad_(False)  # position embeddings too: frozen layers give them no gradient
     if settings.freeze_embeddings:
         embeddings.requires_grad_(False)
     for layer in layers[: settings.freeze_layers]:
@@ -193,9 +194,9 @@ def _reset(module: nn.Module, std: float) -> None:
             nn.init.zeros_(module.bias)
 
 
-# Tokens of padding for which another call of the encoder is worth while. Measured on 2,838 real pairs: 128 leaves 4 %
-# padding at 2.2 calls a batch of 4,096 tokens, 512 leaves 12 % at 1.2. A GPU has to be told of 1,500 kernels a call: an
-# estimate for a T4, from 17 to 35 ms a call against what 4,096 tokens cost there, is least between 128 and 256.
+# Tokens of padding for which another call of the encoder is worthwhile. Measured on 2,838 real pairs: 128 leaves 4 %
+# padding at 2.2 calls a batch of 4,096 tokens, 512 leaves 12 % at 1.2. On a GPU the host launches 1,500 kernels a call:
+# an estimate for a T4, from 17 to 35 ms a call against what 4,096 tokens cost there, is least between 128 and 256.
 CALL = {"cpu": 128, "cuda": 192}
 
 
@@ -206,13 +207,17 @@ def length_groups(lengths: list[int], call: int = CALL["cpu"]) -> list[tuple[lis
     and `call`.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    widths = [round_up(lengths[i]) for i in order]
+    # A cut between sequences of the same width saves nothing.
+    cuts = [0, *(i for i in range(1, len(order)) if widths[i] != widths[i - 1]), len(order)]
     least, begins = [0.0], [0]
-    for end in range(1, len(order) + 1):
-        costs = [least[start] + (end - start) * lengths[order[start]] + call for start in range(end)]
+    for end in range(1, len(cuts)):
+        costs = [least[k] + (cuts[end] - cuts[k]) * widths[cuts[k]] + call for k in range(end)]
         begins.append(min(range(end), key=costs.__getitem__))
         least.append(costs[begins[-1]])
-    groups, end = [], len(order)
+    groups, end = [], len(cuts) - 1
     while end:
-        groups.append((order[begins[end] : end], lengths[order[begins[end]]]))
+        start = cuts[begins[end]]
+        groups.append((order[start : cuts[end]], lengths[order[start]]))
         end = begins[end]
     return groups[::-1]

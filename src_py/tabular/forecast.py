@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src_py.kaggle.clock import COMPETITION_HOURS, Clock
+from src_py.kaggle.clock import COMPETITION_HOURS, HIDDEN_ROWS, Clock
 from src_py.kaggle.session import all_devices, free_memory
 from src_py.model.pace import Pace, Part, machine_line, matrix_rate, measure_paces, traffic_rate, typical
 from src_py.model.predict import token_batches
@@ -18,7 +18,6 @@ from src_py.pairs.encode import encode_pairs, round_up
 from src_py.tabular.embeddings import BLOCK, TOKENS, embed_block, embedding_encoder
 from src_py.tabular.groups import Counted, FeatureSettings, pair_sequences
 
-HIDDEN_ROWS = 25_000  # about as many as the test set of Kaggle's scoring run has
 SAMPLE = 500  # rows that stand for all
 
 

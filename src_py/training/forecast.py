@@ -1,4 +1,4 @@
-"""What the rest of a run will take, said before the night: minutes, memory and disk, against what there is."""
+"""What the rest of a run will take, estimated before training starts: minutes, memory and disk, against limits."""
 
 import math
 import time
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src_py.kaggle.clock import COMPETITION_HOURS, Clock
+from src_py.kaggle.clock import COMPETITION_HOURS, HIDDEN_ROWS, Clock
 from src_py.kaggle.files import LIMIT, free_bytes
 from src_py.kaggle.session import all_devices, visible_gpus
 from src_py.model.pace import machine_line, sequence_lengths, works
@@ -18,7 +18,6 @@ from src_py.training.checkpoints import disk_needed
 from src_py.training.measure import Measured, measure
 from src_py.training.work import TrainingWork, steps_done, training_work
 
-HIDDEN_ROWS = 25_000  # about as many as the test set of Kaggle's scoring run has
 DRAWN = 4_000  # training rows that stand for test rows at most
 CARD_SHARE = 0.85  # of a card's memory that tensors may fill: its context and fragmentation take the rest
 
@@ -169,8 +168,8 @@ def forecast_run(
     """Measure this machine for about `seconds`, and say what the rest of the run will take.
 
     The minutes are those of a few measured parts, times the encoder calls and tokens that the run's own batching makes
-    of its rows. Test rows are taken to be as long as the training rows. Not counted: what the processes of several GPUs
-    tell each other and their start, loading models, tables and plots. Nothing is changed: training is bit-identical
+    of its rows. Test rows are taken to be as long as the training rows. Not counted: communication between the
+    GPUs' processes and their start, loading models, tables and plots. Nothing is changed: training is bit-identical
     with and without this call.
 
     Args:

@@ -188,9 +188,11 @@ def _seconds_a_byte(trainer, budget: float) -> float:
     """Of writing weights into the Trainer's output folder."""
     values, size = [], 0
     for parameter in trainer.model.parameters():
-        if size < SAVED:
-            values.append(parameter.detach().cpu())
-            size += 4 * parameter.numel()
+        # A copy: torch stores all of the memory that a part of a tensor lies in.
+        values.append(parameter.detach().flatten()[: int(SAVED - size) // 4].cpu().clone())
+        size += 4 * values[-1].numel()
+        if SAVED - size < 4:
+            break
     output = Path(trainer.args.output_dir)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from benchmarks.gpu.runner import run_checks
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.write import line
 from src_py.doctor.findings import FAIL, PASS, SKIP, Finding
+from src_py.model.attention_choice import TOO_LARGE
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Scale.here(True)
@@ -90,7 +91,7 @@ def test_a_forecast_that_is_off_by_more_than_a_quarter_is_wrong(found, expected)
 
 
 def test_a_kind_that_auto_leaves_out_as_wrong_is_wrong():
-    assert speed.judge_candidates({"stock": "", "sdpa": "its activations fill 14.0 of 15.0 GB"}).ok == OK
+    assert speed.judge_candidates({"stock": "", "sdpa": f"{TOO_LARGE} 14.0 GB"}).ok == OK
     assert speed.judge_candidates({"stock": "", "sdpa": "it differs from stock by 2e-01"}).ok == WRONG
     assert speed.judge_candidates({"stock": "", "sdpa": "RuntimeError: no kernel"}).ok == WRONG
 

@@ -360,7 +360,7 @@ def test_scores_are_computed_again_only_where_they_would_not_fit(kind, monkeypat
     encoder = make_encoder()
     use_attention(encoder, kind)
     hidden = torch.zeros(64, 512, 16)
-    assert not encoder.encoder.get_rel_pos(hidden).recompute  # a CPU's memory counts as endless
+    assert not encoder.encoder.get_rel_pos(hidden).recompute  # a CPU's memory is treated as unlimited
     monkeypatch.setattr(attention, "_memory", lambda _: 1.1e9)
     assert encoder.encoder.get_rel_pos(hidden).recompute
     assert not encoder.encoder.get_rel_pos(hidden[:4]).recompute

@@ -56,7 +56,7 @@ FAULTS = {
         REFUSED, "training/test_processes.py", "test_a_process_that_hangs_does_not_hang_the_run"),
     "GPU memory full in one worker": (
         SURVIVED, "training/test_processes.py",
-        "test_memory_short_in_one_process_starts_all_again_with_smaller_parts"),
+        "test_memory_short_in_one_process_starts_all_again_with_parts_of_half_their_real_size"),
     "GPU memory full": (
         SURVIVED, "training/test_batches.py",
         "test_out_of_memory_repeats_the_step_in_smaller_parts_and_changes_nothing"),
