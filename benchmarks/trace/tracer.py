@@ -152,6 +152,7 @@ def tracing():
         # Without a CUDA library torch would switch autocast off, and has no properties to tell.
         patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         patch("torch.cuda.get_device_properties", return_value=properties),
+        patch("torch.cuda.get_per_process_memory_fraction", return_value=1.0, create=True),
         FakeTensorMode(allow_non_fake_inputs=True),
         Tracer() as tracer,
     ):
