@@ -63,7 +63,7 @@ class _Worker:
     def rows(self, check: Check, scale: Scale, seconds: float, last: bool) -> Iterator[Row]:
         """Rows of `check`; `last`: the seconds are all that is left, so that using them up is no fault of the check."""
         if self.process is None:
-            self._start(check, seconds)
+            self._start(check)
         until = time.monotonic() + seconds
         try:
             self.pipe.send((check.run, scale))
@@ -96,13 +96,13 @@ class _Worker:
             self.process.join()
             self.process = None
 
-    def _start(self, check: Check, seconds: float) -> None:
+    def _start(self, check: Check) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not work in a fork
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, str(self.log)))
         self.process.start()
         other.close()  # else the end of the process would not show
-        if not self.pipe.poll(min(START_SECONDS, seconds)):
+        if not self.pipe.poll(START_SECONDS):
             raise _Ended(Row(check.name, f"starts within {START_SECONDS:.0f} s", "no answer", WRONG, self._said()))
         self._receive(check)
 
