@@ -91,7 +91,7 @@ def check_attention(wanted: str) -> None:
 
 
 def fastest(found: tuple[Measured, ...]) -> Measured:
-    """The fastest candidate without a problem; stock is always one."""
+    """The fastest candidate without a problem; the first where all have one."""
     return min((one for one in found if not one.problem), key=lambda one: one.seconds, default=found[0])
 
 
