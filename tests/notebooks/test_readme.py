@@ -18,7 +18,9 @@ EXECUTED = {"make demo", "make sync", "make check", "make test"}
 
 
 def make(*words, **options):
-    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, **options)
+    """A target as a user types it: `make test` calls this from inside make, which would announce the folders it enters."""
+    words = ["make", "--no-print-directory", *words]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **options)
 
 
 def test_the_readme_names_only_commands_that_are_run_by_a_test():
