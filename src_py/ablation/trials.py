@@ -152,7 +152,7 @@ def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if model_folder:
-        saved = SavedSettings(RECIPE, problem.classes, _reading(arm, problem), pooling=model.pooling)
+        saved = SavedSettings(RECIPE, problem.classes, _reading(arm, problem), model.architecture.settings)
         save_trained(model, tokenizer, model_folder, saved)
     del model, trainer
     free_memory()

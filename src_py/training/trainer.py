@@ -25,13 +25,13 @@ HANG_SECONDS = 900  # that a process waits for another one; longer than an evalu
 def parameter_groups(
     model: PreferenceModel, lr: float, head_lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict]:
-    """AdamW groups: the head at `head_lr`, the encoder from `lr` at the top down by `layer_decay` a layer.
+    """AdamW groups: all but the encoder at `head_lr`, the encoder from `lr` at the top down by `layer_decay` a layer.
 
     Biases and LayerNorm weights get no weight decay; frozen parameters are left out.
     """
     layers = encoder_layers(model.encoder)
     depth = {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
-    top = {id(p) for p in model.head.parameters()}
+    inside = {id(p) for p in model.encoder.parameters()}
     inputs = {id(p) for p in encoder_embeddings(model.encoder).parameters()}
     groups: dict[tuple, dict] = {}
     for parameter in model.parameters():
@@ -39,7 +39,7 @@ def parameter_groups(
             continue
         # What is neither head, embedding nor in a layer (DeBERTa's relative positions) serves all layers: top rate.
         level = 0 if id(parameter) in inputs else depth.get(id(parameter), len(layers))
-        rate = head_lr if id(parameter) in top else lr * layer_decay ** (len(layers) - level)
+        rate = head_lr if id(parameter) not in inside else lr * layer_decay ** (len(layers) - level)
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(parameter)
     return list(groups.values())
