@@ -2,7 +2,6 @@
 
 import re
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -100,4 +99,6 @@ def _cannot(error: ImportError) -> str:
 
 def _adapted(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules that hold an adapter: found without peft, which need not be installed."""
-    return [(name, one) for name, one in module.named_modules() if isinstance(getattr(one, "lora_A", None), nn.ModuleDict)]
+    return [
+        (name, one) for name, one in module.named_modules() if isinstance(getattr(one, "lora_A", None), nn.ModuleDict)
+    ]

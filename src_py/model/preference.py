@@ -18,6 +18,7 @@ from src_py.model.encoder import encoder_embeddings, encoder_layers, fit_embeddi
 from src_py.model.families import max_tokens
 from src_py.model.heads import HEADS, AttentionPooling, make_head
 from src_py.model.length_groups import CALL, length_groups
+from src_py.model.lora import add_lora
 from src_py.model.losses import names_loss, preference_loss
 from src_py.pairs.encode import UNKNOWN, round_up
 
@@ -66,6 +67,11 @@ class ModelSettings(Settings):
         super().__post_init__()
         if OWN_DROPOUT < self.encoder_dropout < 0:
             raise InputError(f"CFG.encoder_dropout is {self.encoder_dropout}; use a share from 0, or -1 to leave it.")
+        if self.lora_rank and self.reinit_layers:
+            raise InputError(
+                "CFG.reinit_layers does not go with CFG.lora_rank: adapters cannot train layers that start from random "
+                "weights; set one of them to 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -246,9 +252,7 @@ def rebuild(folder: str | Path, architecture: Architecture) -> PreferenceModel:
     encoder = fresh_encoder(folder, architecture.settings.attention)
     model = PreferenceModel(encoder, architecture)
     if architecture.settings.lora_rank:
-        from src_py.model.lora import add_lora
-
-        add_lora(encoder, architecture.settings.lora_rank)
+        add_lora(encoder, architecture.settings.lora_rank, architecture.settings.freeze_layers)
     return model
 
 
@@ -305,9 +309,7 @@ def _choose_trained(model: PreferenceModel) -> None:
         for module in layer.modules():
             _reset(module, getattr(encoder.config, "initializer_range", 0.02))
     if settings.lora_rank:
-        from src_py.model.lora import add_lora
-
-        add_lora(encoder, settings.lora_rank)
+        add_lora(encoder, settings.lora_rank, settings.freeze_layers)
 
 
 def _reset(module: nn.Module, std: float) -> None:

@@ -18,6 +18,7 @@ from src_py.kaggle.session import free_memory
 from src_py.model.attention import use_attention
 from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import load_encoder
+from src_py.model.lora import merge_lora
 from src_py.model.predict import TOKENS, predict_pairs
 from src_py.model.preference import Architecture, ModelSettings, PreferenceModel
 from src_py.pairs.encode import Reading
@@ -71,16 +72,18 @@ def save_trained(
 ) -> None:
     """Write encoder, tokenizer, head and settings as one folder, all weights as safetensors.
 
-    The encoder alone can be read back with `AutoModel.from_pretrained(folder)`. The marker file comes last and holds
+    The encoder alone can be read back with `AutoModel.from_pretrained(folder)`: adapters are folded into its weights
+    first, in `model` too. The marker file comes last and holds
     a digest of every other file, so that a half-written or altered folder is never taken for a trained one.
 
     Args:
-        half: store the encoder's weights in fp16, which takes half of the space; the model is not changed.
+        half: store the encoder's weights in fp16, which takes half of the space; those of the model stay fp32.
 
     Raises:
         InputError: when the folder cannot be written or the disk is full.
     """
     folder = Path(folder)
+    merge_lora(model.encoder)
     size = sum(p.numel() * (2 if half else 4) for p in model.parameters())
     require_space(folder, size, f"Saving the model in {folder.name}")
     with writing(folder):
