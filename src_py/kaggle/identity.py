@@ -28,6 +28,7 @@ ELSEWHERE = {
     "micro_batch",
     "attention",
     "folds",
+    "seeds",
 } | {
     "stop_on_failure",
     "mode",

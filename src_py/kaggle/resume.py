@@ -14,7 +14,7 @@ from src_py.kaggle.files import write_text, writing
 from src_py.kaggle.identity import ELSEWHERE, changes, code_changes, helper_digests, key_of, setting_changes
 from src_py.kaggle.inputs import EARLIER, find_named
 
-_FOLD = re.compile(r"fold_\d+")
+_FOLD = re.compile(r"fold_\d+(_seed_\d+)?")
 MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
 
 

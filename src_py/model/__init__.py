@@ -9,9 +9,10 @@ from src_py.model.preference import ModelSettings, build_model
 from src_py.model.saved import (
     SavedSettings,
     find_trained,
-    finished_folds,
+    finished_models,
+    model_names,
     predict_saved,
     read_settings,
     save_trained,
-    stopped_folds,
+    stopped_models,
 )

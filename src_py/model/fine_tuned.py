@@ -1,6 +1,7 @@
 """The output of `finetune_deberta` as a member of a blend: its out-of-fold predictions and its trained folders."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,10 +61,13 @@ def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, .
             f"{path} has rows of one prompt in several folds or leaves some out: its predictions may not be out of "
             "fold; attach the run on this data, or none."
         )
-    folders = [outputs[0] / f"fold_{fold}" for fold in sorted(oof["fold"].unique())]
+    folders = []
+    for fold in sorted(oof["fold"].unique()):
+        seeds = [folder for folder in trained if re.fullmatch(rf"fold_{fold}(_seed_\d+)?", folder.name)]
+        if outputs[0] / f"fold_{fold}" not in seeds:
+            raise InputError(f"{path} has predictions of fold_{fold}, but that folder is missing; {_ATTACH}")
+        folders += seeds
     for folder in folders:
-        if folder not in trained:
-            raise InputError(f"{path} has predictions of {folder.name}, but that folder is missing; {_ATTACH}")
         if (found := read_settings(folder).classes) != classes:
             raise InputError(
                 f"{folder} was trained for the classes {', '.join(found)}, but this contest has {', '.join(classes)}; "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -185,8 +186,14 @@ def find_trained(root: str | Path, recipe: str | None = None) -> list[Path]:
     return [folder for folder in folders if recipe is None or read_settings(folder).recipe == recipe]
 
 
-def finished_folds(output: Path, run: str) -> list[int]:
-    """Folds that this run has saved in `output` completely; a damaged one is said and counts as not saved."""
+def model_names(folds: tuple[int, ...], seeds: int) -> dict[str, tuple[int, int]]:
+    """Folder of each model of a run, with its fold and the number of its seed: fold_0, fold_0_seed_1, ..., fold_1."""
+    pairs = [(fold, seed) for fold in folds for seed in range(seeds)]
+    return {f"fold_{fold}" + (f"_seed_{seed}" if seed else ""): (fold, seed) for fold, seed in pairs}
+
+
+def finished_models(output: Path, run: str) -> list[str]:
+    """Folders of the models that this run has saved in `output` completely; a damaged one is said and does not count."""
     found = []
     for marker in sorted(output.glob(f"fold_*/{TRAINED_MARKER}")):
         folder = marker.parent
@@ -197,20 +204,20 @@ def finished_folds(output: Path, run: str) -> list[int]:
             missing = [name for name in TABLES if not (folder / name).is_file()]
             if missing:
                 raise InputError(f"{folder} lacks {missing[0]}.")
-            found.append(int(folder.name.removeprefix("fold_")))
-        except (InputError, ValueError) as error:
+        except InputError as error:
             print(f"{folder.name} is trained again: {error}")
             continue
+        found.append(folder.name)
         if settings.ended:
             print(f"CFG.hours ended {folder.name} at {settings.ended}; remove that folder to train it in full.")
     return found
 
 
-def stopped_folds(output: Path, folds: tuple[int, ...]) -> dict[int, str]:
-    """Saved folds whose training the watcher stopped, and why."""
-    saved = [fold for fold in folds if (output / f"fold_{fold}" / TRAINED_MARKER).is_file()]
-    reasons = {fold: read_settings(output / f"fold_{fold}").stopped for fold in saved}
-    return {fold: reason for fold, reason in reasons.items() if reason}
+def stopped_models(output: Path, names: Iterable[str]) -> dict[str, str]:
+    """Saved models whose training the watcher stopped, and why."""
+    saved = [name for name in names if (output / name / TRAINED_MARKER).is_file()]
+    reasons = {name: read_settings(output / name).stopped for name in saved}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def predict_saved(

@@ -62,6 +62,13 @@ def test_one_fold_is_found_with_its_rows_and_folder(run, table, oof):
     assert found.output == run
 
 
+def test_every_seed_of_a_fold_takes_part(run, table, trained):
+    for name in ("fold_0_seed_1", "fold_0_seed_2"):
+        trained(run / name)
+    found = find_fine_tuned(run.parent, table, CLASSES)
+    assert [folder.name for folder in found.folders] == ["fold_0", "fold_0_seed_1", "fold_0_seed_2"]
+
+
 def test_only_folders_whose_predictions_are_known_take_part(run, table, trained):
     trained(run / "fold_1")
     assert [folder.name for folder in find_fine_tuned(run.parent, table, CLASSES).folders] == ["fold_0"]

@@ -15,12 +15,12 @@ from src_py.model.preference import build_model
 from src_py.model.saved import (
     SavedSettings,
     find_trained,
-    finished_folds,
+    finished_models,
     load_trained,
     predict_saved,
     read_settings,
     save_trained,
-    stopped_folds,
+    stopped_models,
 )
 from src_py.pairs.encode import Reading
 
@@ -95,7 +95,7 @@ def test_a_marker_that_was_cut_is_refused_or_its_fold_trained_again(output, text
     (output / "fold_0/preference.json").write_text(text)
     with pytest.raises(InputError, match="damaged or of another version"):
         read_settings(output / "fold_0")
-    assert finished_folds(output, "key") == [1]
+    assert finished_models(output, "key") == ["fold_1"]
     assert "fold_0 is trained again" in capsys.readouterr().out
 
 
@@ -104,7 +104,7 @@ def test_a_fold_that_is_damaged_or_lacks_a_table_is_trained_again(output, capsys
     weights = bytearray((output / "fold_1/model.safetensors").read_bytes())
     weights[-1] ^= 1
     (output / "fold_1/model.safetensors").write_bytes(weights)
-    assert finished_folds(output, "key") == []
+    assert finished_models(output, "key") == []
     said = capsys.readouterr().out
     assert "fold_0 is trained again" in said
     assert "fold_1 is trained again" in said
@@ -118,20 +118,20 @@ def test_a_field_altered_to_another_possible_value_is_noticed(output):
 
 def test_a_fold_that_the_time_limit_ended_is_said(output, model, tokenizer, capsys):
     save_trained(model, tokenizer, output / "fold_1", replace(SAVED, ended="step 98 of 220"))
-    assert finished_folds(output, "key") == [0, 1]
+    assert finished_models(output, "key") == ["fold_0", "fold_1"]
     assert "CFG.hours ended fold_1 at step 98 of 220" in capsys.readouterr().out
 
 
 def test_only_folds_of_the_same_run_are_finished(output, model, tokenizer):
     save_trained(model, tokenizer, output / "fold_1", replace(SAVED, run="another"))
-    assert finished_folds(output, "key") == [0]
+    assert finished_models(output, "key") == ["fold_0"]
     assert find_trained(output, "finetune_deberta") == [output / "fold_0", output / "fold_1"]
     assert find_trained(output, "ablate_subset_vs_full") == []
 
 
 def test_a_stopped_fold_is_known_as_such(output, model, tokenizer):
     save_trained(model, tokenizer, output / "fold_1", replace(SAVED, stopped="step 30: collapse"))
-    assert stopped_folds(output, (0, 1, 2)) == {1: "step 30: collapse"}
+    assert stopped_models(output, ["fold_0", "fold_1", "fold_2"]) == {"fold_1": "step 30: collapse"}
 
 
 def test_a_model_predicts_only_for_its_own_classes(output, pairs):
