@@ -9,7 +9,7 @@ from src_py.pairs.counts import SHARED_NAMES, SIDE_NAMES
 
 BINS = 4  # of 2, 4, 8, 16 the best out of fold on 2,838 real pairs: finer ones overfit
 HIDDEN = 64
-EPOCHS, BATCH, RATE, DECAY = 20, 64, 1e-3, 1.0
+EPOCHS, BATCH, RATE, DECAY, DROPOUT = 20, 64, 1e-3, 1.0, 0.2
 MOST_STEPS = 6000  # of fitting: 20 epochs of 19,200 rows, half a minute on one core
 
 
@@ -22,13 +22,13 @@ class CountsHead(nn.Module):
 
     Args:
         n_classes: 2, or 3 with ties.
-        dropout: of the network's inputs, and of its hidden units.
+        dropout: of the network's inputs, and of its hidden units, during the fine-tuning.
     """
 
-    def __init__(self, n_classes: int, dropout: float = 0.2):
+    def __init__(self, n_classes: int, dropout: float = 0.1):
         super().__init__()
         sides, shared = len(SIDE_NAMES), len(SHARED_NAMES)
-        self.sides, self.n_classes = sides, n_classes
+        self.sides, self.n_classes, self.dropout = sides, n_classes, dropout
         self.register_buffer("side_edges", torch.linspace(-1, 1, BINS + 1).repeat(sides, 1))
         self.register_buffer("margin_edges", torch.linspace(-1, 1, BINS + 1).repeat(sides, 1))
         self.register_buffer("shared_edges", torch.linspace(-1, 1, BINS + 1).repeat(shared, 1))
@@ -58,8 +58,15 @@ class CountsHead(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            self._set_dropout(DROPOUT)
             self._fit(torch.as_tensor(np.asarray(features), dtype=torch.float32), torch.as_tensor(labels), shares)
+        self._set_dropout(self.dropout)
         self.eval()
+
+    def _set_dropout(self, share: float) -> None:
+        for module in self.inner:
+            if isinstance(module, nn.Dropout):
+                module.p = share
 
     def _fit(self, features: torch.Tensor, labels: torch.Tensor, shares: list[float]) -> None:
         a, b, shared = features.split([self.sides, self.sides, len(SHARED_NAMES)], dim=1)

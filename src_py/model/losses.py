@@ -41,11 +41,12 @@ def preference_loss(
 
 
 def names_loss(scores: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of naming the chatbots that wrote the answers; 0 where none is known.
+    """Cross-entropy of naming the chatbots that wrote the answers, 0 for an unknown one; a mean over all answers, so
+    that a batch may be split into parts.
 
     Args:
         scores: (rows, 2, chatbots).
         names: (rows, 2) numbers, `UNKNOWN` for chatbots that are not to be guessed.
     """
-    known = (names != UNKNOWN).sum().clamp(min=1)
-    return cross_entropy(scores.flatten(0, 1), names.flatten(), ignore_index=UNKNOWN, reduction="sum") / known
+    losses = cross_entropy(scores.flatten(0, 1), names.flatten(), ignore_index=UNKNOWN, reduction="none")
+    return losses.mean()

@@ -126,7 +126,7 @@ class PreferenceModel(nn.Module):
             architecture.style, hidden, architecture.n_classes, settings.dropout, settings.side_bias, settings.head
         )
         self.pool = AttentionPooling(hidden) if settings.pooling == "attention" else None
-        self.counts = CountsHead(architecture.n_classes) if architecture.features != "off" else None
+        self.counts = CountsHead(architecture.n_classes, settings.dropout) if architecture.features != "off" else None
         self.names = nn.Linear(hidden, architecture.names) if architecture.names else None
         self.most_tokens = max_tokens(encoder.config) or sys.maxsize
         if settings.encoder_dropout != OWN_DROPOUT:

@@ -193,7 +193,7 @@ def model_names(folds: tuple[int, ...], seeds: int) -> dict[str, tuple[int, int]
 
 
 def finished_models(output: Path, run: str) -> list[str]:
-    """Folders of the models that this run has saved in `output` completely; a damaged one is said and does not count."""
+    """Folders of the models that this run has saved in `output` completely; damaged ones are said and left out."""
     found = []
     for marker in sorted(output.glob(f"fold_*/{TRAINED_MARKER}")):
         folder = marker.parent

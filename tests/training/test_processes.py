@@ -63,16 +63,19 @@ NAN = "loss = loss * float('nan') if model.training and self.state.global_step =
 
 @pytest.fixture
 def new_trainer(tiny, tokenizer, pairs, tmp_path):
-    encoded = encode_pairs(pairs[:89], tokenizer, Reading(max_length=48))
+    names = [list("xyz" * 30)[shift : 89 + shift] for shift in (0, 1)]
+    teacher = [[0.2, 0.3, 0.5] if i % 2 else [float("nan")] * 3 for i in range(89)]
+    table = pairs[:89].assign(
+        model_a=names[0], model_b=names[1], soft=teacher, soft_weight=[i % 2 / 2 for i in range(89)]
+    )
 
-    def make(name, **changes):
-        """Without dropout, so that runs can be compared."""
+    def make(name, model=None, features="off", **changes):
+        """Without dropout, so that runs can be compared. `model`: options, which may need a teacher or names."""
         start_session(0)
-        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(dropout=0.0))
-        model.encoder.config.hidden_dropout_prob = model.encoder.config.attention_probs_dropout_prob = 0.0
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        encoded = encode_pairs(table if model else pairs[:89], tokenizer, Reading(max_length=48, features=features))
+        settings = ModelSettings(dropout=0.0, encoder_dropout=0.0, **(model or {}))
+        built = {"features": features, "train": encoded.select(range(65))}
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], settings, **built)
         options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 4, "warmup": 0.25}
         options |= {"evals_per_epoch": 2}
         train, valid = encoded.select(range(65)), encoded.select(range(65, 89))
@@ -132,6 +135,15 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
     assert "checkpoint-4" in said
     assert_same(one, two)
     assert not (Path(two.args.output_dir) / "job").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_with_every_option(new_trainer):
+    model = {"head": "network", "pooling": "attention", "names_loss": 0.2, "soft_temperature": 2.0, "lora_rank": 4}
+    options = {"features": "on", "schedule": "cosine", "ema": 0.9}
+    one, two = (trained(new_trainer(str(count), model, **options), count) for count in (1, 2))
+    assert_same(one, two)
+    assert any("lora" in name for name in two.model.state_dict())
 
 
 @pytest.mark.slow
