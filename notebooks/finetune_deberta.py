@@ -39,21 +39,35 @@ class CFG:
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts if one is attached
     resume = "auto"  # use finished folds and checkpoints of the same run; "never" starts from the beginning
     save_fp16 = True  # half of the disk space, predictions within 0.001; False stores the weights in fp32
+    # Rows
+    rows = 0  # such as 2000 for a quick trial, whose files are marked as such; 0: all
+    extra_files = []  # further labelled files, such as "lmsys-33k.csv"
+    pseudo_files = []  # further pairs with class probabilities in place of labels
+    soft_labels = ""  # a file with a teacher's probabilities for the training rows, such as another recipe's oof.csv
+    soft_weight = 0.5  # the teacher's share in the loss of these rows
     # Reading a pair
     style = "pairwise"  # read P+A and P+B and compare; "joint" reads P, A and B in one sequence
+    features = "off"  # "on": counts of length and format beside the text; "alone": in place of it
     max_length = 512  # tokens in a sequence
+    predict_max_length = 0  # in prediction, when it should be longer; 0: as in training
     prompt_share = 0.3  # of the tokens; what the prompt leaves goes to the answer
     head_share = 0.6  # of a text that is cut: this share is its beginning, the rest its end
     # Model
-    pooling = "mean"  # of the tokens' vectors, or "cls"
+    pooling = "mean"  # of the tokens' vectors; or "cls", "attention", "last4"
+    head = "bradley_terry"  # a score for each answer; "network" looks at both answers' vectors together
     dropout = 0.1  # in the head
+    encoder_dropout = -1.0  # in the encoder; -1: its own
+    lora_rank = 0  # such as 16: train low-rank adapters in place of the encoder's weights
     attention = "auto"  # the fastest that this GPU has; "stock", "lean", "sdpa" or "flash" to choose: same outputs
     freeze_embeddings = True  # half the parameters; frees the memory for their gradients and Adam states
     freeze_layers = 0  # lowest layers
     reinit_layers = 0  # top layers; 1 or 2 can stabilise runs on few rows
     side_bias = False  # lets a pairwise model learn that people favour one side
     label_smoothing = 0.0
+    soft_temperature = 1.0  # at which the model is compared with a teacher
+    names_loss = 0.0  # such as 0.2: also learn to name the chatbots, where the file has their names
     # Training
+    seeds = 1  # models a fold, whose predictions are averaged
     epochs = 2.0
     lr = 0.0  # 0: chosen by the encoder's size
     head_lr = 0.0  # 0: ten times lr, since the head starts from random weights
@@ -62,6 +76,8 @@ class CFG:
     batch_size = 16  # pairs in an optimizer step
     micro_batch = 8  # pairs of full length in a forward pass: what has to fit the GPU
     warmup = 0.1  # share of the steps
+    schedule = "linear"  # fall of the learning rate, or "cosine"
+    ema = 0.0  # such as 0.99: average the weights over the last steps
     max_grad_norm = 1.0
     evals_per_epoch = 4
     # Machine
@@ -73,7 +89,9 @@ class CFG:
     # Validation
     n_folds = 5
     folds = [0]  # [0, 1, 2, 3, 4] trains five models and averages them
+    split = "prompt"  # "topic" or "length" hold out whole topics or lengths: how the model does on unlike rows
     temperature = True  # calibrate the submission on the validation rows
+    trivial_prior = False  # predict empty and identical answers by their class shares
 
 
 # %% [markdown]
@@ -100,34 +118,37 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.doctor import check_before_training, judge_training
 from src_py.evaluation import (
-    apply_temperature, class_shares, class_table, fit_temperature, history_table, plot_learning, plot_predictions,
-    read_predictions, score,
+    Calibration, class_shares, class_table, fit_calibration, group_table, history_table, plot_groups, plot_learning,
+    plot_predictions, read_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
-    Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run,
+    Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run, find_extra,
     find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, SavedSettings, build_model, check_attention, check_max_length, check_precision, choose_attention,
-    find_encoder, finished_folds, predict_pairs, predict_saved, save_trained, stopped_folds,
+    ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_precision,
+    choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved, save_trained,
+    stopped_models,
 )  # fmt: skip
 from src_py.pairs import (
-    Reading, Validation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
-    truncation_report, write_submission,
+    ExtraRows, Reading, Validation, add_extra, assign_folds, audit_extra, calibration_groups, check_teacher, debug_line,
+    debug_rows, encode_pairs, find_contest, fit_trivial, load_extra, load_pairs, load_pseudo, load_soft, load_tokenizer,
+    prompt_key, soft_labels, submission_name, training_rows, truncation_report, write_submission,
 )  # fmt: skip
 from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_run, make_trainer
 
 # %%
 RECIPE = "finetune_deberta"
-kinds = (Paths, RunSettings, Reading, ModelSettings, TrainingSettings, Session, Validation)
+kinds = (Paths, RunSettings, ExtraRows, Reading, ModelSettings, TrainingSettings, PredictionSettings, Session, Validation)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hours)
+predict_reading = replace(reading, max_length=cfg.predict_max_length or cfg.max_length)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
 if model_dir:
-    check_max_length(model_dir, cfg.max_length)
+    check_max_length(model_dir, max(cfg.max_length, cfg.predict_max_length))
     check_precision(model_dir, precision)
     check_attention(cfg.attention)
 start_session(cfg.seed)
@@ -144,20 +165,44 @@ contest, classes = files.contest, files.contest.classes
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+debug = debug_line(cfg.rows, len(train))
+train, test = debug_rows(train, test, cfg.rows, cfg.seed)
+print(debug)
 clock.mark("Data")
 
 # %% [markdown]
 # ## Validation split
 #
-# Each prompt stays on one side of the split, and class shares are similar on both. The first row shows the training labels, the
-# second the validation labels of the first fold: the shares should agree.
+# Each prompt stays on one side of the split, and class shares are similar on both. The first row shows the training
+# labels, the second the validation labels of the first fold: the shares should agree.
 
 # %%
 labels = train["label"].to_numpy()
-fold_of = assign_folds(train, cfg.n_folds, cfg.seed)
+fold_of = assign_folds(train, cfg.n_folds, cfg.seed, cfg.split)
 folds = () if finished else cfg.folds
 is_valid = fold_of == cfg.folds[0]
 display(class_table(labels[~is_valid], labels[is_valid], classes))
+
+# %% [markdown]
+# A **teacher** (`soft_labels`) must not have seen the rows that it teaches, or validation rows. **Extra rows**
+# (`extra_files`, `pseudo_files`) are compared with the contest's first: copies are left out, and so are pairs whose
+# prompt is held out. They are never validated on. In the table, look at copies, class shares and lengths: rows of
+# another kind than the contest's can make the model worse.
+
+# %%
+if folds and cfg.soft_labels:
+    soft, teacher_folds = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), train, contest, test["id"])
+    train = soft_labels(train, soft, teacher_folds, cfg.soft_weight)
+    print(*check_teacher(train, fold_of, cfg.folds, len(classes)), sep="\n")
+if folds and (cfg.extra_files or cfg.pseudo_files):
+    labelled, pseudo = ({name: find_extra(cfg.input_dir, name) for name in part} for part in (cfg.extra_files, cfg.pseudo_files))
+    files_read = load_extra(labelled, contest) + load_pseudo(pseudo, contest, test)
+    extra, audit = audit_extra(files_read, train, is_valid, test, classes, cfg.seed)
+    display(audit)
+    train, _ = add_extra(train, extra, rows=cfg.rows, seed=cfg.seed)
+    fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
+    labels = train["label"].to_numpy()
+own = fold_of >= 0
 
 # %% [markdown]
 # ## Model
@@ -184,72 +229,88 @@ clock.mark("Encode")
 
 
 # %%
-def new_model(fold: int):
-    """A pretrained encoder with a new head; every fold has its own seed."""
-    start_session(cfg.seed + fold)
-    shares = class_shares(labels[fold_of != fold], len(classes))
-    return build_model(model_dir, tokenizer, reading.style, shares, model_settings)
+models = model_names(cfg.folds, cfg.seeds)
 
 
-def new_trainer(fold: int):
-    """A new model and the Trainer that trains it on all other folds."""
+def new_model(rows: np.ndarray, seed: int):
+    """A pretrained encoder with a new head, for the training rows with these numbers."""
+    start_session(seed)
+    shares = class_shares(labels[rows], len(classes))
+    options = {"features": reading.features, "train": encoded.select(rows), "seed": seed}
+    return build_model(model_dir, tokenizer, reading.style, shares, model_settings, **options)
+
+
+def new_trainer(name: str):
+    """A new model and the Trainer that trains it on all other folds; every fold and seed has random numbers of its own."""
+    fold, number = models[name]
+    rows, seed = training_rows(train, fold_of, fold), cfg.seed + fold + 1000 * number
     return make_trainer(
-        new_model(fold),
-        train=encoded.select(np.flatnonzero(fold_of != fold)),
+        new_model(rows, seed),
+        train=encoded.select(rows),
         valid=encoded.select(np.flatnonzero(fold_of == fold)),
         pad_token_id=tokenizer.pad_token_id,
-        output_dir=output / "checkpoints" / f"fold_{fold}",
+        output_dir=output / "checkpoints" / name,
         settings=cfg.part(TrainingSettings),
         classes=classes,
         precision=precision,
-        seed=cfg.seed + fold,
+        seed=seed,
     )
 
 
 # %% [markdown]
-# A fold is trained, predicts its own validation rows, and is saved. A temperature is fitted to these predictions: a
-# fine-tuned model is usually overconfident, and log loss punishes that.
+# A model is trained, predicts the rows of its own fold, and is saved. A temperature is fitted to these predictions: a
+# fine-tuned model is usually overconfident, and log loss punishes that. New rows may be unlike these, so a temperature
+# (or a shift of the ties) is chosen by how it suits topics, lengths and scripts that were left out of its fit.
 
 
 # %%
-def train_fold(fold: int, until: float) -> None:
-    """Train one fold, at most `until` then, and save its model, predictions and history."""
-    start_session(cfg.seed + fold)
-    trainer = new_trainer(fold)
-    rows, folder = fold_of == fold, output / f"fold_{fold}"
-    rows_after = (rows.sum() + len(test)) * (1 if reading.style == "pairwise" else 2)
+def calibrate(raw: np.ndarray, held: pd.DataFrame) -> Calibration:
+    """What `held` rows, which the model has not seen, say of its confidence."""
+    if not cfg.temperature:
+        return Calibration()
+    groups = calibration_groups(held, cfg.seed)
+    chosen = fit_calibration(raw, held["label"].to_numpy(), groups, prompt_key(held))
+    print(chosen.reason)
+    return chosen.calibration
+
+
+# %%
+def train_model(name: str, until: float) -> None:
+    """Train one model, at most `until` then, and save it with its predictions and history."""
+    trainer, fold, folder = new_trainer(name), models[name][0], output / name
+    held, rest = train[fold_of == fold], train[own & (fold_of != fold)]
+    rows_after = (len(held) + len(test)) * (1 if reading.style == "pairwise" else 2)
     stopped = fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes, scratch_folder(output))
-    raw = predict_pairs(trainer.model, tokenizer, train[rows], reading, precision=precision)
-    temperature = fit_temperature(raw, labels[rows]) if cfg.temperature else 1.0
-    print(f"log loss {score(labels[rows], raw)['log_loss']:.4f}, temperature {temperature:.2f}")
-    known = pd.DataFrame({"id": train["id"], "fold": fold, "label": labels})[rows].reset_index(drop=True)
-    calibrated = pd.DataFrame(apply_temperature(raw, temperature), columns=list(classes))
-    write_csv(folder / "validation.csv", known.join(calibrated))
-    write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
+    raw = predict_pairs(trainer.model, tokenizer, held, predict_reading, precision=precision)
+    print(f"log loss {score(held['label'], raw)['log_loss']:.4f} before calibration")
     step, steps = trainer.state.global_step, trainer.state.max_steps
     ended = f"step {step} of {steps}" if step < steps and not stopped else ""
-    options = (cfg.pooling, cfg.side_bias, temperature, key_of(run), stopped, ended)
-    settings = SavedSettings(RECIPE, classes, reading, *options)
+    prior = fit_trivial(rest, len(classes)) if cfg.trivial_prior else None
+    options = (calibrate(raw, held), prior, key_of(run), stopped, ended)
+    settings = SavedSettings(RECIPE, classes, predict_reading, trainer.model.architecture.settings, *options)
+    known = held[["id", "label"]].assign(fold=fold, **dict(zip(classes, settings.finish(raw, held).T)))
+    write_csv(folder / "validation.csv", known[["id", "fold", "label", *classes]])
+    write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
     save_trained(trainer.model, tokenizer, folder, settings, cfg.save_fp16)
-    shutil.rmtree(output / "checkpoints" / f"fold_{fold}", ignore_errors=True)
+    shutil.rmtree(output / "checkpoints" / name, ignore_errors=True)
 
 
 # %% [markdown]
-# Finished folds and checkpoints of the same run are used again: the same settings, rows, encoder and code, in this
+# Finished models and checkpoints of the same run are used again: the same settings, rows, encoder and code, in this
 # folder or in an attached output. If something changed, the line below names it and the run starts from the beginning.
 
 # %%
 todo = []
-names = tuple(f"fold_{fold}" for fold in cfg.folds)
-run_files = RunFiles(RECIPE, names, final=("oof.csv", "submission.csv"), temporary=("checkpoints",))
+final = ("oof.csv", submission_name(cfg.rows))
+run_files = RunFiles(RECIPE, tuple(models), final, temporary=("checkpoints",))
 if folds:
-    run = identify(cfg, [train, labels, fold_of, encoded._fingerprint], model_dir, [new_model, new_trainer, train_fold])
+    run = identify(cfg, [train, fold_of, encoded._fingerprint], model_dir, [new_model, new_trainer, train_model])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
-    saved = finished_folds(output, key_of(run))
+    saved = finished_models(output, key_of(run))
     if not cfg.stop_on_failure:
-        saved = [fold for fold in saved if fold not in stopped_folds(output, folds)]
-    todo = [fold for fold in folds if fold not in saved]
-    print(f"Folds to train: {todo or 'none'}")
+        saved = [name for name in saved if name not in stopped_models(output, models)]
+    todo = [name for name in models if name not in saved]
+    print("Models to train:", *(todo or ["none"]))
 
 # %% [markdown]
 # ## Check before training
@@ -259,11 +320,12 @@ if folds:
 # nothing. A FAIL stops the notebook here, before you waste a night of GPU time.
 
 # %%
-for fold in todo[:1]:
-    trainer = new_trainer(fold)
+for name in todo[:1]:
+    trainer, fold = new_trainer(name), models[name][0]
     needed = disk_needed(trainer.model, len(todo), cfg.save_fp16)
-    require_space(output, needed, f"Training {len(todo)} folds")
-    checked = check_before_training(trainer, tokenizer, train[fold_of != fold], train[fold_of == fold])
+    require_space(output, needed, f"Training {len(todo)} models")
+    rows = training_rows(train, fold_of, fold)
+    checked = check_before_training(trainer, tokenizer, train.iloc[rows], train[fold_of == fold])
     display(checked)
     print(f"Training needs up to {needed / 1e6:,.0f} MB of disk, and there is room for it.")
     checked.stop_on_failure(cfg.stop_on_failure)
@@ -279,10 +341,10 @@ clock.mark("Check before training")
 
 # %%
 forecast = None
-for fold in todo[:1]:
-    trainer = new_trainer(fold)
-    plan = Plan(folds=len(todo), models=len(folds), test_rows=len(test), processes=cfg.processes)
-    forecast = forecast_run(trainer, tokenizer, train, reading, plan, clock)
+for name in todo[:1]:
+    trainer = new_trainer(name)
+    plan = Plan(folds=len(todo), models=len(models), test_rows=len(test), processes=cfg.processes)
+    forecast = forecast_run(trainer, tokenizer, train, predict_reading, plan, clock)
     display(forecast)
     del trainer
     free_memory()
@@ -298,16 +360,16 @@ clock.mark("Forecast")
 # early enough to evaluate and submit.
 
 # %%
-for number, fold in enumerate(todo):
-    if cfg.stop_on_failure and stopped_folds(output, folds):
+for number, name in enumerate(todo):
+    if cfg.stop_on_failure and stopped_models(output, models):
         break
-    print(f"fold {fold}")
-    train_fold(fold, until=clock.share(len(todo) - number))
+    print(name)
+    train_model(name, until=clock.share(len(todo) - number))
     free_memory()
-stopped = stopped_folds(output, folds)
-for fold, reason in stopped.items():
-    print(f"NOT LEARNED: the watcher stopped fold {fold}. {reason} No further fold is trained.")
-folds = tuple(fold for fold in folds if (output / f"fold_{fold}").is_dir())
+trained = [name for name in models if folds and (output / name).is_dir()]
+stopped = stopped_models(output, trained)
+for name, reason in stopped.items():
+    print(f"NOT LEARNED: the watcher stopped {name}. {reason} No further model is trained.")
 clock.mark("Train")
 
 # %% [markdown]
@@ -318,29 +380,40 @@ clock.mark("Train")
 # predictor and with a regression that sees only lengths.
 
 # %%
-validations = {fold: pd.read_csv(output / f"fold_{fold}/validation.csv", dtype={"id": str}) for fold in folds}
-for fold, validation in validations.items():
-    history = pd.read_csv(output / f"fold_{fold}/history.csv", index_col="step")
-    rest, rows = train[fold_of != fold], train[fold_of == fold]
+print(debug)
+validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": str}) for name in trained}
+for name, validation in validations.items():
+    fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
+    rest, rows = train[own & (fold_of != fold)], train[fold_of == fold]
     verdict = judge_training(rest, rows, validation[list(classes)].to_numpy(), prompt_key(rows), history)
-    print(f"fold {fold}: {verdict}")
+    print(f"{name}: {verdict}")
     lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
     display(verdict.table, history.round(4), plot_learning(history, lines))
 
 # %% [markdown]
-# All validation rows together. In the confusion matrix, the diagonal holds the correct predictions; in the calibration
-# plot, a curve below the diagonal means that the model is overconfident.
+# All validation rows together, averaged over the seeds. In the confusion matrix, the diagonal holds the correct
+# predictions; in the calibration plot, a curve below the diagonal means that the model is overconfident.
 
 # %%
 oof_path = (finished or output) / "oof.csv"
-if folds:
-    write_csv(oof_path, pd.concat(validations.values()))
+if trained:
+    write_csv(oof_path, pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index())
 oof = read_predictions(oof_path, classes)
 if oof is not None:
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
-    constant = np.tile(class_shares(labels, len(classes)), (len(oof), 1))
+    constant = np.tile(class_shares(labels[own], len(classes)), (len(oof), 1))
     scores = {"model": score(truth, probabilities), "constant predictor": score(truth, constant)}
     display(pd.DataFrame(scores).T.round(4), plot_predictions(truth, probabilities, classes))
+
+# %% [markdown]
+# **Where is it over-certain?** Each line of the table is a group of validation rows. Where the model is worse than the
+# constant predictor, it is sure of itself without reason; rows of that kind among the test rows will cost you.
+
+# %%
+if trained:
+    rows = train.set_index("id").loc[oof["id"]].reset_index()
+    groups = group_table(truth, probabilities, class_shares(labels[own], len(classes)), calibration_groups(rows, cfg.seed))
+    display(groups, plot_groups(groups))
 clock.mark("Evaluate")
 
 # %% [markdown]
@@ -351,13 +424,14 @@ clock.mark("Evaluate")
 
 # %%
 origin = finished or output
-key, used = recorded_run(origin, RECIPE) if finished else ("", [f"fold_{fold}" for fold in folds])
-if used is None:  # an interrupted run predicts with the folds that it has
-    used = [f"fold_{fold}" for fold in finished_folds(origin, key)]
+key, used = recorded_run(origin, RECIPE) if finished else ("", trained)
+if used is None:  # an interrupted run predicts with the models that it has
+    used = finished_models(origin, key)
 predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.attention)
-submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
-if folds:
+submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
+if trained:
     end_run(output, run_files, not stopped, used)
+print(debug)
 if stopped:
     print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
 clock.mark("Submission")

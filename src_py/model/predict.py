@@ -2,17 +2,32 @@
 
 import sys
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import softmax
 from tqdm import tqdm
 
+from src_py.config import Settings, setting
 from src_py.kaggle.session import all_devices, share_out
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs, model_inputs, round_up
 from src_py.pairs.load import swap_sides
 
 TOKENS = 32_768  # in a forward pass, padding included
+
+
+@dataclass(frozen=True)
+class PredictionSettings(Settings):
+    """What a prediction is made of.
+
+    Args:
+        seeds: models trained for every fold, whose predictions are averaged.
+        predict_max_length: tokens in a sequence, when more should be read than in training; 0: as in training.
+    """
+
+    seeds: int = setting(1, least=1, most=100)
+    predict_max_length: int = setting(0, least=0, most=16384)
 
 
 def token_batches(lengths: list[int], tokens: int) -> list[slice]:
