@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from src_py.evaluation.calibration import Calibration, fit_calibration
-from src_py.evaluation.metrics import apply_temperature, score
+from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
 from src_py.evaluation.report import group_table, plot_groups
 
 
@@ -81,6 +81,17 @@ def test_without_groups_fifths_of_the_prompts_are_left_out():
     assert "fifths of the prompts" in choice.reason
 
 
+def test_a_group_is_scored_with_what_was_fitted_on_the_others():
+    half = np.arange(400) % 2
+    said, labels = simulate(np.random.default_rng(0), 400, np.where(half == 0, 1.0, 4.0))
+    table = fit_calibration(said, labels, {"half": half}, np.arange(400)).table
+    by_hand = []
+    for held in (0, 1):
+        temperature = fit_temperature(said[half != held], labels[half != held])
+        by_hand.append(log_loss(apply_temperature(said[half == held], temperature), labels[half == held]))
+    assert table["log loss"]["temperature"] == pytest.approx(np.mean(by_hand), abs=0.01)
+
+
 def test_a_grouping_that_is_almost_one_group_is_not_used():
     said, labels = simulate(np.random.default_rng(0), 500, 3.0)
     turns = np.where(np.arange(500) < 20, "several", "one")
@@ -132,6 +143,8 @@ def test_the_table_shows_where_the_model_is_over_certain(by_group):
     assert table["rows"].tolist()[0] == 401
     assert np.isnan(table.loc[("source", "tiny"), "model +-"])
     assert worst["model"] == pytest.approx(log_loss(said[200:400], labels[200:400]))
+    losses = -np.log(said[np.arange(401), labels] / shares[labels])[200:400]
+    assert worst["model +-"] == pytest.approx(1.96 * losses.std(ddof=1) / 200**0.5)
     alike = np.repeat(np.arange(101), 4)[:401]  # rows of a prompt are not independent
     twins = group_table(np.repeat(labels[::4], 4)[:401], said[alike * 4], said, shares, groups, alike)
     alone = group_table(np.repeat(labels[::4], 4)[:401], said[alike * 4], said, shares, groups, prompts)
