@@ -1,5 +1,6 @@
 """Tables and pictures that show whether the model learned."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -105,3 +106,83 @@ def class_table(train_labels, valid_labels, classes: tuple[str, ...]) -> pd.Data
         index=[f"training, {len(train_labels):,} rows", f"validation, {len(valid_labels):,} rows"],
         columns=classes,
     ).round(3)
+
+
+def group_table(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    calibrated: np.ndarray,
+    shares: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    prompts: np.ndarray,
+) -> pd.DataFrame:
+    """Log loss by group, before and after calibration, against the constant predictor; the worst groups come first.
+
+    Args:
+        labels: (rows,) class numbers.
+        probabilities, calibrated: (rows, classes) before and after.
+        shares: (classes,) of the training labels: what the constant predictor says.
+        groups: by grouping, the group of every row, (rows,).
+        prompts: (rows,) the prompt of every row; intervals take prompts as independent.
+
+    Returns:
+        Indexed by grouping and group, all rows first. `rows`; log losses `constant`, `model` and `calibrated`; and
+        `model - constant` and `calibrated - constant` with the half-width of their 95 % interval, `+-` (NaN where
+        the group has a single prompt). Above 0, the model does worse there than no model.
+    """
+    places = np.arange(len(labels))
+    constant = -np.log(np.clip(shares, 1e-15, 1))[labels]
+    model, after = (-np.log(np.clip(p[places, labels], 1e-15, 1)) for p in (probabilities, calibrated))
+    prompt = pd.factorize(np.asarray(prompts))[0]
+    everything = {"all": np.full(len(labels), "all rows", dtype=object)}
+    rows = {}
+    for grouping, group in (everything | dict(groups)).items():
+        for name in pd.unique(np.asarray(group)):
+            where = np.asarray(group) == name
+            row: dict[str, float] = {"rows": int(where.sum()), "constant": constant[where].mean()}
+            row |= {"model": model[where].mean(), "calibrated": after[where].mean()}
+            for column, losses in (("model", model), ("calibrated", after)):
+                difference = (losses - constant)[where]
+                row[f"{column} - constant"] = difference.mean()
+                row[f"{column} +-"] = _half_width(difference, prompt[where])
+            rows[(grouping, name)] = row
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["grouping", "group"])
+    order = np.lexsort((-table["model - constant"], table.index.get_level_values(0) != "all"))
+    return table.iloc[order].astype({"rows": int})
+
+
+def _half_width(values: np.ndarray, prompt: np.ndarray) -> float:
+    """Of the 95 % interval of a mean, with prompts as the units of the sample."""
+    sums = pd.Series(values - values.mean()).groupby(prompt).sum()
+    if len(sums) < 2:
+        return float("nan")
+    return float(1.96 * np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
+
+
+def plot_groups(table: pd.DataFrame) -> Figure:
+    """Log loss against the constant predictor's (0) by group, from `group_table`: right of the line, the model is so
+    sure of wrong answers that no model would do better."""
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.3 * len(table)), layout="constrained")
+    places = np.arange(len(table))[::-1]
+    styles = (("model", "#D55E00", "o", 0.13), ("calibrated", "#0072B2", "s", -0.13))
+    for column, color, marker, shift in styles:
+        values, error = table[f"{column} - constant"], table[f"{column} +-"].fillna(0)
+        label = {"model": "before calibration", "calibrated": "after calibration"}[column]
+        axes.errorbar(
+            values,
+            places + shift,
+            xerr=error,
+            fmt=marker,
+            color=color,
+            markersize=4,
+            capsize=2,
+            linestyle="",
+            label=label,
+        )
+    axes.axvline(0, color="black", linestyle="--", linewidth=1, label="constant predictor")
+    names = [f"{grouping} | {group} ({rows:,})" for (grouping, group), rows in table["rows"].items()]
+    axes.set_yticks(places, [name if len(name) <= 60 else name[:57] + "..." for name in names], parse_math=False)
+    axes.set(xlabel="log loss minus the constant predictor's (nats, 95 % interval)", title="Where is it over-certain?")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    plt.close(figure)
+    return figure

@@ -2,6 +2,8 @@
 
 from src_py.pairs.contest import find_contest, write_submission
 from src_py.pairs.encode import Reading, encode_pairs, truncation_report
+from src_py.pairs.groups import calibration_groups
 from src_py.pairs.load import load_pairs, prompt_key
 from src_py.pairs.split import CrossValidation, Validation, add_rows, assign_folds, log_spaced, nested_order
 from src_py.pairs.tokenizer import load_tokenizer
+from src_py.pairs.trivial import apply_trivial, check_priors, fit_trivial, judge_trivial

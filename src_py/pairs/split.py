@@ -19,6 +19,7 @@ class CrossValidation(Settings):
 
     n_folds: int = setting(5, least=2, most=100)
     temperature: bool = setting(True)
+    trivial_prior: bool = setting(False)
 
 
 @dataclass(frozen=True)
