@@ -175,8 +175,8 @@ def _some(names: list[str]) -> str:
 # Peak learning rates of Microsoft's own fine-tuning recipe (DeBERTa, experiments/glue/mnli.sh), by the number of
 # parameters in the encoder's layers: small, base, large. The first is for random models of a few layers (demo).
 _LEARNING_RATES = ((2e6, 1e-3), (60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
-# Of low-rank adapters, whatever the size: the best of the three rates, and the highest, that a public study of the LMSYS
-# contest tried with deberta-v3-base (rank 16, scale 2; kujifined/PMLDL-llm-classification-finetuning).
+# Of low-rank adapters, whatever the size: the best of the three rates, and the highest, that a public study of the
+# LMSYS contest tried with deberta-v3-base (rank 16, scale 2; kujifined/PMLDL-llm-classification-finetuning).
 _LORA_RATE = 2.8e-4
 
 

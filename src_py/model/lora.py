@@ -44,7 +44,7 @@ def add_lora(encoder: PreTrainedModel, rank: int, freeze_layers: int = 0) -> Non
         )
     if freeze_layers >= layers:
         raise InputError(
-            f"CFG.freeze_layers is {freeze_layers}, which leaves none of the encoder's {layers} layers to CFG.lora_rank; "
+            f"CFG.freeze_layers is {freeze_layers}, which leaves CFG.lora_rank none of the encoder's {layers} layers; "
             "lower it, or set CFG.lora_rank to 0."
         )
     blocks = "|".join(map(str, range(freeze_layers, layers)))
@@ -99,6 +99,5 @@ def _cannot(error: ImportError) -> str:
 
 def _adapted(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules that hold an adapter: found without peft, which need not be installed."""
-    return [
-        (name, one) for name, one in module.named_modules() if isinstance(getattr(one, "lora_A", None), nn.ModuleDict)
-    ]
+    found = module.named_modules()
+    return [(name, one) for name, one in found if isinstance(getattr(one, "lora_A", None), nn.ModuleDict)]

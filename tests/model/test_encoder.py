@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, GPT2Config, GPT2Model
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2ForMaskedLM,
+    GPT2Config,
+    GPT2Model,
+)
 
 from src_py.doctor.check import check_before_training
 from src_py.errors import InputError
@@ -393,6 +400,41 @@ def test_heads_of_pretraining_and_the_models_own_prefix_are_no_fault(families, w
     expected = load_encoder(families(family)).state_dict()
     for name, value in load_encoder(folder).state_dict().items():
         assert torch.equal(value, expected[name])
+
+
+# What somebody trained a head for is said; mDeBERTa, whose class is DeBERTa's, would only take time.
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mdeberta"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_reward_model_or_classifier_is_taken_without_its_head_and_said_once(
+    families, family, outputs, tmp_path, capsys
+):
+    folder = shutil.copytree(families(family), tmp_path / "reward-model")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config.num_labels = outputs
+    whole = AutoModelForSequenceClassification.from_config(config)
+    whole.save_pretrained(folder)
+    assert find_encoder(tmp_path) == folder
+    expected = getattr(whole, whole.base_model_prefix).state_dict()
+    for _ in range(2):
+        found = load_encoder(folder).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    said = [line for line in capsys.readouterr().out.splitlines() if str(folder) in line]
+    assert len(said) == 1
+    assert f"the encoder of this {type(whole).__name__} is used, and its head is left out" in said[0]
+    assert ("reward model" in said[0] and "overlap the contest's rows" in said[0]) == (outputs == 1)
+    if outputs == 1:  # what is saved after training has no head to speak of
+        tokenizer = load_tokenizer(folder)
+        save_trained(build_model(folder, tokenizer, "pairwise", SHARES), tokenizer, tmp_path / "run", SAVED)
+        load_trained(tmp_path / "run")
+        assert "left out" not in capsys.readouterr().out
+
+
+def test_the_heads_of_pretraining_are_not_worth_a_line(families, tmp_path, capsys):
+    folder = shutil.copytree(families("deberta"), tmp_path / "deberta")
+    DebertaV2ForMaskedLM(AutoConfig.from_pretrained(folder, trust_remote_code=False)).save_pretrained(folder)
+    assert "ForMaskedLM" in (folder / "config.json").read_text()
+    load_encoder(folder)
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_names_of_old_checkpoints_are_read(tmp_path, families):

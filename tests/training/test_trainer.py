@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from src_py.doctor.checks_schedule import check_warmup
+from src_py.doctor.findings import Setup
 from src_py.errors import InputError
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.evaluation.report import history_table, plot_learning
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import encoder_layers, reference_lr
+from src_py.model.lora import add_lora
 from src_py.model.predict import predict_logits
 from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
@@ -45,6 +48,41 @@ def test_warmup_reaches_the_scheduler(new_trainer):
     assert rates[0] == 0
     assert rates[1] == max(rates)
     assert rates[3] < rates[1]
+
+
+def test_the_schedule_falls_along_a_line_or_a_cosine(new_trainer):
+    rates = {}
+    for schedule in ("linear", "cosine"):
+        trainer = new_trainer(schedule=schedule)
+        trainer.create_scheduler(100)
+        found = []
+        for _ in range(100):
+            found.append(trainer.lr_scheduler.get_last_lr()[0])
+            trainer.optimizer.step()
+            trainer.lr_scheduler.step()
+        rates[schedule] = np.array(found) / max(found)
+    after = np.arange(75) / 75
+    np.testing.assert_allclose(rates["linear"][25:], 1 - after, atol=1e-9)
+    np.testing.assert_allclose(rates["cosine"][25:], (1 + np.cos(np.pi * after)) / 2, atol=1e-9)
+    np.testing.assert_array_equal(rates["linear"][:25], rates["cosine"][:25])
+    with pytest.raises(InputError, match=r"CFG\.schedule"):
+        new_trainer(schedule="sine")
+
+
+def test_the_doctor_sees_the_warmup_of_both_schedules(new_trainer):
+    measured = {check_warmup(Setup(new_trainer(schedule=schedule))).measured for schedule in ("linear", "cosine")}
+    assert measured == {"25% of the steps (1 of 4)"}
+
+
+def test_adapters_have_a_rate_of_their_own_that_the_head_shares(tiny, tokenizer, encoded, tmp_path):
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31])
+    add_lora(model.encoder, rank=4)
+    settings = TrainingSettings(lr=2e-4, layer_decay=1.0)
+    trainer = make_trainer(model, encoded, encoded, tokenizer.pad_token_id, tmp_path, settings)
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {2e-4}
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    names = [name for name, p in model.named_parameters() if id(p) in held]
+    assert all("lora_" in name or name.startswith("head.") for name in names)
 
 
 @pytest.mark.parametrize("micro_batch", [16, 4])
