@@ -139,7 +139,17 @@ from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_r
 
 # %%
 RECIPE = "finetune_deberta"
-kinds = (Paths, RunSettings, ExtraRows, Reading, ModelSettings, TrainingSettings, PredictionSettings, Session, Validation)
+kinds = (
+    Paths,
+    RunSettings,
+    ExtraRows,
+    Reading,
+    ModelSettings,
+    TrainingSettings,
+    PredictionSettings,
+    Session,
+    Validation,
+)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hours)
 predict_reading = replace(reading, max_length=cfg.predict_max_length or cfg.max_length)
@@ -195,7 +205,9 @@ if folds and cfg.soft_labels:
     train = soft_labels(train, soft, teacher_folds, cfg.soft_weight)
     print(*check_teacher(train, fold_of, cfg.folds, len(classes)), sep="\n")
 if folds and (cfg.extra_files or cfg.pseudo_files):
-    labelled, pseudo = ({name: find_extra(cfg.input_dir, name) for name in part} for part in (cfg.extra_files, cfg.pseudo_files))
+    labelled, pseudo = (
+        {name: find_extra(cfg.input_dir, name) for name in part} for part in (cfg.extra_files, cfg.pseudo_files)
+    )
     files_read = load_extra(labelled, contest) + load_pseudo(pseudo, contest, test)
     extra, audit = audit_extra(files_read, train, is_valid, test, classes, cfg.seed)
     display(audit)
@@ -397,7 +409,9 @@ for name, validation in validations.items():
 # %%
 oof_path = (finished or output) / "oof.csv"
 if trained:
-    write_csv(oof_path, pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index())
+    write_csv(
+        oof_path, pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index()
+    )
 oof = read_predictions(oof_path, classes)
 if oof is not None:
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
@@ -412,7 +426,9 @@ if oof is not None:
 # %%
 if trained:
     rows = train.set_index("id").loc[oof["id"]].reset_index()
-    groups = group_table(truth, probabilities, class_shares(labels[own], len(classes)), calibration_groups(rows, cfg.seed))
+    groups = group_table(
+        truth, probabilities, class_shares(labels[own], len(classes)), calibration_groups(rows, cfg.seed)
+    )
     display(groups, plot_groups(groups))
 clock.mark("Evaluate")
 

@@ -67,11 +67,16 @@ class ModelSettings(Settings):
         super().__post_init__()
         if OWN_DROPOUT < self.encoder_dropout < 0:
             raise InputError(f"CFG.encoder_dropout is {self.encoder_dropout}; use a share from 0, or -1 to leave it.")
-        if self.lora_rank and self.reinit_layers:
-            raise InputError(
-                "CFG.reinit_layers does not go with CFG.lora_rank: adapters cannot train layers that start from random "
-                "weights; set one of them to 0."
-            )
+        asked = {
+            "CFG.reinit_layers": (self.reinit_layers > 0, "0"),
+            "CFG.freeze_embeddings": (not self.freeze_embeddings, "True"),
+        }
+        for name, (trained, wanted) in asked.items():
+            if self.lora_rank and trained:
+                raise InputError(
+                    f"CFG.lora_rank is {self.lora_rank}, which trains adapters alone: set {name} to {wanted}, or "
+                    "CFG.lora_rank to 0."
+                )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src_py.errors import InputError
-from src_py.evaluation.metrics import apply_temperature
+from src_py.evaluation.calibration import TIE_SHIFTS, Calibration
 from src_py.kaggle.files import file_digest, require_space, write_text, writing
 from src_py.kaggle.inputs import TRAINED_MARKER, find_named
 from src_py.kaggle.session import free_memory
@@ -24,6 +24,7 @@ from src_py.model.predict import TOKENS, predict_pairs
 from src_py.model.preference import Architecture, ModelSettings, PreferenceModel
 from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
+from src_py.pairs.trivial import apply_trivial, check_priors
 
 HEAD = "head.safetensors"
 TABLES = ("validation.csv", "history.csv")  # that a fold has beside its model
@@ -39,7 +40,8 @@ class SavedSettings:
         classes: names of the classes, in the order of the model's outputs.
         reading: how the model reads a pair.
         model: what is built on its encoder.
-        temperature, tie_shift: calibrate its probabilities.
+        calibration: of its probabilities.
+        trivial: class probabilities of pairs that need no reading, from `fit_trivial`, used in their place; None: none.
         stopped: why its training was stopped by the watcher; "" when it was not.
         ended: at which step the time limit ended its training; "" when it did not.
 
@@ -51,8 +53,8 @@ class SavedSettings:
     classes: tuple[str, ...]
     reading: Reading
     model: ModelSettings = field(default_factory=ModelSettings)
-    temperature: float = 1.0
-    tie_shift: float = 0.0
+    calibration: Calibration = field(default_factory=Calibration)
+    trivial: dict[str, list[float]] | None = None
     run: str = ""
     stopped: str = ""
     ended: str = ""
@@ -63,9 +65,18 @@ class SavedSettings:
             raise InputError("a name is not a text")
         if len(self.classes) not in (2, 3) or len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes are {list(self.classes)}; they must be two or three different names")
-        low, high = TEMPERATURES
-        if not (isinstance(self.temperature, (int, float)) and low <= self.temperature <= high):
-            raise InputError(f"temperature is {self.temperature!r}; it must be between {low:g} and {high:g}")
+        limits = {"temperature": TEMPERATURES, "tie_shift": TIE_SHIFTS}
+        for name, (low, high) in limits.items():
+            value = getattr(self.calibration, name)
+            if not (isinstance(value, (int, float)) and low <= value <= high):
+                raise InputError(f"{name} is {value!r}; it must be between {low:g} and {high:g}")
+        if self.trivial is not None:
+            check_priors(self.trivial, len(self.classes))
+
+    def finish(self, probabilities: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+        """Calibrated probabilities (rows, classes) of a table's rows, trivial pairs by their prior."""
+        calibrated = self.calibration.apply(probabilities)
+        return calibrated if self.trivial is None else apply_trivial(calibrated, table, self.trivial)
 
 
 def save_trained(
@@ -130,7 +141,8 @@ def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
         if found.pop("digest") != _marker_digest(found):
             raise InputError("a field differs from what was saved")
         digests = found.pop("files")
-        parts = {"reading": Reading(**found["reading"]), "model": ModelSettings(**found["model"])}
+        kinds = {"reading": Reading, "model": ModelSettings, "calibration": Calibration}
+        parts = {name: kind(**found[name]) for name, kind in kinds.items()}
         return SavedSettings(**found | parts | {"classes": tuple(found["classes"])}), dict(digests)
     except Exception as error:  # whatever a damaged file makes of these lines
         raise InputError(
@@ -227,7 +239,7 @@ def predict_saved(
     precision: str = "fp32",
     attention: str = "auto",
 ) -> np.ndarray:
-    """Mean probabilities of trained folders, each at its own temperature, float64 of shape (rows, classes).
+    """Mean probabilities of trained folders, each with its own calibration, float64 of shape (rows, classes).
 
     Raises:
         InputError: when there is no folder, or one was trained for other classes than `classes`.
@@ -247,8 +259,7 @@ def predict_saved(
         kind = choose_attention(folder, attention, max(1, TOKENS // length), length, precision, training=False)
         use_attention(model.encoder, kind)
         predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, precision=precision)
-        tempered = predicted if settings.temperature == 1 else apply_temperature(predicted, settings.temperature)
-        total += tempered
+        total += settings.finish(predicted, table)
         del model
         free_memory()
     return total / len(folders)

@@ -3,8 +3,10 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from src_py.errors import InputError
 from src_py.model import families
@@ -12,6 +14,10 @@ from src_py.model.attention import KINDS, use_attention
 from src_py.model.encoder import encoder_embeddings, encoder_layers, load_encoder, reference_lr
 from src_py.model.families import FAMILIES, family_of
 from src_py.model.lora import add_lora, lora_of, merge_lora
+from src_py.model.predict import predict_pairs
+from src_py.model.preference import ModelSettings, architecture_of, build_model, rebuild
+from src_py.model.saved import SavedSettings, load_trained, save_trained
+from src_py.pairs.encode import Reading
 from tests.model.test_attention import make_batch, make_encoder
 from tools.demo_data import write_tiny
 
@@ -201,3 +207,29 @@ def test_without_peft_the_sentence_says_so(monkeypatch):
     encoder = make_encoder()
     assert lora_of(encoder) == (0, 0)  # an encoder without adapters never needs it
     merge_lora(encoder)
+
+
+def test_a_saved_folder_with_adapters_is_an_ordinary_one(tiny, tokenizer, pairs, tmp_path):
+    model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(lora_rank=4, freeze_layers=1))
+    assert lora_of(model.encoder) == (4, 1)
+    drawn(model.encoder)
+    torch.nn.init.normal_(model.head.tie[-1].weight)
+    rebuilt = rebuild(tiny, architecture_of(model))
+    rebuilt.load_state_dict(model.state_dict())
+    reading = Reading(max_length=48)
+    before = predict_pairs(model, tokenizer, pairs[:9], reading)
+    np.testing.assert_allclose(predict_pairs(rebuilt, tokenizer, pairs[:9], reading), before, atol=1e-6)
+    save_trained(model, tokenizer, tmp_path, SavedSettings("finetune_deberta", ("a", "b", "tie"), reading))
+    assert set(load_file(tmp_path / "model.safetensors")) == set(load_encoder(tiny).state_dict())
+    again, _ = load_trained(tmp_path)
+    np.testing.assert_allclose(predict_pairs(again, tokenizer, pairs[:9], reading), before, atol=1e-6)
+    np.testing.assert_allclose(predict_pairs(model, tokenizer, pairs[:9], reading), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [({"reinit_layers": 1}, "set CFG.reinit_layers to 0"), ({"freeze_embeddings": False}, "freeze_embeddings to True")],
+)
+def test_what_asks_for_other_weights_to_be_trained_is_refused(tiny, tokenizer, other, sentence):
+    with pytest.raises(InputError, match=f"CFG.lora_rank is 4, which trains adapters alone.*{sentence}"):
+        build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], ModelSettings(lora_rank=4, **other))

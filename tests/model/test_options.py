@@ -145,7 +145,5 @@ def test_names_need_names(tiny, tokenizer, named):
     train = encode_pairs(named.drop(columns=["model_a", "model_b"]), tokenizer, READING)
     with pytest.raises(InputError, match="model_a and model_b"):
         build_model(tiny, tokenizer, "pairwise", SHARES, ModelSettings(names_loss=0.2), train=train)
-    with pytest.raises(InputError, match="adapters cannot train layers"):
-        ModelSettings(lora_rank=4, reinit_layers=1)
     with pytest.raises(InputError, match="use a share from 0"):
         ModelSettings(encoder_dropout=-0.5)

@@ -65,10 +65,10 @@ def test_every_file_is_compared_with_its_digest(output, pairs, name, damage):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"temperature": -1},
-        {"temperature": float("nan")},
-        {"temperature": 1e9},
-        {"temperature": "1"},
+        {"calibration": {"temperature": -1, "tie_shift": 0.0}},
+        {"calibration": {"temperature": float("nan"), "tie_shift": 0.0}},
+        {"calibration": {"temperature": 1e9, "tie_shift": 0.0}},
+        {"calibration": {"temperature": "1", "tie_shift": 0.0}},
         {"pooling": "max"},
         {"side_bias": "no"},
         {"classes": ["a"]},
@@ -111,7 +111,7 @@ def test_a_fold_that_is_damaged_or_lacks_a_table_is_trained_again(output, capsys
 
 
 def test_a_field_altered_to_another_possible_value_is_noticed(output):
-    edit(output / "fold_0", temperature=15.0)
+    edit(output / "fold_0", calibration={"temperature": 11.0, "tie_shift": 0.0})
     with pytest.raises(InputError, match="a field differs from what was saved"):
         read_settings(output / "fold_0")
 

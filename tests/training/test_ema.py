@@ -13,11 +13,12 @@ from src_py.kaggle.files import LIMIT
 from src_py.kaggle.session import start_session
 from src_py.model.lora import add_lora, lora_of
 from src_py.model.predict import predict_logits
-from src_py.model.preference import build_model
+from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import Reading, encode_pairs
 from src_py.training import batches
 from src_py.training.checkpoints import UNAVERAGED, checkpoint_bytes, disk_needed, last_good_checkpoint
 from src_py.training.ema import Average
+from src_py.training.processes import fit
 from src_py.training.run import run_training
 from src_py.training.trainer import TrainingSettings, make_trainer
 
@@ -199,3 +200,28 @@ def test_the_disk_holds_what_was_forecast(new_trainer, tmp_path, monkeypatch):
         3 * 4 * sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     )
     assert disk_needed(trainer.model, 1, True, True) < LIMIT
+
+
+@pytest.mark.slow
+def test_two_processes_average_and_adapt_as_one_does(tiny, tokenizer, encoded, tmp_path):
+    def trained(processes):
+        start_session(0)
+        options = ModelSettings(dropout=0.0, lora_rank=4, freeze_layers=1)
+        model = build_model(tiny, tokenizer, "pairwise", [0.35, 0.34, 0.31], options)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.encoder.config.hidden_dropout_prob = model.encoder.config.attention_probs_dropout_prob = 0.0
+        train, valid = encoded.select(range(64)), encoded.select(range(64, 80))
+        settings = TrainingSettings(epochs=2, lr=3e-3, batch_size=16, micro_batch=4, evals_per_epoch=2, ema=0.9)
+        folder = tmp_path / str(processes)
+        trainer = make_trainer(model, train, valid, tokenizer.pad_token_id, folder, settings)
+        fit(trainer, stop=False, until=time.time() + 3600, rows_after=16, processes=processes)
+        return trainer
+
+    one, two = trained(1), trained(2)
+    for (name, a), b in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3, msg=name)
+    tables = [torch.tensor(history_table(trainer.state.log_history).to_numpy()) for trainer in (one, two)]
+    torch.testing.assert_close(*tables, atol=2e-4, rtol=1e-3)
+    assert lora_of(two.model.encoder) == (4, 1)
