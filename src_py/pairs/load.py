@@ -50,7 +50,7 @@ def load_pairs(
     label_columns = [column for labelling in labellings for column in labelling.label_columns]
     chatbots = chatbot_columns(names) if labelled else []
     cells = read_cells(path, list(dict.fromkeys([contest.id_column, *contest.text_columns, *label_columns, *chatbots])))
-    table = pd.DataFrame({"id": _ids(path, cells.pop(contest.id_column))})
+    table = pd.DataFrame({"id": read_ids(path, cells.pop(contest.id_column))})
     reader = read_texts(path, contest, names, cells, table, labelled)
     if labelled:
         table["label"] = _labels(path, contest, cells, table["id"])
@@ -139,7 +139,8 @@ def _labellings(contest: Contest, names: list[str]) -> list[Contest]:
     return [contest, *others]
 
 
-def _ids(path: Path, values: list[Any]) -> list[str]:
+def read_ids(path: Path, values: list[Any]) -> list[str]:
+    """Ids as texts; raises `InputError` for one that is missing, repeated or not a plain text."""
     ids = [_id(path, value, row) for row, value in enumerate(values, 1)]
     repeated = pd.Series(ids, dtype=object).duplicated()
     if repeated.any():
@@ -228,7 +229,7 @@ def check_agreement(
 
 def _compare_ids(path: Path, ids: pd.Series, sample: Path, contest: Contest) -> int:
     """Number of ids that `sample` does not have."""
-    wanted = [str(value) for value in _ids(sample, read_cells(sample, [contest.id_column])[contest.id_column])]
+    wanted = [str(value) for value in read_ids(sample, read_cells(sample, [contest.id_column])[contest.id_column])]
     here = set(ids)
     missing = [value for value in wanted if value not in here]
     strangers = len(here.difference(wanted))
