@@ -151,9 +151,9 @@ clock.mark("Data")
 # ## Validation split
 #
 # The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
-# and stratified by label; each seed draws its own. Extra rows that are copies of the contest's rows, or whose prompt is among the validation rows, are left out; a
-# table shows how many, and how the files differ from the contest.
-# The first row of the table shows the training labels, the second the validation labels: the shares should agree.
+# and stratified by label; each seed draws its own. Extra rows that are copies of the contest's rows, or whose prompt is
+# among the validation rows, are left out; a table shows how many, and how the files differ from the contest. The first
+# row of the last table shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
 fold_of = assign_folds(table, cfg.n_folds, cfg.seed)
@@ -168,7 +168,7 @@ if extra:
 display(class_table(train["label"], valid["label"], classes))
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
 debug = debug_line(cfg.rows, all_rows)
-print(debug)
+print(debug, end=debug and "\n")
 
 # %% [markdown]
 # ## Model
@@ -238,7 +238,7 @@ if outcomes:
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
-    print(debug)
+    print(debug, end=debug and "\n")
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
@@ -256,7 +256,7 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
-        print(debug)
+        print(debug, end=debug and "\n")
 
 # %% [markdown]
 # Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
@@ -280,7 +280,7 @@ if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
     display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
-    print(debug)
+    print(debug, end=debug and "\n")
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:

@@ -126,7 +126,8 @@ def chatbot_columns(names: list[str]) -> list[str]:
 
 def chatbot_names(cells: list[Any]) -> list[str]:
     """Chatbots' names as texts, "" where one is missing."""
-    return ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
+    texts = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
+    return [text.encode("utf-8", "replace").decode() for text in texts]  # a damaged byte must not reach the output
 
 
 def _labellings(contest: Contest, names: list[str]) -> list[Contest]:

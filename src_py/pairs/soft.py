@@ -177,7 +177,7 @@ def _load_pseudo(name: str, path: Path, contest: Contest, test: pd.DataFrame) ->
         )
     counts = {}
     if has_texts:
-        repaired = read_texts(path, contest, [], cells, table, strict=True).counts
+        repaired = read_texts(path, contest, names, cells, table, strict=True).counts
         counts["texts repaired"] = sum(n for what, n in repaired.items() if what != "empty answer")
     else:
         ids = pd.Series(read_ids(path, cells[contest.id_column]))

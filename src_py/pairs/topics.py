@@ -39,8 +39,12 @@ def topic_of(table: pd.DataFrame, seed: int, count: int = 0) -> np.ndarray:
         make_pipeline(words, TfidfTransformer(sublinear_tf=True)),
         make_pipeline(pieces, TfidfTransformer(sublinear_tf=True)),
     )
-    weighted = union.fit_transform(texts)
-    reduced = TruncatedSVD(_DIMENSIONS, random_state=seed).fit_transform(weighted)
+    weighted = union.fit_transform(texts).tocsr()
+    repeated = np.flatnonzero(weighted.getnnz(axis=0) > 1)  # what only one prompt has groups nothing
+    if len(repeated) < 2:  # every prompt is unlike all others
+        return (number % min(count or topic_count(len(texts)), len(texts))).astype(np.int64)
+    dimensions = min(_DIMENSIONS, len(repeated))
+    reduced = TruncatedSVD(dimensions, random_state=seed).fit_transform(weighted[:, repeated])
     vectors = Normalizer().fit_transform(reduced)
     count = min(count or topic_count(len(texts)), len(texts))
     clusters = BisectingKMeans(count, random_state=seed, bisecting_strategy="largest_cluster").fit(vectors)
