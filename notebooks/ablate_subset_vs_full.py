@@ -42,6 +42,7 @@ class CFG:
     # What to do
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts in the scoring run only
     resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
+    rows = 0  # training rows of a debug run, such as 2000; 0: all
     # Grid
     arms = ["posted", "recipe"]
     repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen"]
@@ -101,7 +102,10 @@ from src_py.kaggle import (
     write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
-from src_py.pairs import add_rows, assign_folds, find_contest, load_pairs, nested_order, prompt_key, write_submission
+from src_py.pairs import (
+    add_extra, assign_folds, audit_extra, debug_line, debug_rows, find_contest, load_extra, load_pairs,
+    nested_order, prompt_key, submission_name, write_submission,
+)  # fmt: skip
 
 # %%
 kinds = (Paths, RunSettings, GridSettings, TrialSettings)
@@ -137,7 +141,9 @@ with pd.option_context("display.max_colwidth", None):
 contest, classes = files.contest, files.contest.classes
 table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-extra = {name: load_pairs(path, contest)[0] for name, path in extra_files.items()}
+all_rows = len(table)
+table, test = debug_rows(table, test, cfg.rows, cfg.seed)
+extra = load_extra(extra_files, contest)
 display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
@@ -145,18 +151,24 @@ clock.mark("Data")
 # ## Validation split
 #
 # The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
-# and stratified by label; each seed draws its own. Extra rows whose prompt is among the validation rows are left out.
-# The first row of the table shows the training labels, the second the validation labels: the shares should agree.
+# and stratified by label; each seed draws its own. Extra rows that are copies of the contest's rows, or whose prompt is
+# among the validation rows, are left out; a table shows how many, and how the files differ from the contest. The first
+# row of the last table shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
 fold_of = assign_folds(table, cfg.n_folds, cfg.seed)
 train, valid = (table[side].reset_index(drop=True) for side in (fold_of != 0, fold_of == 0))
 valid = valid.iloc[nested_order(valid["label"], cfg.seed)[: cfg.valid_rows]].reset_index(drop=True)
 own_rows = len(train)
-train, marks = add_rows(train, extra, without=table[fold_of == 0])
+extra, audit = audit_extra(extra, table, fold_of == 0, test, classes)
+train, marks = add_extra(train, extra, without=table[fold_of == 0], rows=cfg.rows, seed=cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
+if extra:
+    display(audit)
 display(class_table(train["label"], valid["label"], classes))
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
+debug = debug_line(cfg.rows, all_rows)
+print(debug, end=debug and "\n")
 
 # %% [markdown]
 # ## Model
@@ -226,6 +238,7 @@ if outcomes:
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
+    print(debug, end=debug and "\n")
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
@@ -243,6 +256,7 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
+        print(debug, end=debug and "\n")
 
 # %% [markdown]
 # Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
@@ -265,7 +279,8 @@ model = finished_model(finished) if finished else arm and store.largest_model(ar
 if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
-    display(write_submission(output / "submission.csv", test["id"], predicted, contest).head())
+    display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
+    print(debug, end=debug and "\n")
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:

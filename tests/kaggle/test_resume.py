@@ -18,7 +18,7 @@ from src_py.config import Settings, check_config, setting
 from src_py.errors import InputError
 from src_py.kaggle import identity
 from src_py.kaggle.identity import changes, identify, key_of, module_digest, rows_digest
-from src_py.kaggle.resume import RunFiles, begin_run, end_run, find_finished, recorded_run
+from src_py.kaggle.resume import RunFiles, RunSettings, begin_run, end_run, find_finished, recorded_run
 
 RECIPE = "finetune_deberta"
 FILES = RunFiles(RECIPE, ("fold_0", "fold_1"), temporary=("checkpoints",))
@@ -141,6 +141,32 @@ def test_an_interrupted_run_predicts_only_in_the_scoring_run_or_on_request(mount
     assert find_finished(mounts, RECIPE, "auto", {}) == left
 
 
+def test_a_debug_run_is_never_for_predicting_and_that_is_said(mounts, monkeypatch, capsys):
+    folder = leave(mounts / "debug", run(), finished=True)
+    record = json.loads((folder / FILES.record).read_text())
+    (folder / FILES.record).write_text(json.dumps(record | {"config": {"lr": 0.1, "rows": 2000}}))
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    assert "it was a debug run on 2,000 rows" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no finished run of finetune_deberta but a debug run"):
+        find_finished(mounts, RECIPE, "predict", {})
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert find_finished(mounts, RECIPE, "auto", {}) is None
+    done = leave(mounts / "done", run(), finished=True)
+    assert find_finished(mounts, RECIPE, "auto", {}) == done
+
+
+def test_the_rows_of_a_debug_run_are_part_of_its_identity():
+    user = type("CFG", (), {"mode": "auto", "resume": "auto", "rows": 0})
+    whole = identify(check_config(user, RunSettings), [], None, [])
+    part = identify(check_config(user, RunSettings, overrides="rows=2000"), [], None, [])
+    assert changes(whole, part) == ["CFG.rows (2000, was 0)"]
+
+
+def test_soft_labels_are_part_of_the_rows():
+    table = pd.DataFrame({"soft": [[0.2, 0.8], [float("nan")] * 2]})
+    assert rows_digest(table) != rows_digest(table.assign(soft=[[0.3, 0.7], [float("nan")] * 2]))
+
+
 def test_a_run_that_did_not_learn_is_not_for_predicting(mounts, capsys):
     leave(mounts / "done", run(), finished=True, learned=False)
     assert find_finished(mounts, RECIPE, "auto", {}) is None
@@ -228,6 +254,7 @@ class TestIdentity:
         assert module_digest("src_py.room.high") != before
 
     def test_every_cell_of_a_table_counts(self, pairs):
+        pairs = pairs.assign(model_a=pairs["id"], model_b=pairs["id"])
         base = rows_digest(pairs)
         for column in pairs:
             edited = pairs.copy()

@@ -10,8 +10,9 @@ import pytest
 
 from src_py.errors import InputError
 from src_py.pairs.contest import LMSYS, WSDM, write_submission
-from src_py.pairs.load import load_pairs, swap_sides
+from src_py.pairs.load import load_pairs, prompt_key, swap_sides
 from src_py.pairs.split import assign_folds
+from src_py.pairs.topics import topic_count, topic_of
 
 
 def write(tmp_path, frame, name="train.csv"):
@@ -340,3 +341,58 @@ def test_fewer_rows_of_a_class_than_folds(pairs, capsys, recwarn):
     assert set(folds) == set(range(5))
     assert "Class 2 has 2 rows, fewer than CFG.n_folds = 5" in capsys.readouterr().out
     assert not recwarn.list
+
+
+def test_chatbots_are_read_from_training_files_that_name_both(tmp_path, rows):
+    rows["model_a"] = ["gpt-4", None, " vicuna ", "NA"]
+    path = write(tmp_path, rows)
+    table = load_pairs(path, LMSYS)[0]
+    assert table["model_a"].tolist() == ["gpt-4", "", "vicuna", "NA"]
+    assert table["model_b"].tolist() == ["y"] * 4
+    assert "model_a" not in load_pairs(path, LMSYS, labelled=False)[0]
+    assert "model_b" not in load_pairs(write(tmp_path, rows.drop(columns="model_a")), LMSYS)[0]
+
+
+def test_swapping_sides_swaps_chatbots_and_soft_labels(tmp_path, rows):
+    table = load_pairs(write(tmp_path, rows), LMSYS)[0].assign(soft=[[0.1, 0.2, 0.7]] * 4)
+    swapped = swap_sides(table)
+    assert swapped["model_a"].tolist() == ["y"] * 4
+    assert swapped["soft"][0] == [0.2, 0.1, 0.7]
+    pd.testing.assert_frame_equal(swap_sides(swapped), table)
+
+
+@pytest.mark.parametrize("split", ["prompt", "topic", "length"])
+def test_every_split_keeps_prompts_together_and_can_be_repeated(pairs, split):
+    doubled = pd.concat([pairs, pairs[:100]], ignore_index=True)
+    folds = assign_folds(doubled, 3, 0, split)
+    assert set(folds) == {0, 1, 2}
+    assert pd.Series(folds).groupby(prompt_key(doubled)).nunique().max() == 1
+    assert (assign_folds(doubled, 3, 0, split) == folds).all()
+
+
+def test_a_length_split_holds_out_a_range_of_lengths(pairs):
+    folds = assign_folds(pairs, 4, 0, "length")
+    lengths = sum(pairs[side].map(lambda turns: sum(map(len, turns))) for side in ("response_a", "response_b"))
+    mean = lengths.groupby(prompt_key(pairs)).transform("mean")
+    ranges = mean.groupby(folds).agg(["min", "max"])
+    assert (ranges["max"][:3].to_numpy() <= ranges["min"][1:].to_numpy()).all()
+    assert np.bincount(folds).min() > len(pairs) / 8
+
+
+def test_a_topic_is_never_split():
+    words = ["parrots birds feathers", "engines wheels brakes", "violins cellos concert", "tomatoes garden soil"]
+    prompts = [[f"{words[i % 4]} number {i}"] for i in range(80)]
+    table = pd.DataFrame({"prompt": prompts, "label": [i // 4 % 2 for i in range(80)]})
+    topics = topic_of(table, seed=0, count=4)
+    assert all(len(set(topics[k::4])) == 1 for k in range(4))
+    assert len(set(topics)) == 4
+    folds, topics = assign_folds(table, 2, 0, "topic"), topic_of(table, 0, topic_count(80))
+    assert pd.Series(folds).groupby(topics).nunique().max() == 1
+
+
+def test_an_unknown_split_and_too_few_topics_are_refused(pairs):
+    with pytest.raises(InputError, match=r"CFG\.split is 'random'"):
+        assign_folds(pairs, 3, 0, "random")
+    few = pairs[~prompt_key(pairs).duplicated()][:8].assign(label=[0, 1] * 4)
+    with pytest.raises(InputError, match="make only 4 topics"):
+        assign_folds(pd.concat([few, few]), 5, 0, "topic")

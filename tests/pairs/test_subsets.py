@@ -1,10 +1,10 @@
-"""Nested subsets of the training rows, their sizes, and rows of extra files."""
+"""Nested subsets of the training rows, their sizes, and debug runs."""
 
 import numpy as np
 import pytest
 
 from src_py.errors import InputError
-from src_py.pairs import add_rows, log_spaced, nested_order, prompt_key
+from src_py.pairs import debug_line, debug_rows, log_spaced, nested_order, submission_name
 
 
 def test_every_beginning_is_stratified_and_contains_the_smaller_ones():
@@ -23,12 +23,22 @@ def test_rows_of_extra_files_come_after_all_own_rows():
     assert set(order[:10]) == set(range(10))
 
 
-def test_extra_rows_that_share_a_prompt_with_the_validation_rows_are_left_out_and_counted(pairs, capsys):
-    extra = pairs.iloc[100:200]
-    longer, ends = add_rows(pairs.iloc[:50], {"more.csv": extra}, without=pairs.iloc[190:])
-    assert not set(prompt_key(longer.iloc[50:])) & set(prompt_key(pairs.iloc[190:]))
-    assert ends == {"more.csv": len(longer)}
-    assert f"{len(longer) - 50} rows added, {150 - len(longer)} left out" in capsys.readouterr().out
+def test_a_debug_run_keeps_class_shares_and_every_test_row(pairs):
+    train, test = debug_rows(pairs, pairs[:40], 60, seed=0)
+    assert len(train) == 60
+    assert len(test) == 40
+    shares = pairs["label"].value_counts(normalize=True) * 60
+    assert (train["label"].value_counts() - shares).abs().max() <= 1.5
+    assert list(train["id"]) == [i for i in pairs["id"] if i in set(train["id"])]
+    assert debug_rows(pairs, pairs, 0, seed=0)[0] is pairs
+    assert len(debug_rows(pairs, pairs, 10_000, seed=0)[0]) == len(pairs)
+
+
+def test_a_debug_run_is_marked_and_an_ordinary_one_is_not():
+    assert submission_name(0) == "submission.csv"
+    assert submission_name(2000) == "debug_submission.csv"
+    assert debug_line(0, 57_477) == ""
+    assert "DEBUG RUN on 2,000 of 57,477" in debug_line(2000, 57_477)
 
 
 def test_sizes_are_equally_far_apart_on_a_log_axis():
