@@ -16,4 +16,4 @@ from src_py.ablation.schedule import (
     time_trials,
 )
 from src_py.ablation.store import TrialStore, find_answered, find_runs, finished_model, write_record
-from src_py.ablation.trials import Problem, TrialSettings
+

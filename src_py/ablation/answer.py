@@ -8,7 +8,7 @@ import pandas as pd
 
 from src_py.ablation.power_law import PowerLaw, fit_power_law
 from src_py.ablation.results import Comparison, compare
-from src_py.ablation.trials import Outcome, Problem, Trial
+from src_py.ablation.problem import Outcome, Problem, Trial
 
 NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
 SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone

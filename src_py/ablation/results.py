@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
-from src_py.ablation.trials import Outcome, Problem, Trial
+from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.evaluation.baselines import class_shares, length_only
 
 Group = tuple[str, int, int]  # arm, rows, as_rows

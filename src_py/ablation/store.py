@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src_py.ablation.trials import RECIPE, Outcome, Problem, Trial
+from src_py.ablation.problem import RECIPE, Outcome, Problem, Trial
 from src_py.errors import InputError
 from src_py.kaggle.files import write_arrays, write_text, writing
 from src_py.kaggle.identity import changes, key_of

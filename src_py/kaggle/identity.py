@@ -135,7 +135,8 @@ def module_digest(name: str) -> str:
 
 
 def rows_digest(rows: pd.DataFrame | np.ndarray | str) -> str:
-    """Digest of a table (columns may hold lists of texts), an array, or a text such as a dataset's fingerprint."""
+    """Digest of a table (columns may hold lists of texts or numbers), an array, or a text such as a dataset's
+    fingerprint."""
     digest = hashlib.sha256()
     if isinstance(rows, str):
         digest.update(rows.encode())
@@ -143,7 +144,7 @@ def rows_digest(rows: pd.DataFrame | np.ndarray | str) -> str:
         for name in rows:
             digest.update(str(name).encode())
             for value in rows[name]:  # one by one: all of the text in one string would double the memory
-                text = "\x1f".join(value) if isinstance(value, list) else str(value)
+                text = "\x1f".join(map(str, value)) if isinstance(value, list) else str(value)
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\x1e")
     else:
         array = np.ascontiguousarray(rows)
