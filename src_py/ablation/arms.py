@@ -101,6 +101,17 @@ def parse_arm(name: str) -> Arm:
     )
 
 
+def lever_arm(lever: str) -> str:
+    """The recipe with a lever of `CFG.levers`."""
+    return f"recipe+{lever}"
+
+
+def has_levers(name: str) -> bool:
+    """Whether the arm is one with levers or settings of its own."""
+    arm = parse_arm(name)
+    return arm.base != arm.name
+
+
 def _changes(name: str, part: str) -> list[tuple[str, Any]]:
     """The settings that a lever, or `field=value`, sets."""
     known = {field: kind for kind in KINDS for field, kind in get_type_hints(kind).items() if field not in SAME}
