@@ -16,7 +16,8 @@ from transformers import DebertaV2Config, DebertaV2Model
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 
 from src_py.model.attention import use_attention
-from src_py.model.preference import ModelSettings, build_model, length_groups
+from src_py.model.length_groups import length_groups
+from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.batches import TokenBudget

@@ -16,7 +16,7 @@ from benchmarks.bench_training import SHARES, v3_config
 from benchmarks.gpu import candidates
 from src_py.kaggle.session import free_memory
 from src_py.model.encoder import encoder_embeddings
-from src_py.model.preference import ModelSettings, PreferenceModel, build_model, make_head
+from src_py.model.preference import Architecture, ModelSettings, PreferenceModel, build_model
 from src_py.pairs.encode import PairCollator
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.batches import BudgetTrainer
@@ -95,9 +95,10 @@ class Scale:
         encoder = self.encoder(shape, kind, **options)
         encoder_embeddings(encoder).requires_grad_(False)
         with torch.device(self.device):
-            head = make_head("pairwise", encoder.config.hidden_size, 3, options.get("dropout", 0.1), False)
-            head.set_prior(SHARES)
-        return PreferenceModel(encoder, head, "mean").train()
+            settings = ModelSettings(dropout=options.get("dropout", 0.1))
+            model = PreferenceModel(encoder, Architecture("pairwise", 3, settings))
+            model.head.set_prior(SHARES)
+        return model.train()
 
     def built(self, shape: str, kind: str, freeze_layers: int) -> PreferenceModel:
         """The same through `build_model`, which freezes layers; with few tokens, since it reads a folder."""

@@ -10,7 +10,7 @@ from src_py.model.attention import use_attention
 from src_py.model.attention_cores import CORES
 from src_py.model.encoder import fresh_encoder
 from src_py.model.families import FAMILIES
-from src_py.model.preference import ModelSettings, PreferenceModel, _choose_trained, make_head
+from src_py.model.preference import Architecture, ModelSettings, PreferenceModel, _choose_trained
 from src_py.pairs.encode import PairCollator
 
 _V3 = {
@@ -66,9 +66,8 @@ def make_model(
         config.save_pretrained(folder)
         encoder = fresh_encoder(folder, "stock")
     use_attention(encoder, attention, recompute)
-    head = make_head(style, config.hidden_size, 3, chosen.dropout, chosen.side_bias)
-    model = PreferenceModel(encoder, head, chosen.pooling, chosen.label_smoothing)
-    _choose_trained(model, chosen)
+    model = PreferenceModel(encoder, Architecture(style, 3, chosen))
+    _choose_trained(model)
     return model.to("cuda").train()
 
 

@@ -9,7 +9,7 @@ from benchmarks.trace.limits import pairs_of
 from benchmarks.trace.measure import trace_call, trace_memory, trace_predicting, trace_update
 from benchmarks.trace.models import BEST, v3
 from benchmarks.trace.tracer import Work
-from src_py.model.preference import CALL, length_groups
+from src_py.model.length_groups import CALL, length_groups
 from src_py.pairs.encode import round_up
 from src_py.training.batches import PooledBatches, TokenBudget
 from src_py.training.trainer import TrainingSettings

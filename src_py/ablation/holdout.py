@@ -81,8 +81,8 @@ def hold_out(table: pd.DataFrame, holdout: str, seed: int) -> np.ndarray:
             rows += sizes[kind]
     if not chosen:
         raise InputError(
-            f"CFG.holdout is {holdout!r}, but every group of prompts has more than {MOST:.0%} of the {len(table)} rows; "
-            "set CFG.holdout = 'none'."
+            f"CFG.holdout is {holdout!r}, but every group of prompts has more than {MOST:.0%} of the {len(table)} "
+            "rows; set CFG.holdout = 'none'."
         )
     return np.isin(prompts, prompts[np.isin(kinds, chosen)])
 

@@ -89,7 +89,7 @@ class Problem:
 class Outcome:
     """`probabilities` (evaluations, validation rows, classes), NaN where the model diverged; `at` the optimizer steps
     of the evaluations; seconds of training, of a usual optimizer step, and of predicting; `memory_gb`, the most that a
-    GPU had allocated, 0 without one. Where an arm averages several models, seconds are those of all, but for the step."""
+    GPU had allocated, 0 without one. Where an arm averages several models, seconds are of all, but for the step."""
 
     probabilities: np.ndarray
     at: list[int]

@@ -25,8 +25,8 @@ class Comparison(NamedTuple):
 
 def row_losses(problem: Problem, outcome: Outcome) -> np.ndarray:
     """Log loss of every validation row, (rows,), at the best evaluation: chosen on one half of the prompts and read on
-    the other, both ways, so that stopping early does not flatter. Rows that are unlike the training rows are read at the
-    evaluation that is best on the others. NaN where the model diverged before any."""
+    the other, both ways, so that stopping early does not flatter. Rows that are unlike the training rows are read at
+    the evaluation that is best on the others. NaN where the model diverged before any."""
     labels = problem.valid["label"].to_numpy()
     losses = -np.log(outcome.probabilities[:, np.arange(len(labels)), labels].clip(1e-15))
     half = pd.factorize(np.asarray(problem.prompts))[0] % 2

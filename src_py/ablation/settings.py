@@ -1,7 +1,7 @@
 """What the settings of a trial come to in its arm."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src_py.ablation.arms import Arm
@@ -11,7 +11,6 @@ from src_py.errors import InputError
 from src_py.kaggle.session import PRECISIONS
 from src_py.model.families import check_max_length, max_tokens
 from src_py.model.preference import ModelSettings
-from src_py.model.saved import SavedSettings
 from src_py.pairs.encode import Reading
 from src_py.training.trainer import TrainingSettings
 
@@ -90,9 +89,3 @@ def model_of(arm: Arm, settings: TrialSettings, attention: str) -> ModelSettings
             attention=attention,
         )
     )
-
-
-def saved_of(made: ModelSettings, **known) -> SavedSettings:
-    """What a trained folder says of a model that was built with `made`."""
-    own = {declared.name for declared in fields(SavedSettings)}
-    return SavedSettings(**known, **{name: value for name, value in vars(made).items() if name in own})

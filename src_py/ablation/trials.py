@@ -5,11 +5,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Set
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 from scipy.special import softmax
 from transformers import TrainerCallback
 
@@ -22,7 +24,6 @@ from src_py.ablation.settings import (
     batch_of,
     model_of,
     reading_of,
-    saved_of,
     steps_for,
     training_of,
 )
@@ -31,8 +32,8 @@ from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import free_memory, start_session
 from src_py.model.attention_choice import choose_attention
 from src_py.model.predict import predict_logits
-from src_py.model.preference import ModelSettings, build_model
-from src_py.model.saved import save_trained
+from src_py.model.preference import build_model
+from src_py.model.saved import SavedSettings, save_trained
 from src_py.pairs.encode import encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
@@ -86,14 +87,14 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
     tokenizer, encode = _tokenizer_and_encode(arm, problem)
     valid = _encoded_valid(arm, problem, encode)
     start_session(seed)
-    made = _model_settings(arm, problem)
-    model = _model(arm, problem, tokenizer, subset, made)
+    train = encode(subset, reading_of(arm, settings, problem.model_dir))
+    model = _model(arm, problem, tokenizer, train, seed)
     steps = steps_of(trial, settings, added_rows(problem, arm))
     scratch = Path(tempfile.mkdtemp(prefix="trial-"))
     try:
         trainer = make_trainer(
             model,
-            train=encode(subset, reading_of(arm, settings, problem.model_dir)),
+            train=train,
             valid=valid,
             pad_token_id=tokenizer.pad_token_id,
             output_dir=scratch,
@@ -101,7 +102,7 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
             precision=settings.precision,
             seed=seed,
         )
-        measure = _Measure(valid, tokenizer.pad_token_id, settings, problem.n_classes, steps)
+        measure = _Measure(trainer, valid, tokenizer.pad_token_id, settings, problem.n_classes, steps)
         trainer.add_callback(measure)
         begun = time.perf_counter()
         trainer.train()
@@ -110,7 +111,7 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
         shutil.rmtree(scratch, ignore_errors=True)
     if model_folder:
         reading = reading_of(arm, settings, problem.model_dir, predict=True)
-        saved = saved_of(made, recipe=RECIPE, classes=problem.classes, reading=reading)
+        saved = SavedSettings(RECIPE, problem.classes, reading, model.architecture.settings)
         save_trained(model, tokenizer, model_folder, saved)
     del model, trainer
     free_memory()
@@ -120,7 +121,8 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
 class _Measure(TrainerCallback):
     """Predicts the validation rows at equal distances, the last time after the last step."""
 
-    def __init__(self, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
+    def __init__(self, trainer, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
+        self.trainer = trainer
         self.valid, self.pad_token_id, self.settings, self.n_classes = valid, pad_token_id, settings, n_classes
         self.marks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.probabilities: list[np.ndarray] = []
@@ -142,14 +144,15 @@ class _Measure(TrainerCallback):
         if state.global_step in self.marks or state.global_step == state.max_steps:
             begun = time.perf_counter()
             try:
-                logits = predict_logits(
-                    model,
-                    self.valid,
-                    self.pad_token_id,
-                    precision=self.settings.precision,
-                    progress=False,
-                    devices=(str(args.device),),  # the trial's own, not all that this process may see
-                )
+                with self.trainer.average.used() if self.trainer.average else nullcontext():
+                    logits = predict_logits(
+                        model,
+                        self.valid,
+                        self.pad_token_id,
+                        precision=self.settings.precision,
+                        progress=False,
+                        devices=(str(args.device),),  # the trial's own, not all that this process may see
+                    )
             except ValueError:  # not finite: the model has diverged, which is a result too
                 logits = np.full((len(self.valid), self.n_classes), np.nan)
             model.train()
@@ -199,21 +202,20 @@ def _encoded_valid(arm: Arm, problem: Problem, encode):
     return problem._readings[key]
 
 
-def _model_settings(arm: Arm, problem: Problem) -> ModelSettings:
+def _model(arm: Arm, problem: Problem, tokenizer, train: Dataset, seed: int):
     settings, reading = problem.settings, reading_of(arm, problem.settings, problem.model_dir)
+    even = np.full(problem.n_classes, 1 / problem.n_classes)
     rows = batch_of(arm, settings)[1] * (2 if reading.style == "pairwise" else 1)
     # Measured once in a process; not a setting of the trials, since it changes no result.
     attention = choose_attention(problem.model_dir, "auto", rows, reading.max_length, settings.precision, quiet=True)
-    return model_of(arm, settings, attention)
-
-
-def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame, made: ModelSettings):
-    even = np.full(problem.n_classes, 1 / problem.n_classes)
     return build_model(
         problem.model_dir,
         tokenizer,
-        reading_of(arm, problem.settings, problem.model_dir).style,
-        list(class_shares(subset["label"], problem.n_classes) if "head" in arm else even),
-        settings=made,
+        reading.style,
+        list(class_shares(train["labels"], problem.n_classes) if "head" in arm else even),
+        settings=model_of(arm, settings, attention),
         fit=None if "line_break" in arm else resize_posted,
+        features=reading.features,
+        train=train,
+        seed=seed,
     )

@@ -112,15 +112,15 @@ def missing_kernels() -> str | None:
 def choose_precision(wanted: str) -> str:
     """Return "fp16", "bf16" or "fp32": what training will really run in.
 
-    A CPU always trains in fp32 (half precision is slower there). bf16 is refused where it is only
-    emulated, as on a T4, where it takes twice the time of fp16.
+    A CPU trains in fp32, unless bf16 is wanted and its processor computes in it: others emulate half precision slowly.
+    On a GPU, bf16 is refused where it is only emulated, as on a T4, where it takes twice the time of fp16.
 
     Raises:
-        InputError: for an unknown name, or bf16 without native support.
+        InputError: for an unknown name, or bf16 on a GPU without native support.
     """
     check_choice("precision", wanted, PRECISIONS)
     if not torch.cuda.is_available():
-        return "fp32"
+        return "bf16" if wanted == "bf16" and torch.cpu._is_avx512_bf16_supported() else "fp32"
     if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError("CFG.precision is 'bf16', which this GPU only emulates at half the speed; use 'fp16'.")
     return wanted

@@ -1,6 +1,7 @@
 """Pretrained encoders: load one in fp32, fit its embeddings to a tokenizer, find its layers and its learning rate."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,13 +14,16 @@ from src_py.model.families import known_family, read_config
 from src_py.pairs.tokenizer import newline_added, newline_id, single_token_id
 
 _NAMED = 3  # tensors that an error names
+# Endings of the classes whose head somebody trained for a task. Others have the heads of their pretraining.
+_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering")
 
 
 def load_encoder(folder: str | Path, attention: str = "auto") -> PreTrainedModel:
     """`AutoModel` from a local folder with float32 weights: checkpoints stored in fp16 cannot be trained as such.
 
     Every weight of the encoder must come from the file: transformers would fill what is missing with random numbers
-    and only log it. What the file has beyond the encoder (the heads of its pretraining) is left out.
+    and only log it. What the file has beyond the encoder (the heads of its pretraining) is left out; if that is the
+    head of a classifier or of a reward model, a line says so, once for a folder.
 
     Args:
         attention: of a DeBERTa, as in `use_attention`.
@@ -50,6 +54,8 @@ def load_encoder(folder: str | Path, attention: str = "auto") -> PreTrainedModel
             "the file may be cut short: attach the model folder again."
         ) from error
     _check_loaded(folder, encoder, loaded)
+    if head := _trained_head(folder, config):
+        _say_once(head)
     use_attention(encoder, attention)
     return encoder
 
@@ -127,6 +133,26 @@ def _check_loaded(folder: Path, encoder: PreTrainedModel, loaded: dict) -> None:
         )
 
 
+def _trained_head(folder: Path, config) -> str:
+    """What to say of a folder whose head was trained for a task; "" when it was not."""
+    names = [name for name in getattr(config, "architectures", None) or () if name.endswith(_TASKS)]
+    if not names:
+        return ""
+    said = f"{folder}: the encoder of this {names[0]} is used, and its head is left out."
+    if config.num_labels == 1:
+        said += (
+            " With a single output it is probably a reward model: some were trained on arena conversations, which may "
+            "overlap the contest's rows, so that a validation score may flatter."
+        )
+    return said
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Every fold, and every look at the model before training, loads the encoder again."""
+    print(text)
+
+
 def _other_names(missing: list[str], unexpected: list[str]) -> str:
     """What to do about missing tensors: are they there under a longer name?"""
     for name in unexpected:
@@ -149,9 +175,15 @@ def _some(names: list[str]) -> str:
 # Peak learning rates of Microsoft's own fine-tuning recipe (DeBERTa, experiments/glue/mnli.sh), by the number of
 # parameters in the encoder's layers: small, base, large. The first is for random models of a few layers (demo).
 _LEARNING_RATES = ((2e6, 1e-3), (60e6, 4.5e-5), (200e6, 1.5e-5), (float("inf"), 7e-6))
+# Of low-rank adapters, whatever the size: the best of the three rates, and the highest, that a public study of the LMSYS
+# contest tried with deberta-v3-base (rank 16, scale 2; kujifined/PMLDL-llm-classification-finetuning).
+_LORA_RATE = 2.8e-4
 
 
 def reference_lr(model: torch.nn.Module) -> float:
-    """Peak learning rate for a model of this size, embeddings not counted."""
-    size = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
-    return next(rate for limit, rate in _LEARNING_RATES if size < limit)
+    """Peak learning rate for a model of this size, embeddings not counted; for one with adapters (LoRA), theirs."""
+    sizes = {name: p.numel() for name, p in model.named_parameters() if "embeddings" not in name}
+    adapters = sum(size for name, size in sizes.items() if "lora_" in name)
+    size = sum(sizes.values()) - adapters
+    rate = next(rate for limit, rate in _LEARNING_RATES if size < limit)
+    return max(rate, _LORA_RATE) if adapters else rate

@@ -45,6 +45,8 @@ class Family:
         fp16_problem: why the family cannot train or predict in fp16; empty where it can.
         least_vocabulary: tokens from which on a `model_type` that two families share means this one.
         settings: values set in the configuration before the model is made.
+        adapted: names of the linear layers in a block that get low-rank adapters (`add_lora`): all of them, those of
+            the attention and of the feed-forward part. Empty: the family cannot have adapters.
     """
 
     model_type: str
@@ -56,10 +58,15 @@ class Family:
     fp16_problem: str = ""
     least_vocabulary: int = 0
     settings: tuple[tuple[str, Any], ...] = ()
+    adapted: tuple[str, ...] = ("query", "key", "value", "dense")
+
+
+# The last two are only there where `share_att_key` is off.
+_DEBERTA_ADAPTED = ("query_proj", "key_proj", "value_proj", "dense", "pos_key_proj", "pos_query_proj")
 
 
 FAMILIES: dict[str, Family] = {
-    "deberta": Family("deberta-v2", "DeBERTa-v2/v3", _relative_positions),
+    "deberta": Family("deberta-v2", "DeBERTa-v2/v3", _relative_positions, adapted=_DEBERTA_ADAPTED),
     # The same architecture as DeBERTa-v3 with a vocabulary of 250,000 tokens instead of 128,000.
     "mdeberta": Family(
         "deberta-v2",
@@ -67,13 +74,20 @@ FAMILIES: dict[str, Family] = {
         _relative_positions,
         fp16_problem="mDeBERTa overflows in fp16 and its loss becomes NaN (microsoft/DeBERTa#77)",
         least_vocabulary=200_000,
+        adapted=_DEBERTA_ADAPTED,
     ),
     "bert": Family("bert", "BERT", add_pooling_layer=True),
     "roberta": Family("roberta", "RoBERTa", _positions_after_padding, add_pooling_layer=True),
     "xlm-roberta": Family("xlm-roberta", "XLM-R", _positions_after_padding, add_pooling_layer=True),
     "electra": Family("electra", "ELECTRA"),
     # transformers 5.0 compiles parts of it where it finds Triton: minutes for every new sequence length.
-    "modernbert": Family("modernbert", "ModernBERT", layers="layers", settings=(("reference_compile", False),)),
+    "modernbert": Family(
+        "modernbert",
+        "ModernBERT",
+        layers="layers",
+        settings=(("reference_compile", False),),
+        adapted=("Wqkv", "Wo", "Wi"),
+    ),
 }
 
 NAMES = ", ".join(family.name for family in FAMILIES.values())

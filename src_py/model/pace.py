@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from scipy.optimize import nnls
 
-from src_py.model.preference import CALL, length_groups
+from src_py.model.length_groups import CALL, length_groups
 from src_py.pairs.encode import round_up
 
 ROUNDS = 12  # of measuring at most: more do not change the median

@@ -8,8 +8,8 @@ import torch
 from scipy.special import softmax
 from tqdm import tqdm
 
-from src_py.kaggle.session import all_devices, share_out, to_device
-from src_py.pairs.encode import PairCollator, Reading, encode_pairs, round_up
+from src_py.kaggle.session import all_devices, share_out
+from src_py.pairs.encode import PairCollator, Reading, encode_pairs, model_inputs, round_up
 from src_py.pairs.load import swap_sides
 
 TOKENS = 32_768  # in a forward pass, padding included
@@ -59,7 +59,8 @@ def predict_logits(
     if not len(encoded):
         raise ValueError("There are no rows to predict.")
     devices = devices or all_devices()
-    rows, collate = encoded.select_columns(["sequences"]), PairCollator(pad_token_id)
+    wanted = [name for name in ("sequences", "features") if name in encoded.column_names]
+    rows, collate = encoded.select_columns(wanted), PairCollator(pad_token_id)
     batches = prediction_parts(np.asarray(encoded["length"]), len(rows[0]["sequences"]), tokens)
     order = np.concatenate(batches)
     found: dict[int, np.ndarray] = {}
@@ -76,13 +77,12 @@ def predict_logits(
             copy = copy.to(device).eval()
 
             def predict(number: int) -> None:
-                batch = collate([{"sequences": ids} for ids in rows[batches[number].tolist()]["sequences"]])
-                ids, mask = (to_device(batch[name], device) for name in ("input_ids", "attention_mask"))
+                inputs = model_inputs(collate(rows.__getitems__(batches[number].tolist())), device)
                 with (
                     torch.inference_mode(),
                     torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None),
                 ):
-                    found[number] = copy(ids, mask, lengths=batch["lengths"])["logits"].double().cpu().numpy()
+                    found[number] = copy(**inputs)["logits"].double().cpu().numpy()
                 bar.update()
 
             return predict

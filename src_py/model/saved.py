@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors.torch import load_file, save_file
 
-from src_py.config import check_choice
 from src_py.errors import InputError
 from src_py.evaluation.metrics import apply_temperature
 from src_py.kaggle.files import file_digest, require_space, write_text, writing
@@ -19,7 +19,7 @@ from src_py.model.attention import use_attention
 from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import load_encoder
 from src_py.model.predict import TOKENS, predict_pairs
-from src_py.model.preference import POOLINGS, PreferenceModel, make_head
+from src_py.model.preference import Architecture, ModelSettings, PreferenceModel
 from src_py.pairs.encode import Reading
 from src_py.pairs.tokenizer import load_tokenizer
 
@@ -36,7 +36,8 @@ class SavedSettings:
         recipe, run: the recipe that saved it, and the key of its run (`kaggle.identity.key_of`).
         classes: names of the classes, in the order of the model's outputs.
         reading: how the model reads a pair.
-        temperature: calibrates its probabilities.
+        model: what is built on its encoder.
+        temperature, tie_shift: calibrate its probabilities.
         stopped: why its training was stopped by the watcher; "" when it was not.
         ended: at which step the time limit ended its training; "" when it did not.
 
@@ -47,18 +48,17 @@ class SavedSettings:
     recipe: str
     classes: tuple[str, ...]
     reading: Reading
-    pooling: str = "mean"
-    side_bias: bool = False
+    model: ModelSettings = field(default_factory=ModelSettings)
     temperature: float = 1.0
+    tie_shift: float = 0.0
     run: str = ""
     stopped: str = ""
     ended: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, POOLINGS)
         texts = (self.recipe, self.run, self.stopped, self.ended, *self.classes)
-        if not all(isinstance(text, str) for text in texts) or not isinstance(self.side_bias, bool):
-            raise InputError("a name is not a text, or side_bias is not true or false")
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError("a name is not a text")
         if len(self.classes) not in (2, 3) or len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes are {list(self.classes)}; they must be two or three different names")
         low, high = TEMPERATURES
@@ -89,9 +89,14 @@ def save_trained(
         weights = {k: v.half() if half and v.is_floating_point() else v for k, v in model.encoder.state_dict().items()}
         model.encoder.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
-        save_file({k: v.contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / HEAD)
+        save_file({name: value.contiguous().cpu() for name, value in _own_weights(model).items()}, folder / HEAD)
     marker = asdict(settings) | {"files": _digests(folder)}
     write_text(folder / TRAINED_MARKER, json.dumps(marker | {"digest": _marker_digest(marker)}, indent=1))
+
+
+def _own_weights(model: PreferenceModel) -> dict[str, torch.Tensor]:
+    """Everything that predictions need beside the encoder."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(("encoder.", "names."))}
 
 
 def _marker_digest(marker: dict) -> str:
@@ -120,8 +125,9 @@ def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
         found = json.loads((Path(folder) / TRAINED_MARKER).read_text(encoding="utf-8"))
         if found.pop("digest") != _marker_digest(found):
             raise InputError("a field differs from what was saved")
-        digests, reading = found.pop("files"), Reading(**found.pop("reading"))
-        return SavedSettings(**found | {"classes": tuple(found["classes"]), "reading": reading}), dict(digests)
+        digests = found.pop("files")
+        parts = {"reading": Reading(**found["reading"]), "model": ModelSettings(**found["model"])}
+        return SavedSettings(**found | parts | {"classes": tuple(found["classes"])}), dict(digests)
     except Exception as error:  # whatever a damaged file makes of these lines
         raise InputError(
             f"The trained folder {folder} cannot be read: {TRAINED_MARKER} is damaged or of another version "
@@ -137,17 +143,21 @@ def load_trained(folder: str | Path) -> tuple[PreferenceModel, SavedSettings]:
     """
     folder = Path(folder)
     settings = _check_files(folder)
-    encoder = load_encoder(folder)
-    style, n_classes = settings.reading.style, len(settings.classes)
-    head = make_head(style, encoder.config.hidden_size, n_classes, 0.0, settings.side_bias)
+    reading = settings.reading
+    model = PreferenceModel(
+        load_encoder(folder), Architecture(reading.style, len(settings.classes), settings.model, reading.features)
+    )
     try:
-        head.load_state_dict(load_file(folder / HEAD))
+        weights = load_file(folder / HEAD)
+        if wrong := set(weights) ^ set(_own_weights(model)):
+            raise ValueError(f"{sorted(wrong)[0]} is missing or not expected")
+        model.load_state_dict(weights, strict=False)
     except Exception as error:  # safetensors and torch raise many kinds
         raise InputError(
             f"The head of the trained folder {folder} cannot be read ({type(error).__name__}: {error}); "
             "attach the complete output of a finished run."
         ) from error
-    return PreferenceModel(encoder, head, settings.pooling).eval(), settings
+    return model.eval(), settings
 
 
 def _check_files(folder: Path) -> SavedSettings:

@@ -14,10 +14,15 @@ from datasets import Dataset
 from src_py.config import Settings, check_choice, setting
 from src_py.kaggle.files import writing
 from src_py.kaggle.identity import module_digest
+from src_py.kaggle.session import to_device
 from src_py.pairs.contest import TEXT_COLUMNS
+from src_py.pairs.counts import count_answers
 from src_py.pairs.tokenizer import newline_id, single_token_id
 
 STYLES = ("pairwise", "joint")
+FEATURES = ("off", "on", "alone")
+FEWEST_PAIRS = 10  # of a chatbot, whose name is otherwise not to be guessed
+UNKNOWN = -100  # as in `torch.nn.functional.cross_entropy`: no target
 CUTS = ("parts", "right")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -32,12 +37,15 @@ class Reading(Settings):
         max_length: tokens in one sequence, special tokens included.
         prompt_share: share of the budget that is the prompt's; the answers have the rest.
         head_share: share of a cut turn that is taken from its beginning.
+        features: counts of length and format (`count_answers`) go to the model beside the text ("on") or in place of it
+            ("alone"), or not at all ("off").
     """
 
     style: str = setting("pairwise", choices=STYLES)
     max_length: int = setting(512, least=16, most=16384)
     prompt_share: float = setting(0.3, above=0, below=1)
     head_share: float = setting(0.6, least=0, most=1)
+    features: str = setting("off", choices=FEATURES)
 
 
 def encode_pairs(
@@ -49,19 +57,20 @@ def encode_pairs(
     keeps its last turn first, and of a turn its head and its tail.
 
     Args:
-        table: from `load_pairs`.
+        table: from `load_pairs`. It may also have a teacher's probabilities (`soft`, a list a row, and `soft_weight`)
+            and the names of the chatbots (`model_a`, `model_b`).
         cache_dir: where finished encodings are kept, keyed by text, tokenizer and settings.
         cut: "parts", or "right" for what the posted notebook did: the end of the sequence goes, and answer B with it.
 
     Returns:
         A `datasets.Dataset` in the table's order: `sequences` (1 or 2 lists of token ids), `length` (tokens of
-        the longest), `labels` (if the table has them), and `<part>_tokens`, `<part>_kept` for each part.
+        the longest), and `<part>_tokens`, `<part>_kept` for each part; `labels`, `soft_labels`, `soft_weight`, if the
+        table has them; `names`, two numbers a row, if it has them, `UNKNOWN` for chatbots of few pairs; `features`, if
+        they are wanted: the numbers of A, of B, and the shared ones.
     """
     check_choice("cut", cut, CUTS)
     cutter = _Cutter(tokenizer, reading, cut)
-    columns = {column: table[column].tolist() for column in TEXT_COLUMNS}
-    if "label" in table:
-        columns["labels"] = table["label"].tolist()
+    columns = {column: table[column].tolist() for column in TEXT_COLUMNS} | _targets(table)
     key = _encoding_key(columns, tokenizer, [*asdict(reading).values(), cut, module_digest(__name__)])
     cache = None if cache_dir is None else Path(cache_dir) / f"pairs-{key}.arrow"
 
@@ -89,6 +98,19 @@ def encode_pairs(
             if getattr(error, "errno", None) is not None:
                 raise
             return _encode_again(cache, encode, error)
+
+
+def _targets(table: pd.DataFrame) -> dict[str, list]:
+    """What the model may learn from, by the name of its column in the dataset."""
+    names = {"label": "labels", "soft": "soft_labels", "soft_weight": "soft_weight"}
+    columns = {new: table[old].tolist() for old, new in names.items() if old in table}
+    if {"model_a", "model_b"} <= set(table):
+        both = table[["model_a", "model_b"]]
+        counts = both.stack().value_counts()
+        known = sorted(name for name in counts.index[counts >= FEWEST_PAIRS] if name)
+        numbers = {name: number for number, name in enumerate(known)}
+        columns["names"] = both.map(lambda name: numbers.get(name, UNKNOWN)).to_numpy().tolist()
+    return columns
 
 
 def _encode_again(cache: Path | None, encode, error: Exception) -> Dataset:
@@ -148,6 +170,7 @@ class _Cutter:
 
     def __init__(self, tokenizer, reading: Reading, cut: str):
         self.tokenizer, self.style, self.head_share, self.cut = tokenizer, reading.style, reading.head_share, cut
+        self.features = reading.features != "off"
         answers = 2 if reading.style == "joint" else 1
         self.budget = reading.max_length - answers - 2  # [CLS], and a [SEP] after each part
         self.shares = [reading.prompt_share] + [(1 - reading.prompt_share) / answers] * answers
@@ -163,6 +186,9 @@ class _Cutter:
         for i, part in enumerate(TEXT_COLUMNS):
             out[f"{part}_tokens"] = [_joined_length(turns) for turns in parts[i]]
             out[f"{part}_kept"] = [row[1][i] for row in rows]
+        if self.features:
+            counted = count_answers(pd.DataFrame({column: batch[column] for column in TEXT_COLUMNS}))
+            out["features"] = np.hstack([counted.a, counted.b, counted.shared]).tolist()
         return out
 
     def _tokenise(self, rows: list[list[str]]) -> list[list[list[int]]]:
@@ -220,10 +246,14 @@ def round_up(tokens: int) -> int:
     return -(-tokens // 8) * 8
 
 
+INPUTS = ("input_ids", "attention_mask", "features")
+BESIDE = ("features", "labels", "soft_labels", "soft_weight", "names")  # columns that a batch has if its rows do
+
+
 class PairCollator:
     """Pads the sequences of a batch to its longest, rounded up: input_ids and attention_mask (rows, sequences, tokens).
 
-    Their `lengths` stay lists: a GPU would have to be waited for to read them.
+    Their `lengths` stay lists: a GPU would have to be waited for to read them. The columns `BESIDE` become tensors.
     """
 
     def __init__(self, pad_token_id: int):
@@ -240,6 +270,12 @@ class PairCollator:
                 attention_mask[i, j, : len(ids)] = 1
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
         batch["lengths"] = [[len(ids) for ids in row["sequences"]] for row in rows]
-        if "labels" in rows[0]:
-            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        for name in BESIDE:
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
         return batch
+
+
+def model_inputs(batch: dict, device: str | torch.device) -> dict:
+    """What the model needs of a batch to predict, on `device`: no targets."""
+    return {name: to_device(batch[name], device) for name in INPUTS if name in batch} | {"lengths": batch["lengths"]}

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from src_py.errors import InputError
 from src_py.kaggle.files import require_space
 from src_py.kaggle.session import free_memory, to_device
 from src_py.pairs.encode import round_up
+from src_py.training.checkpoints import checkpoint_bytes
+from src_py.training.ema import AveragingTrainer
 
 ONE_PAIR_TOO_MANY = "The GPU's memory does not hold one pair: lower CFG.max_length or raise CFG.freeze_layers."
 POOL = 50  # optimizer steps whose pairs are sorted together: enough that neighbours are equally long
@@ -80,7 +82,7 @@ class TokenBudget:
         return {"parts": [self.collate(part) for part in parts], "weights": weights}
 
 
-class BudgetTrainer(Trainer):
+class BudgetTrainer(AveragingTrainer):
     """A Trainer whose batch is a whole optimizer step, run part by part, on one process or several.
 
     The parts' losses are weighted by their pairs, so that loss and gradient are the mean over the pairs of the step,
@@ -89,6 +91,7 @@ class BudgetTrainer(Trainer):
     Args:
         micro_batch: pairs in a forward pass when they are as long as the longest; of shorter ones as many more.
         most: pairs in a forward pass at most, of whatever length.
+        ema: as in `AveragingTrainer`.
     """
 
     def __init__(self, *args, micro_batch: int, most: int | None = None, **kwargs):
@@ -168,8 +171,7 @@ class BudgetTrainer(Trainer):
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Raises InputError when the disk is full or the folder cannot be written."""
-        parameters = list(self.model.parameters())
-        needed = sum(4 * p.numel() for p in parameters) + sum(8 * p.numel() for p in parameters if p.requires_grad)
+        needed = checkpoint_bytes(self.model, self.ema > 0)
         require_space(self.args.output_dir, needed, "The next checkpoint")
         try:
             super()._save_checkpoint(*args, **kwargs)

@@ -9,28 +9,41 @@ from safetensors import SafetensorError, safe_open
 
 STATE, WEIGHTS = "trainer_state.json", "model.safetensors"
 NEEDED = (STATE, WEIGHTS, "optimizer.pt", "scheduler.pt")
+# Of a training with averaged weights, which are those in `WEIGHTS`: the trained weights as the optimizer left them.
+UNAVERAGED = "unaveraged.safetensors"
 
 
-def disk_needed(model, folds: int, half: bool) -> float:
+def checkpoint_bytes(model, averaged: bool = False) -> int:
+    """Size of a checkpoint: all weights, two Adam states for each that is trained, and those once more if averaged."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return 4 * (sum(p.numel() for p in model.parameters()) + (3 if averaged else 2) * trained)
+
+
+def disk_needed(model, folds: int, half: bool, averaged: bool = False) -> float:
     """Bytes that training `folds` folds one after another takes at its peak.
 
-    Three checkpoints of one fold (the best, the last, and the next one while it is written) with their weights and two
-    Adam states a trained weight, and the saved folders of all folds.
+    Three checkpoints of one fold (the best, the last, and the next one while it is written), and the saved folders of
+    all folds.
+
+    Args:
+        averaged: whether the training averages its weights (`TrainingSettings.ema`).
     """
     weights = sum(4 * p.numel() for p in model.parameters())
-    trained = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
-    return 3 * (weights + 2 * trained) + folds * weights / (2 if half else 1)
+    return 3 * checkpoint_bytes(model, averaged) + folds * weights / (2 if half else 1)
 
 
-def last_good_checkpoint(folder: str | Path) -> Path | None:
+def last_good_checkpoint(folder: str | Path, averaged: bool = False) -> Path | None:
     """The newest whole checkpoint in a Trainer's output folder; damaged ones are removed, with a message.
 
     A checkpoint is whole when the Trainer's state, which it writes last, is there, every archive passes its checksums,
     the weights are as long as their header says, and the same holds for the weights of the best checkpoint so far.
+
+    Args:
+        averaged: as in `disk_needed`; a checkpoint without `UNAVERAGED` is then not whole.
     """
     found = sorted(Path(folder).glob("checkpoint-*"), key=_step, reverse=True)
     for checkpoint in found:
-        problem = _problem(checkpoint)
+        problem = _problem(checkpoint, (*NEEDED, UNAVERAGED) if averaged else NEEDED)
         if problem is None:
             return checkpoint
         print(f"{checkpoint.name} is not used: {problem}.", flush=True)
@@ -38,8 +51,8 @@ def last_good_checkpoint(folder: str | Path) -> Path | None:
     return None
 
 
-def _problem(checkpoint: Path) -> str | None:
-    missing = [name for name in NEEDED if not (checkpoint / name).is_file()]
+def _problem(checkpoint: Path, needed: tuple[str, ...]) -> str | None:
+    missing = [name for name in needed if not (checkpoint / name).is_file()]
     if missing:
         return f"it was interrupted before {missing[0]} was written"
     try:
@@ -51,8 +64,9 @@ def _problem(checkpoint: Path) -> str | None:
                 return f"the best weights so far, {best.name}, are damaged"
     except (ValueError, KeyError, TypeError):
         return f"{STATE} is damaged"
-    if not _reads(checkpoint / WEIGHTS):
-        return f"{WEIGHTS} is damaged"
+    for name in (WEIGHTS, UNAVERAGED):
+        if name in needed and not _reads(checkpoint / name):
+            return f"{name} is damaged"
     for archive in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not _passes(archive):
             return f"{archive.name} is damaged"

@@ -14,7 +14,7 @@ from src_py.kaggle.session import all_devices, visible_gpus
 from src_py.model.pace import machine_line, sequence_lengths, works
 from src_py.model.predict import prediction_parts
 from src_py.pairs.encode import Reading
-from src_py.training.checkpoints import disk_needed
+from src_py.training.checkpoints import checkpoint_bytes, disk_needed
 from src_py.training.measure import Measured, measure
 from src_py.training.work import TrainingWork, steps_done, training_work
 
@@ -184,17 +184,20 @@ def forecast_run(
     processes = plan.processes or max(1, len(visible_gpus()))
     output, half = trainer.args.output_dir, trainer.job["settings"]["save_fp16"]
     whole = training_work(trainer, lengths, eval_lengths, processes)
-    done = steps_done(output)
+    averaged = trainer.ema > 0
+    done = steps_done(output, averaged)
     resumed = training_work(trainer, lengths, eval_lengths, processes, done) if done else whole
     work = [resumed] + [whole] * (plan.folds - 1)
     on_card = trainer.args.device.type == "cuda"
     sharing = 1 if on_card else processes  # processes on a CPU share its cores
-    checkpoint = disk_needed(trainer.model, 0, half) / 3
-    saved = disk_needed(trainer.model, plan.folds, half) - 3 * checkpoint
+    checkpoint = checkpoint_bytes(trainer.model, averaged)
+    disk = disk_needed(trainer.model, plan.folds, half, averaged)
+    saved = disk - 3 * checkpoint
     written = sum(fold.evaluations for fold in work) * checkpoint + saved
     # Gradients lie a second time in the buckets of DistributedDataParallel.
     trained = sum(4 * p.numel() for p in trainer.model.parameters() if p.requires_grad)
     buckets = trained if processes > 1 else 0
+    averages = trained if averaged else 0
     every = np.concatenate([lengths, eval_lengths])
     test, hidden = (plan.models * _prediction_like(every, rows, measured) for rows in (plan.test_rows, HIDDEN_ROWS))
     return Forecast(
@@ -205,9 +208,9 @@ def forecast_run(
         test=test,
         hidden=hidden,
         seconds=clock.limit - clock.begun,
-        peak=measured.peak + buckets,
+        peak=measured.peak + buckets + averages,
         card=CARD_SHARE * torch.cuda.get_device_properties(trainer.args.device).total_memory if on_card else math.nan,
-        disk=disk_needed(trainer.model, plan.folds, half),
+        disk=disk,
         room=min(LIMIT, free_bytes(output)),
         steps=sum(fold.steps for fold in work),
         evaluations=sum(fold.evaluations for fold in work),

@@ -28,7 +28,7 @@ from src_py.model.pace import (
     works,
 )
 from src_py.model.predict import prediction_parts
-from src_py.pairs.encode import Reading, encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs, model_inputs
 from src_py.training.batches import ONE_PAIR_TOO_MANY
 from src_py.training.work import step_parts
 
@@ -119,7 +119,7 @@ class _Look:
     def predict(self, batch: dict) -> None:
         self.model.eval()
         with torch.no_grad(), self.trainer.accelerator.autocast():
-            self.model(batch["input_ids"], batch["attention_mask"], lengths=batch["lengths"])
+            self.model(**model_inputs(batch, self.device))
 
     def step_and_peak(self, lengths: np.ndarray, budget: float) -> tuple[float, float, int]:
         """Seconds of an optimizer step; bytes at the peak; pairs that fit into one part."""

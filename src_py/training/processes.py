@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from transformers import TrainerState
 import src_py
 from src_py.errors import InputError
 from src_py.kaggle.session import allocator_variables, free_memory, visible_gpus
-from src_py.model.preference import model_settings
+from src_py.model.preference import architecture_of
 from src_py.training.batches import ONE_PAIR_TOO_MANY
 from src_py.training.run import run_training
 from src_py.training.worker import JOB, MODEL, RESULT, STATE, STOPPED, TRAIN, VALID, die_with_parent
@@ -71,7 +72,7 @@ def write_job(trainer, folder: Path, run: dict) -> None:
     trainer.eval_dataset.save_to_disk(str(folder / VALID))
     job = {
         "trainer": trainer.job,
-        "model": model_settings(model),
+        "model": asdict(architecture_of(model)),
         "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "most": trainer.most,
         "run": run,

@@ -87,7 +87,7 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
         trainer.add_callback(limit)
     if args.world_size > 1:
         trainer.add_callback(_Together())  # the last one: it sees what all others decided
-    found = last_good_checkpoint(args.output_dir) if args.process_index == 0 else None
+    found = last_good_checkpoint(args.output_dir, trainer.ema > 0) if args.process_index == 0 else None
     shared = [str(found) if found else None]
     if args.world_size > 1:
         distributed.broadcast_object_list(shared)

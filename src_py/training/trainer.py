@@ -14,24 +14,26 @@ from transformers.trainer_callback import PrinterCallback
 from src_py.config import Settings, setting
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.model.encoder import encoder_embeddings, encoder_layers, reference_lr
+from src_py.model.lora import lora_of
 from src_py.model.preference import PreferenceModel
 from src_py.pairs.encode import PairCollator
 from src_py.training.batches import BudgetTrainer
 
 HEAD_FACTOR = 10  # the head starts from nothing, the encoder does not
+SCHEDULES = ("linear", "cosine")
 HANG_SECONDS = 900  # that a process waits for another one; longer than an evaluation on one side can take
 
 
 def parameter_groups(
     model: PreferenceModel, lr: float, head_lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict]:
-    """AdamW groups: the head at `head_lr`, the encoder from `lr` at the top down by `layer_decay` a layer.
+    """AdamW groups: all but the encoder at `head_lr`, the encoder from `lr` at the top down by `layer_decay` a layer.
 
     Biases and LayerNorm weights get no weight decay; frozen parameters are left out.
     """
     layers = encoder_layers(model.encoder)
     depth = {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
-    top = {id(p) for p in model.head.parameters()}
+    inside = {id(p) for p in model.encoder.parameters()}
     inputs = {id(p) for p in encoder_embeddings(model.encoder).parameters()}
     groups: dict[tuple, dict] = {}
     for parameter in model.parameters():
@@ -39,7 +41,7 @@ def parameter_groups(
             continue
         # What is neither head, embedding nor in a layer (DeBERTa's relative positions) serves all layers: top rate.
         level = 0 if id(parameter) in inputs else depth.get(id(parameter), len(layers))
-        rate = head_lr if id(parameter) in top else lr * layer_decay ** (len(layers) - level)
+        rate = head_lr if id(parameter) not in inside else lr * layer_decay ** (len(layers) - level)
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})["params"].append(parameter)
     return list(groups.values())
@@ -52,12 +54,16 @@ class TrainingSettings(Settings):
     Args:
         epochs: passes over the training rows.
         lr: peak learning rate of the encoder's top layer; 0 takes `reference_lr`.
-        head_lr: peak learning rate of the head; 0 takes `HEAD_FACTOR` times `lr`.
+        head_lr: peak learning rate of the head; 0 takes `HEAD_FACTOR` times `lr`, or `lr` itself where the encoder has
+            adapters (LoRA): they start from nothing too.
         layer_decay: learning rate of a layer against the one above it.
         batch_size: pairs in one optimizer step, in as many forward passes as it takes.
         micro_batch: pairs of the greatest length in one forward pass: what has to fit the memory. Of shorter pairs it
             holds more, at equally many tokens.
         warmup: share of all optimizer steps over which the learning rate rises.
+        schedule: how it falls to zero afterwards, "linear" or "cosine" (half a wave).
+        ema: decay of an exponential moving average of the weights, 0.999 for example, which is then evaluated, stored
+            and returned (`AveragingTrainer`); 0 is off.
         evals_per_epoch: evaluations, each with a checkpoint, of which the best by log loss is loaded at the end;
             with 0 there are none, and the last weights stay.
         save_fp16: store the trained encoder in fp16: half of the space, predictions within 0.001.
@@ -71,6 +77,8 @@ class TrainingSettings(Settings):
     batch_size: int = setting(16, least=1)
     micro_batch: int = setting(8, least=1)
     warmup: float = setting(0.1, least=0, below=1)
+    schedule: str = setting("linear", choices=SCHEDULES)
+    ema: float = setting(0.0, least=0, below=1)
     max_grad_norm: float = setting(1.0, above=0)
     evals_per_epoch: int = setting(4, least=0)
     save_fp16: bool = setting(True)
@@ -108,7 +116,7 @@ def make_trainer(
         "seed": seed,
     }
     lr = settings.lr or reference_lr(model)
-    head_lr = settings.head_lr or HEAD_FACTOR * lr
+    head_lr = settings.head_lr or (lr if lora_of(model.encoder)[0] else HEAD_FACTOR * lr)
     steps_per_epoch = math.ceil(len(train) / settings.batch_size)
     total_steps = max(1, math.ceil(steps_per_epoch * settings.epochs))
     eval_steps = max(1, min(steps_per_epoch // (settings.evals_per_epoch or 1), total_steps))
@@ -121,7 +129,7 @@ def make_trainer(
         per_device_eval_batch_size=4 * settings.micro_batch,
         # A float below 1 is a share of all steps; `warmup_ratio` is gone in transformers 5.15.
         warmup_steps=float(settings.warmup),
-        lr_scheduler_type="linear",
+        lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         fp16=precision == "fp16",
         bf16=precision == "bf16",
@@ -153,6 +161,7 @@ def make_trainer(
     trainer = BudgetTrainer(
         micro_batch=settings.micro_batch,
         most=most,
+        ema=settings.ema,
         model=model,
         args=arguments,
         train_dataset=train,

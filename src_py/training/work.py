@@ -79,7 +79,7 @@ def evaluation_parts(trainer, rows: int) -> list[np.ndarray]:
     return [np.arange(at, min(at + size, rows)) for at in range(0, rows, size)]
 
 
-def steps_done(output_dir: str | Path) -> int:
+def steps_done(output_dir: str | Path, averaged: bool = False) -> int:
     """Optimizer steps of the last good checkpoint in a Trainer's output folder, from which a training resumes."""
-    found = last_good_checkpoint(output_dir)
+    found = last_good_checkpoint(output_dir, averaged)
     return 0 if found is None else int(json.loads((found / STATE).read_text(encoding="utf-8"))["global_step"])

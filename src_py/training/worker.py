@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from src_py.kaggle.session import start_session
-from src_py.model.preference import model_from_settings
+from src_py.model.preference import Architecture, rebuild
 from src_py.training.run import run_training
 from src_py.training.trainer import HANG_SECONDS, TrainingSettings, make_trainer
 
@@ -64,7 +64,7 @@ def join_group() -> None:
 def load_job(folder: Path, job: dict):
     """The Trainer that the notebook had, with this process's device."""
     start_session(job["trainer"]["seed"])
-    model = model_from_settings(folder / MODEL, job["model"])
+    model = rebuild(folder / MODEL, Architecture.from_dict(job["model"]))
     model.load_state_dict(load_file(folder / MODEL / "all.safetensors"))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in job["frozen"])

@@ -17,7 +17,7 @@ from src_py.model.encoder import encoder_embeddings, encoder_layers, fit_embeddi
 from src_py.model.families import FAMILIES, check_max_length, check_precision, family_of, max_tokens
 from src_py.model.find import find_encoder
 from src_py.model.predict import predict_pairs
-from src_py.model.preference import ModelSettings, build_model, model_from_settings, model_settings
+from src_py.model.preference import ModelSettings, architecture_of, build_model, rebuild
 from src_py.model.saved import SavedSettings, find_trained, load_trained, save_trained
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.split import assign_folds
@@ -123,7 +123,7 @@ def test_a_trained_folder_predicts_the_same_and_is_not_taken_for_an_encoder(tmp_
     same = load_tokenizer(tmp_path / "run")
     expected = predict_pairs(model, tokenizer, pairs[:9], READING)
     np.testing.assert_array_equal(expected, predict_pairs(again, same, pairs[:9], READING))
-    rebuilt = model_from_settings(tmp_path / "run", model_settings(model))
+    rebuilt = rebuild(tmp_path / "run", architecture_of(model))
     rebuilt.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(expected, predict_pairs(rebuilt, same, pairs[:9], READING))
     assert find_trained(tmp_path) == [tmp_path / "run"]

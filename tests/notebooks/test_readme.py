@@ -18,7 +18,7 @@ EXECUTED = {"make demo", "make sync", "make check", "make test"}
 
 
 def make(*words, **options):
-    """A target as a user types it: `make test` calls this from inside make, which would announce the folders it enters."""
+    """Quiet about folders: `make test` runs this inside make, which would announce them."""
     words = ["make", "--no-print-directory", *words]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **options)
 

@@ -11,14 +11,14 @@ from src_py.errors import InputError
 from src_py.pairs.load import swap_sides
 from src_py.tabular import word2vec
 from src_py.tabular.groups import GROUP_CLASSES, GROUPS, Counted, FeatureSettings, FoldFeatures
-from src_py.tabular.length import LengthFeatures, length_sides
+from src_py.tabular.length import LengthFeatures
 from src_py.tabular.sides import join, stack
 
 
 def test_lengths_are_what_one_counts_by_hand():
     answer = ["# Title\n\n- one\n- two\n\nAs an AI, I can't say 42.", "See https://a.b!"]
     table = pd.DataFrame({"prompt": [["What is it?"]], "response_a": [answer], "response_b": [[""]]})
-    sides = length_sides(table)
+    sides = LengthFeatures.count(table)
     a = dict(zip(sides.names, np.expm1(sides.a[0])))
     for name, count in {"list items": 2, "headings": 1, "digits": 2, "refusals": 2, "links": 1, "lines": 6}.items():
         assert round(a[f"log {name}"]) == count, name

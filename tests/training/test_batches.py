@@ -6,7 +6,8 @@ import torch
 
 from src_py.errors import InputError
 from src_py.kaggle.session import start_session
-from src_py.model.preference import ModelSettings, build_model, length_groups
+from src_py.model.length_groups import length_groups
+from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs, round_up
 from src_py.training.batches import PooledBatches, TokenBudget
 from src_py.training.trainer import TrainingSettings, make_trainer
