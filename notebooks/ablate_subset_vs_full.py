@@ -15,7 +15,7 @@
 # %% [markdown]
 # ## What you get
 #
-# - `ablation.csv`: one row a trained model, and two pictures: learning curves, and the worth of each repair;
+# - `ablation.csv`: one row a trained model, and pictures: learning curves, and the worth of each repair or lever;
 # - `answer.md`: a few sentences that answer the question from these figures, or say "cannot tell";
 # - `trials/`: every finished trial, stored as it ends. An interrupted notebook resumes, here or with its output attached;
 # - `submission.csv` from the recipe on the most rows that were trained.
@@ -29,8 +29,9 @@
 # ## Configuration
 #
 # This is the only cell you need to edit. `arms` are measured at every size: `posted`, `recipe`, `posted+batch`,
-# `recipe-pairwise-head` and so on; the first and the last are compared. `repairs` are added to `posted` and taken from
-# `recipe`, one by one.
+# `recipe-pairwise-head`, `recipe+lora`, `recipe+epochs=3` and so on; the first and the last are compared. `repairs` are
+# added to `posted` and taken from `recipe`, one by one. `preset = "levers"` asks another question: which additions to
+# the recipe are worth it on these rows?
 
 # %%
 class CFG:
@@ -43,6 +44,10 @@ class CFG:
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts in the scoring run only
     resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
     # Grid
+    preset = "data_or_code"  # or "levers": the recipe, and with each of `levers`, at one size; `arms` to `control` rest
+    levers = []  # such as ["features", "lora", "layer_decay=1.0", "features+ema"]; empty: all that the rows allow
+    lever_rows = 0  # training rows of the levers; 0: all
+    holdout = "auto"  # "topic" or "length": also measure on rows of a kind that is kept out of training; "none"
     arms = ["posted", "recipe"]
     repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen"]
     sizes = []  # training rows; empty: n_sizes, equally far apart on a log axis
@@ -78,7 +83,7 @@ class CFG:
 # ## Setup
 #
 # The configuration is checked before anything is read: misspelt names, wrong types, values out of range and unknown
-# arms stop here. The table explains the names of the repairs.
+# arms stop here. The table explains the names of the repairs, or of the levers.
 
 # %%
 import os
@@ -89,10 +94,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from src_py.ablation import (
-    REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, answer, baselines, choose_sizes, curve_table,
-    describe_budget, find_answered, find_runs, finished_model, list_trials, minutes_left, plan, plan_table,
-    plot_curves, plot_repairs, repair_table, results_table, run_trials, save_figure, submission_arm, time_trials,
-    write_record,
+    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, answer, answer_levers, apply_preset, baselines,
+    choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model, lever_table,
+    list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table,
+    run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import class_table
@@ -101,7 +106,7 @@ from src_py.kaggle import (
     write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
-from src_py.pairs import add_rows, assign_folds, find_contest, load_pairs, nested_order, prompt_key, write_submission
+from src_py.pairs import add_rows, find_contest, load_pairs, prompt_key, write_submission
 
 # %%
 kinds = (Paths, RunSettings, GridSettings, TrialSettings)
@@ -125,7 +130,8 @@ print(
     sep="\n",
 )
 with pd.option_context("display.max_colwidth", None):
-    display(pd.Series(REPAIRS, name="what a repair does").to_frame())
+    says = {name: lever.says for name, lever in LEVERS.items()} if grid.preset == "levers" else REPAIRS
+    display(pd.Series(says, name="what it does").to_frame())
 
 # %% [markdown]
 # ## Data
@@ -145,17 +151,23 @@ clock.mark("Data")
 # ## Validation split
 #
 # The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
-# and stratified by label; each seed draws its own. Extra rows whose prompt is among the validation rows are left out.
+# and stratified by label; each seed draws its own. With `holdout`, whole topics (or the longest answers) are taken out
+# of training first: a second kind of validation rows, which shows what travels to rows unlike the training rows; the
+# leaderboard's may be such. Extra rows whose prompt is among the validation rows are left out.
 # The first row of the table shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
-fold_of = assign_folds(table, cfg.n_folds, cfg.seed)
-train, valid = (table[side].reset_index(drop=True) for side in (fold_of != 0, fold_of == 0))
-valid = valid.iloc[nested_order(valid["label"], cfg.seed)[: cfg.valid_rows]].reset_index(drop=True)
-own_rows = len(train)
-train, marks = add_rows(train, extra, without=table[fold_of == 0])
+kind = apply_preset(grid, 0).holdout
+train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
+own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
+grid = apply_preset(grid, own_rows)
+train, marks = add_rows(train, extra, without=held)
+added = {}
+if grid.preset == "levers" and marks:  # one lever among others, not a longer curve
+    train, added, marks = train[:own_rows], {"extra": train[own_rows:]}, {}
 sizes = choose_sizes(grid, own_rows, marks)
 display(class_table(train["label"], valid["label"], classes))
+print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
 
 # %% [markdown]
@@ -171,7 +183,7 @@ print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}"
 if not finished:
     settings = replace(cfg.part(TrialSettings), precision=precision)
     blocks = (own_rows, *marks.values())[:-1]  # where the rows of the extra files begin
-    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks)
+    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks, unseen, added)
     store = TrialStore(output, problem, find_runs(cfg.input_dir), cfg.resume)
     write_record(output, store.identity, cfg.values(), finished=False)
     for sentence in store.unused():
@@ -181,13 +193,15 @@ if not finished:
 # ## Check before training
 #
 # A short training of each way to read and batch gives the minutes of every trial. The plan runs the most informative
-# trials first: curves of all arms with the first seed, then the control arm, then the repairs, then further seeds. No
+# trials first: curves of all arms with the first seed, then the control arm, the repairs, the levers, then further
+# seeds. No
 # trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control arm: the
 # subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
 
 # %%
 gpus = visible_gpus()
-trials = list_trials(cfg.arms, cfg.repairs, sizes, cfg.seeds, cfg.control)
+levers = choose_levers(problem, grid.levers) if grid.preset == "levers" and not finished else ()
+trials = list_trials(grid.arms, grid.repairs, sizes, grid.seeds, grid.control, levers)
 if not finished:
     done = set(store.outcomes(trials))
     minutes = time_trials(problem, [trial for trial in trials if trial not in done], gpus)
@@ -205,9 +219,9 @@ clock.mark("Check before training")
 # at its best evaluation, which is chosen on one half of the validation prompts and read on the other.
 
 # %%
-arm = submission_arm(cfg.arms)
+arm, failed = submission_arm(grid.arms), {}
 if not finished:
-    run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
+    failed = run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
 clock.mark("Grid")
 
 # %% [markdown]
@@ -220,8 +234,11 @@ outcomes = {} if finished else store.outcomes(trials)
 if outcomes:
     results, curve = results_table(problem, outcomes), curve_table(problem, outcomes)
     lines = {name: losses.mean() for name, losses in baselines(problem).items()}
-    answered = answer(problem, outcomes, results, curve, cfg.arms, trials)
-    figure = plot_curves(curve, results, cfg.arms, lines, answered.laws, marks)
+    if levers:
+        answered = answer_levers(problem, outcomes, results, curve, trials, failed)
+    else:
+        answered = answer(problem, outcomes, results, curve, grid.arms, trials)
+    figure = plot_curves(curve, results, grid.arms, lines, answered.laws, marks)
     write_csv(output / "ablation.csv", results)
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
@@ -243,6 +260,21 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
+
+# %% [markdown]
+# Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
+# seeds, `unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which
+# kind was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more
+# seeds. The grey bars are what a trial costs.
+
+# %%
+if outcomes and levers:
+    worth = lever_table(problem, outcomes)
+    write_csv(output / "levers.csv", worth)
+    lever_figure = plot_levers(worth)
+    if lever_figure:
+        save_figure(lever_figure, output / "levers.png")
+        display(lever_figure, worth.round(4))
 
 # %% [markdown]
 # Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
@@ -279,7 +311,8 @@ display(clock.table())
 # - **Nothing learns, at any size**: run `finetune_deberta`; its doctor names the fault.
 # - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
 #   `seeds`, attach this run's output and run again: finished trials are not repeated.
+# - **What else brings the loss down?** `preset = "levers"`, with `lever_rows` and `seeds` that fit `budget_minutes`.
 # - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
-# - **Your own settings against the recipe**: add an arm such as `recipe-rates` to `arms`.
+# - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.

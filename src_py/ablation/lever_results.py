@@ -29,8 +29,9 @@ def lever_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFram
     for arm, size in dict.fromkeys((trial.arm, trial.rows) for trial in outcomes if not trial.as_rows):
         base = parse_arm(arm).base
         groups = (base, size, 0), (arm, size, 0)
-        found = {kind: compare(problem, outcomes, *groups, unseen=bool(kind)) for kind in kinds}
-        if not has_levers(arm) or any(part is None for part in found.values()):
+        parts = {kind: compare(problem, outcomes, *groups, unseen=bool(kind)) for kind in kinds}
+        found = {kind: part for kind, part in parts.items() if part}
+        if not has_levers(arm) or len(found) < len(kinds):
             continue
         row = {"lever": arm.removeprefix(f"{base}+"), "rows": size, "seeds": found[""].seeds}
         for kind, part in found.items():
