@@ -43,6 +43,7 @@ class CFG:
     # What to do
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts in the scoring run only
     resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
+    rows = 0  # training rows of a debug run, such as 2000; 0: all
     # Grid
     preset = "data_or_code"  # or "levers": the recipe, and with each of `levers`, at one size; `arms` to `control` rest
     levers = []  # such as ["features", "lora", "layer_decay=1.0", "features+ema"]; empty: all that the rows allow
@@ -56,6 +57,9 @@ class CFG:
     seeds = 3  # each draws its own subsets
     control = True  # small subsets for as many steps as the largest
     extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
+    pseudo_files = []  # pairs with class probabilities in place of labels, for the lever "pseudo_labels"
+    soft_labels = ""  # a teacher's probabilities for the training rows, such as oof.csv, for the lever "soft_labels"
+    soft_weight = 0.5  # the teacher's share of the loss, 0 to 1
     budget_minutes = 480.0  # from start to last trial; Kaggle ends code-competition notebooks at 540, sessions at 720
     # Reading and training
     max_length = 512  # tokens in a sequence; twice that where one sequence holds both answers
@@ -94,7 +98,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from src_py.ablation import (
-    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, answer, answer_levers, apply_preset, baselines,
+    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
+    baselines,
     choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model, lever_table,
     list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table,
     run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
@@ -106,14 +111,19 @@ from src_py.kaggle import (
     write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
-from src_py.pairs import add_rows, find_contest, load_pairs, prompt_key, write_submission
+from src_py.pairs import (
+    ExtraRows, audit_extra, check_teacher, debug_line, debug_rows, find_contest, load_extra, load_pairs, load_pseudo,
+    load_soft, prompt_key, soft_labels, submission_name, write_submission,
+)  # fmt: skip
 
 # %%
-kinds = (Paths, RunSettings, GridSettings, TrialSettings)
+kinds = (Paths, RunSettings, GridSettings, TrialSettings, ExtraRows)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 grid, output, clock = cfg.part(GridSettings), Path(cfg.output_dir), Clock(cfg.budget_minutes / 60)
 files = find_contest(cfg.input_dir, cfg.data_dir)
-extra_files = {name: find_extra(cfg.input_dir, name) for name in cfg.extra_files}
+extra_files, pseudo_files = (
+    {name: find_extra(cfg.input_dir, name) for name in names} for names in (cfg.extra_files, cfg.pseudo_files)
+)
 finished = find_answered(cfg.input_dir, cfg.mode, cfg.values())
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
@@ -143,7 +153,12 @@ with pd.option_context("display.max_colwidth", None):
 contest, classes = files.contest, files.contest.classes
 table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-extra = {name: load_pairs(path, contest)[0] for name, path in extra_files.items()}
+all_rows = len(table)
+table, test = debug_rows(table, test, cfg.rows, cfg.seed)
+extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
+if cfg.soft_labels:
+    found = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), table, contest, test["id"])
+    table = soft_labels(table, *found, cfg.soft_weight)
 display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
@@ -153,7 +168,8 @@ clock.mark("Data")
 # The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
 # and stratified by label; each seed draws its own. With `holdout`, whole topics (or the longest answers) are taken out
 # of training first: a second kind of validation rows, which shows what travels to rows unlike the training rows; the
-# leaderboard's may be such. Extra rows whose prompt is among the validation rows are left out.
+# leaderboard's may be such. Extra rows that are copies of the contest's rows, or whose prompt is among the validation
+# rows, are left out; a table shows how many, and how the files differ from the contest.
 # The first row of the table shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
@@ -161,14 +177,18 @@ kind = apply_preset(grid, 0).holdout
 train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
 own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
 grid = apply_preset(grid, own_rows)
-train, marks = add_rows(train, extra, without=held)
-added = {}
-if grid.preset == "levers" and marks:  # one lever among others, not a longer curve
-    train, added, marks = train[:own_rows], {"extra": train[own_rows:]}, {}
+extra, audit = audit_extra(extra, table, held, test, classes)
+train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", cfg.rows, cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
+if extra:
+    display(audit)
+for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_labels else ():
+    print(sentence)
 display(class_table(train["label"], valid["label"], classes))
 print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
+debug = debug_line(cfg.rows, all_rows)
+print(debug)
 
 # %% [markdown]
 # ## Model
@@ -243,6 +263,7 @@ if outcomes:
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
+    print(debug)
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
@@ -260,6 +281,7 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
+        print(debug)
 
 # %% [markdown]
 # Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
@@ -297,7 +319,8 @@ model = finished_model(finished) if finished else arm and store.largest_model(ar
 if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
-    display(write_submission(output / "submission.csv", test["id"], predicted, contest).head())
+    display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
+    print(debug)
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:

@@ -1,5 +1,6 @@
 """The rows to train on, and two kinds of validation rows: like the training rows, and unlike them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 
 from src_py.config import check_choice
 from src_py.errors import InputError
+from src_py.pairs.extra import ExtraFile, add_extra
 from src_py.pairs.load import prompt_key
 from src_py.pairs.split import assign_folds, nested_order
 from src_py.pairs.topics import topic_of
@@ -21,13 +23,13 @@ class Rows(NamedTuple):
     train: rows to take subsets of.
     valid: the rows that every trial predicts.
     unseen: (rows of `valid`,) which of them are of a kind that was held out; None when none was.
-    held: all rows that may not be trained on.
+    held: (all rows,) which may not be trained on.
     """
 
     train: pd.DataFrame
     valid: pd.DataFrame
     unseen: np.ndarray | None
-    held: pd.DataFrame
+    held: np.ndarray
 
 
 def split_rows(table: pd.DataFrame, n_folds: int, valid_rows: int, holdout: str, seed: int) -> Rows:
@@ -46,13 +48,34 @@ def split_rows(table: pd.DataFrame, n_folds: int, valid_rows: int, holdout: str,
     parts = [_some(rest[fold_of == 0], valid_rows, seed)]
     if holdout != "none":
         parts.append(_some(table[apart], valid_rows, seed))
+    held = apart.copy()
+    held[~apart] = fold_of == 0
     unseen = np.repeat([False, True], [len(parts[0]), sum(map(len, parts[1:]))])
     return Rows(
         rest[fold_of != 0].reset_index(drop=True),
         pd.concat(parts, ignore_index=True),
         None if holdout == "none" else unseen,
-        pd.concat([rest[fold_of == 0], table[apart]]),
+        held,
     )
+
+
+def add_files(
+    train: pd.DataFrame, files: Sequence[ExtraFile], without: pd.DataFrame, apart: bool, rows: int = 0, seed: int = 0
+) -> tuple[pd.DataFrame, dict[str, int], dict[str, pd.DataFrame]]:
+    """Add the rows of further files: pseudo-labelled ones for the arms that ask for them, labelled ones also or at the
+    end of the training rows.
+
+    Args:
+        files: from `audit_extra`; without, rows, seed: as in `add_extra`.
+        apart: labelled ones, too, are only for the arms that ask for them.
+
+    Returns:
+        The training rows, for each file at their end its last row (as `add_extra`), and what `Problem.added` takes.
+    """
+    kinds = {"extra": [file for file in files if not file.pseudo], "pseudo": [file for file in files if file.pseudo]}
+    at_end = [] if apart else kinds.pop("extra")
+    added = {need: add_extra(train[:0], some, without, rows, seed)[0] for need, some in kinds.items() if some}
+    return *add_extra(train, at_end, without, rows, seed), added
 
 
 def hold_out(table: pd.DataFrame, holdout: str, seed: int) -> np.ndarray:

@@ -120,7 +120,7 @@ def choose_sizes(grid: GridSettings, own_rows: int, marks: dict[str, int]) -> tu
 
     Args:
         own_rows: training rows without those of extra files.
-        marks: from `add_rows`; the end of each extra file is a size, too.
+        marks: from `add_extra`; the end of each extra file is a size, too.
 
     Raises:
         InputError: a size above the number of training rows.

@@ -135,8 +135,7 @@ def module_digest(name: str) -> str:
 
 
 def rows_digest(rows: pd.DataFrame | np.ndarray | str) -> str:
-    """Digest of a table (columns may hold lists of texts or numbers), an array, or a text such as a dataset's
-    fingerprint."""
+    """Digest of a table (cells may be lists of texts or numbers), an array, or a text such as a fingerprint."""
     digest = hashlib.sha256()
     if isinstance(rows, str):
         digest.update(rows.encode())

@@ -70,8 +70,11 @@ def find_named(root: str | Path, name: str) -> list[Path]:
     return sorted(folder / name for folder, _, names in _walk(root) if name in names)
 
 
-def find_extra(root: str | Path, name: str) -> Path:
-    """A further training file below `root`, by its name; or a path, which is taken as it is.
+def find_extra(root: str | Path, name: str, setting_name: str = "extra_files") -> Path:
+    """A further file below `root`, by its name; or a path, which is taken as it is.
+
+    Args:
+        setting_name: the field of CFG that names it, for the message.
 
     Raises:
         InputError: when there is none, or more than one.
@@ -81,7 +84,7 @@ def find_extra(root: str | Path, name: str) -> Path:
     found = find_named(root, name)
     if len(found) != 1:
         where = f"several files ({', '.join(map(str, found))}) are" if found else "no file is"
-        raise InputError(f"CFG.extra_files: {where} called {name} below {root}; give the whole path, or attach it.")
+        raise InputError(f"CFG.{setting_name}: {where} called {name} below {root}; give the whole path, or attach it.")
     return found[0]
 
 

@@ -25,10 +25,12 @@ class RunSettings(Settings):
     Args:
         mode: "train", "predict" with a finished run that is attached, or "auto": predict if one is attached.
         resume: "auto" uses finished folds and checkpoints of the same run, "never" starts from the beginning.
+        rows: training rows of a debug run, whose results are marked and never predicted with; 0: all rows.
     """
 
     mode: str = setting("auto", choices=MODES)
     resume: str = setting("auto", choices=RESUMES)
+    rows: int = setting(0, least=0)
 
 
 class RunFiles(NamedTuple):
@@ -58,7 +60,8 @@ def find_finished(
 ) -> Path | None:
     """The output folder of the finished run to predict with; None when this run trains.
 
-    What is chosen, and which settings and code are therefore ignored, is printed in one line.
+    What is chosen, and which settings and code are therefore ignored, is printed in one line. A debug run, on a few
+    rows, is never chosen, and that is printed too.
 
     Args:
         root: where inputs are attached.
@@ -72,6 +75,12 @@ def find_finished(
     if mode == "train":
         return None
     records = {folder: _read(folder / f"{recipe}_run.json") for folder in _attached(root, recipe)}
+    debug = {folder: rows for folder, record in records.items() if (rows := _debug_rows(record))}
+    for folder, rows in debug.items():
+        del records[folder]
+        print(
+            f"{folder} is not used: it was a debug run on {rows:,} rows. Attach the output of a run with CFG.rows = 0."
+        )
     usable = [folder for folder, record in records.items() if record.get("finished") and record.get("learned", True)]
     if not usable and (mode == "predict" or is_scoring_run()):
         usable = [folder for folder, record in records.items() if record.get("results") and list(folder.glob(marker))]
@@ -82,9 +91,10 @@ def find_finished(
         )
     if not usable:
         if mode == "predict":
+            only = f" but a debug run ({', '.join(map(str, debug))})" if debug else ""
             raise InputError(
-                f"CFG.mode is 'predict', but no finished run of {recipe} is attached below {root}; attach the output "
-                "of a notebook that ran to its end, or set CFG.mode = 'train'."
+                f"CFG.mode is 'predict', but no finished run of {recipe}{only} is attached below {root}; attach the "
+                "output of a notebook that ran to its end, or set CFG.mode = 'train'."
             )
         for folder, record in records.items():
             if record.get("finished"):
@@ -258,6 +268,12 @@ def _read(path: Path) -> dict:
         and isinstance(used, list)
     )
     return found if valid and all(_is_name(name) for name in (*found["results"], *used)) else {}
+
+
+def _debug_rows(record: dict) -> int:
+    """Rows that a debug run was cut to; 0 for a run on all rows."""
+    rows = record.get("config", {}).get("rows", 0) or record.get("identity", {}).get("settings", {}).get("rows", 0)
+    return rows if isinstance(rows, int) else 0
 
 
 def _is_name(name: object) -> bool:

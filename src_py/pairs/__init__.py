@@ -2,6 +2,18 @@
 
 from src_py.pairs.contest import find_contest, write_submission
 from src_py.pairs.encode import Reading, encode_pairs, truncation_report
+from src_py.pairs.extra import ExtraRows, add_extra, audit_extra, load_extra, training_rows
 from src_py.pairs.load import load_pairs, prompt_key
-from src_py.pairs.split import CrossValidation, Validation, add_rows, assign_folds, log_spaced, nested_order
+from src_py.pairs.soft import check_teacher, load_pseudo, load_soft, soft_labels
+from src_py.pairs.split import (
+    CrossValidation,
+    Validation,
+    assign_folds,
+    debug_line,
+    debug_rows,
+    log_spaced,
+    nested_order,
+    submission_name,
+)
 from src_py.pairs.tokenizer import load_tokenizer
+from src_py.pairs.topics import topic_of

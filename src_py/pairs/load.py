@@ -14,6 +14,7 @@ from src_py.pairs.contest import CONTESTS, TEXT_COLUMNS, Contest
 from src_py.pairs.read import read_cells, read_names
 from src_py.pairs.turns import REPAIRS, TurnReader
 
+CHATBOTS = ("model_a", "model_b")
 UNDECODABLE_SHARE, UNDECODABLE_ROWS = 0.01, 2  # more rows than either: the whole file has another encoding
 _NOT_IN_AN_ID = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
@@ -34,8 +35,9 @@ def load_pairs(
 
     Returns:
         The table, with columns id (str), prompt, response_a, response_b (each a list of turns, str)
-        and, if labelled, label (int64; number of the class in `contest.classes`), whatever the file calls them; and a
-        report with columns `count` and `what was done`.
+        and, if labelled, label (int64; number of the class in `contest.classes`), whatever the file calls them; of a
+        labelled file that has both also model_a and model_b (str, the chatbots' names, "" where one is missing); and
+        a report with columns `count` and `what was done`.
 
     Raises:
         InputError: a file that `read_cells` refuses, an unreadable training cell, a bad label, labels that contradict
@@ -46,42 +48,85 @@ def load_pairs(
     names = read_names(path)
     labellings = _labellings(contest, names) if labelled else []
     label_columns = [column for labelling in labellings for column in labelling.label_columns]
-    cells = read_cells(path, list(dict.fromkeys([contest.id_column, *contest.text_columns, *label_columns])))
-    table = pd.DataFrame({"id": _ids(path, cells.pop(contest.id_column))})
+    chatbots = chatbot_columns(names) if labelled else []
+    cells = read_cells(path, list(dict.fromkeys([contest.id_column, *contest.text_columns, *label_columns, *chatbots])))
+    table = pd.DataFrame({"id": read_ids(path, cells.pop(contest.id_column))})
+    reader = read_texts(path, contest, names, cells, table, labelled)
+    if labelled:
+        table["label"] = _labels(path, contest, cells, table["id"])
+        for other in labellings[1:]:
+            check_agreement(path, contest, other, cells, table)
+    for column in chatbots:
+        table[column] = chatbot_names(cells[column])
+    strangers = None if sample is None else _compare_ids(path, table["id"], Path(sample), contest)
+    return table, _report(table, reader, strangers)
+
+
+def folded_words(turns: list[str]) -> list[str]:
+    """The words of a text, case folded: two texts with equal words are the same up to case and white space."""
+    return "\n".join(turns).casefold().split()
+
+
+def prompt_key(table: pd.DataFrame) -> pd.Series:
+    """One text a row that is equal for equal prompts (case and white space folded)."""
+    return table["prompt"].map(lambda turns: " ".join(folded_words(turns)))
+
+
+def swap_sides(table: pd.DataFrame) -> pd.DataFrame:
+    """The same pairs with A and B exchanged, labels, soft labels and chatbots' names included: class 0 becomes 1 and 1
+    becomes 0, others stay."""
+    swapped = table.assign(response_a=table["response_b"], response_b=table["response_a"])
+    if "label" in table:
+        swapped["label"] = table["label"].where(table["label"] > 1, 1 - table["label"])
+    if "soft" in table:
+        swapped["soft"] = table["soft"].map(lambda soft: [soft[1], soft[0], *soft[2:]])
+    if "model_a" in table:
+        swapped = swapped.assign(model_a=table["model_b"], model_b=table["model_a"])
+    return swapped
+
+
+def read_texts(
+    path: Path, contest: Contest, names: list[str], cells: dict[str, list[Any]], table: pd.DataFrame, strict: bool
+) -> TurnReader:
+    """Add the columns prompt, response_a and response_b to `table`, and take them out of `cells`.
+
+    Args:
+        names: all columns of the file.
+        table: with the column id.
+        strict: a cell that cannot be read is an error; else it is repaired and counted.
+
+    Returns:
+        The reader, with its counts of repairs.
+
+    Raises:
+        InputError: as `load_pairs`, about texts.
+    """
     reader = TurnReader()
     for canonical, column in zip(TEXT_COLUMNS, contest.text_columns):
         raw = cells.pop(column)
         turns, bad = reader.read(raw)
-        if labelled and bad is not None:
+        if strict and bad is not None:
             raise InputError(
                 f"{path}: column {column}, row {bad + 1} (id {table['id'][bad]}) is not a JSON list of texts: "
                 f"{str(raw[bad])[:60]!r}; mend or remove that row."
             )
-        if labelled:
+        if strict:
             _refuse_swallowed_rows(path, contest, names, column, raw, table["id"])
         if canonical != "prompt":
             reader.counts["empty answer"] += sum(not "".join(turn).strip() for turn in turns)
         table[canonical] = pd.Series(turns, dtype=object)
     _check_encoding(path, reader.undecodable, len(table))
-    if labelled:
-        table["label"] = _labels(path, contest, cells, table["id"])
-        for other in labellings[1:]:
-            _check_agreement(path, contest, other, cells, table)
-    strangers = None if sample is None else _compare_ids(path, table["id"], Path(sample), contest)
-    return table, _report(table, reader, strangers)
+    return reader
 
 
-def prompt_key(table: pd.DataFrame) -> pd.Series:
-    """One text a row that is equal for equal prompts (case and white space folded)."""
-    return table["prompt"].map(lambda turns: " ".join("\n".join(turns).casefold().split()))
+def chatbot_columns(names: list[str]) -> list[str]:
+    """The columns of the chatbots' names, if a file has both."""
+    return list(CHATBOTS) if set(CHATBOTS) <= set(names) else []
 
 
-def swap_sides(table: pd.DataFrame) -> pd.DataFrame:
-    """The same pairs with A and B exchanged, labels included: class 0 becomes 1 and 1 becomes 0, others stay."""
-    swapped = table.assign(response_a=table["response_b"], response_b=table["response_a"])
-    if "label" in table:
-        swapped["label"] = table["label"].where(table["label"] > 1, 1 - table["label"])
-    return swapped
+def chatbot_names(cells: list[Any]) -> list[str]:
+    """Chatbots' names as texts, "" where one is missing."""
+    return ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
 
 
 def _labellings(contest: Contest, names: list[str]) -> list[Contest]:
@@ -94,7 +139,8 @@ def _labellings(contest: Contest, names: list[str]) -> list[Contest]:
     return [contest, *others]
 
 
-def _ids(path: Path, values: list[Any]) -> list[str]:
+def read_ids(path: Path, values: list[Any]) -> list[str]:
+    """Ids as texts; raises `InputError` for one that is missing, repeated or not a plain text."""
     ids = [_id(path, value, row) for row, value in enumerate(values, 1)]
     repeated = pd.Series(ids, dtype=object).duplicated()
     if repeated.any():
@@ -158,10 +204,13 @@ def _labels(path: Path, contest: Contest, cells: dict[str, list[Any]], ids: pd.S
     return labels
 
 
-def _check_agreement(
+def check_agreement(
     path: Path, contest: Contest, other: Contest, cells: dict[str, list[Any]], table: pd.DataFrame
 ) -> None:
-    """A label that the other columns cannot express (a tie) may stand there as anything but one of its classes."""
+    """Raise `InputError` where `other`'s label columns contradict the labels of `table`.
+
+    A label that the other columns cannot express (a tie) may stand there as anything but one of its classes.
+    """
     columns = {column: cells[column] for column in other.label_columns}
     said, label = other.read_labels(columns), table["label"].to_numpy()
     blank = np.array([all(cell is None or cell != cell for cell in row) for row in zip(*columns.values())])
@@ -180,7 +229,7 @@ def _check_agreement(
 
 def _compare_ids(path: Path, ids: pd.Series, sample: Path, contest: Contest) -> int:
     """Number of ids that `sample` does not have."""
-    wanted = [str(value) for value in _ids(sample, read_cells(sample, [contest.id_column])[contest.id_column])]
+    wanted = [str(value) for value in read_ids(sample, read_cells(sample, [contest.id_column])[contest.id_column])]
     here = set(ids)
     missing = [value for value in wanted if value not in here]
     strangers = len(here.difference(wanted))

@@ -1,4 +1,4 @@
-"""Which rows to train on: folds that keep a prompt on one side, and nested subsets."""
+"""Which rows to train on: folds that keep a prompt, a topic or a length on one side, and nested subsets."""
 
 import itertools
 import warnings
@@ -8,17 +8,25 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from src_py.config import Settings, setting
+from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
 from src_py.pairs.load import prompt_key
+from src_py.pairs.topics import topic_count, topic_of
+
+SPLITS = ("prompt", "topic", "length")
 
 
 @dataclass(frozen=True)
 class CrossValidation(Settings):
-    """How rows are held out: each of `n_folds` is the validation fold in turn; `temperature` calibrates on them."""
+    """How rows are held out: each of `n_folds` is the validation fold in turn; `temperature` calibrates on them.
+
+    `split` is what a fold holds out: "prompt" random prompts, "topic" whole clusters of similar prompts, "length" a
+    range of answer lengths. The last two ask what the model does with rows unlike those it has learned from.
+    """
 
     n_folds: int = setting(5, least=2, most=100)
     temperature: bool = setting(True)
+    split: str = setting("prompt", choices=SPLITS)
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,19 @@ class Validation(CrossValidation):
             raise InputError(f"CFG.folds is {list(self.folds)}; use some of 0 to {self.n_folds - 1}, each once.")
 
 
-def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
-    """Fold number of every row, int64 of shape (rows,): grouped by prompt, stratified by label.
+def assign_folds(table: pd.DataFrame, n_folds: int, seed: int, split: str = "prompt") -> np.ndarray:
+    """Fold number of every row, int64 of shape (rows,). Rows with equal prompts share a fold, whatever the split.
+
+    Args:
+        split: "prompt": prompts at random, stratified by label. "topic": whole clusters from `topic_of`, stratified as
+            far as they allow. "length": ranges of the mean length of a prompt's answers, in characters, with equally
+            many rows; fold 0 has the shortest answers.
 
     Raises:
-        InputError: fewer than two classes, fewer distinct prompts than folds, or no class with a row for every fold.
+        InputError: fewer than two classes, fewer distinct prompts (or topics) than folds, or no class with a row for
+            every fold.
     """
+    check_choice("split", split, SPLITS)
     groups = pd.factorize(prompt_key(table))[0]
     if table["label"].nunique() < 2:
         raise InputError(
@@ -62,7 +77,26 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
         )
     for label, size in sizes[sizes < n_folds].items():
         print(f"Class {label} has {size} rows, fewer than CFG.n_folds = {n_folds}: some folds are without it.")
+    if split == "length":
+        return _length_folds(table, groups, n_folds)
+    if split == "topic":
+        topics = topic_count(groups.max() + 1)
+        if topics < n_folds:
+            raise InputError(
+                f"CFG.n_folds is {n_folds}, but {groups.max() + 1} distinct prompts make only {topics} topics; use "
+                "fewer folds, or CFG.split = 'prompt'."
+            )
+        groups = topic_of(table, seed, topics)
     return grouped_folds(table["label"].to_numpy(), groups, n_folds, seed)
+
+
+def _length_folds(table: pd.DataFrame, groups: np.ndarray, n_folds: int) -> np.ndarray:
+    lengths = sum(table[side].map(lambda turns: sum(map(len, turns))) for side in ("response_a", "response_b"))
+    prompts = pd.DataFrame({"prompt": groups, "length": lengths}).groupby("prompt")["length"].agg(["mean", "size"])
+    prompts = prompts.sort_values("mean", kind="stable")
+    middle = prompts["size"].cumsum() - prompts["size"] / 2  # the row in the middle of each prompt's rows
+    fold_of_prompt = (middle * n_folds / len(table)).astype(np.int64)
+    return fold_of_prompt.loc[groups].to_numpy()
 
 
 def grouped_folds(labels: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
@@ -112,19 +146,29 @@ def log_spaced(rows: int, smallest_share: float, count: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(size)) for size in np.geomspace(rows * smallest_share, rows, count)}))
 
 
-def add_rows(
-    train: pd.DataFrame, extra: dict[str, pd.DataFrame], without: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Append further training tables in order, without the prompts of the validation rows.
+def debug_rows(train: pd.DataFrame, test: pd.DataFrame, rows: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of a debug run: `rows` training rows, stratified by label and in their order (0: all), and all test
+    rows, because each must be answered."""
+    if rows:
+        train = train.iloc[np.sort(nested_order(train["label"], seed)[:rows])].reset_index(drop=True)
+    return train, test
 
-    Returns:
-        The longer table, and for each name the number of rows up to its end. How many were left out is printed.
+
+def submission_name(rows: int) -> str:
+    """How the submission of a run is called; that of a debug run has a name that Kaggle does not take."""
+    return "debug_submission.csv" if rows else "submission.csv"
+
+
+def debug_line(rows: int, total: int) -> str:
+    """What a debug run says beside each of its scores; "" for a run on all rows.
+
+    Args:
+        rows: CFG.rows.
+        total: training rows that the contest has.
     """
-    held, ends = set(prompt_key(without)), {}
-    for name, table in extra.items():
-        kept = table[~prompt_key(table).isin(held)]
-        train = pd.concat([train, kept], ignore_index=True)
-        ends[name] = len(train)
-        left_out = len(table) - len(kept)
-        print(f"{name}: {len(kept):,} rows added, {left_out:,} left out, whose prompt is among the validation rows")
-    return train, ends
+    if not rows:
+        return ""
+    return (
+        f"DEBUG RUN on {min(rows, total):,} of {total:,} training rows: do not submit or compare its scores. "
+        "Set CFG.rows = 0 for a real run."
+    )
