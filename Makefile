@@ -3,9 +3,9 @@
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(eval _given += $(name))))
 # USER is also a shell's variable: only the one given to make counts.
 ARG_USER := $(if $(filter USER,$(_given)),$(value USER))
-$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS,$(eval ARG_$(name) := $$(value $(name))))
+$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS WORKERS,$(eval ARG_$(name) := $$(value $(name))))
 $(foreach name,$(_given),$(eval override $(name) := $$(value $(name))))
-export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS
+export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS ARG_WORKERS
 
 PYTHON ?= python3
 # IMAGE=kaggle or IMAGE=june: the same in an environment with the package versions of Kaggle's images.
@@ -24,7 +24,7 @@ override OFFLINE := $(PY) -m tools.offline $(PY) -m
 override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench gpu trace demo test test-slow test-long test-all rehearse sync check pull run weights push pull-kaggle audit lint clean
+.PHONY: help bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push pull-kaggle audit lint clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ gpu: $(READY) ## everything that only an NVIDIA card can show, in ten minutes: m
 
 trace: $(READY) ## what a GPU would have to do, counted without one: make trace [QUICK=1] [TOP=operations] [BENCH_OUT=folder]
 	$(OFFLINE) benchmarks.trace $${ARG_QUICK:+"--quick=$$ARG_QUICK"} $${ARG_TOP:+"--top=$$ARG_TOP"} $${ARG_BENCH_OUT:+"--out=$$ARG_BENCH_OUT"}
+
+levers: $(READY) ## what each lever of the recipe is worth: make levers DATA=folder MODEL=folder [CFG='...'] [WORKERS=2] [BENCH_OUT=folder]
+	$(OFFLINE) benchmarks.levers "--data=$$ARG_DATA" "--model=$$ARG_MODEL" "--cfg=$$ARG_CFG" $${ARG_WORKERS:+"--workers=$$ARG_WORKERS"} $${ARG_BENCH_OUT:+"--out=$$ARG_BENCH_OUT"}
 
 weights: $(READY) ## a folder ready to attach, without a pickle: make weights MODEL=folder OUT=folder [DTYPE=float16]
 	$(OFFLINE) tools.weights $${ARG_DTYPE:+"--dtype=$$ARG_DTYPE"} -- "$$ARG_MODEL" "$$ARG_OUT"

@@ -15,7 +15,7 @@
 # %% [markdown]
 # ## What you get
 #
-# - `ablation.csv`: one row a trained model, and two pictures: learning curves, and the worth of each repair;
+# - `ablation.csv`: one row a trained model, and pictures: learning curves, and the worth of each repair or lever;
 # - `answer.md`: a few sentences that answer the question from these figures, or say "cannot tell";
 # - `trials/`: every finished trial, stored as it ends. An interrupted notebook resumes, here or with its output attached;
 # - `submission.csv` from the recipe on the most rows that were trained.
@@ -29,8 +29,9 @@
 # ## Configuration
 #
 # This is the only cell you need to edit. `arms` are measured at every size: `posted`, `recipe`, `posted+batch`,
-# `recipe-pairwise-head` and so on; the first and the last are compared. `repairs` are added to `posted` and taken from
-# `recipe`, one by one.
+# `recipe-pairwise-head`, `recipe+lora`, `recipe+epochs=3` and so on; the first and the last are compared. `repairs` are
+# added to `posted` and taken from `recipe`, one by one. `preset = "levers"` asks another question: which additions to
+# the recipe are worth it on these rows?
 
 # %%
 class CFG:
@@ -44,6 +45,10 @@ class CFG:
     resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
     rows = 0  # training rows of a debug run, such as 2000; 0: all
     # Grid
+    preset = "data_or_code"  # or "levers": the recipe, and with each of `levers`, at one size; `arms` to `control` rest
+    levers = []  # such as ["features", "lora", "layer_decay=1.0", "features+ema"]; empty: all that the rows allow
+    lever_rows = 0  # training rows of the levers; 0: all
+    holdout = "auto"  # "topic" or "length": also measure on rows of a kind that is kept out of training; "none"
     arms = ["posted", "recipe"]
     repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen"]
     sizes = []  # training rows; empty: n_sizes, equally far apart on a log axis
@@ -52,6 +57,9 @@ class CFG:
     seeds = 3  # each draws its own subsets
     control = True  # small subsets for as many steps as the largest
     extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
+    pseudo_files = []  # pairs with class probabilities in place of labels, for the lever "pseudo_labels"
+    soft_labels = ""  # a teacher's probabilities for the training rows, such as oof.csv, for the lever "soft_labels"
+    soft_weight = 0.5  # the teacher's share of the loss, 0 to 1
     budget_minutes = 480.0  # from start to last trial; Kaggle ends code-competition notebooks at 540, sessions at 720
     # Reading and training
     max_length = 512  # tokens in a sequence; twice that where one sequence holds both answers
@@ -79,7 +87,7 @@ class CFG:
 # ## Setup
 #
 # The configuration is checked before anything is read: misspelt names, wrong types, values out of range and unknown
-# arms stop here. The table explains the names of the repairs.
+# arms stop here. The table explains the names of the repairs, or of the levers.
 
 # %%
 import os
@@ -90,10 +98,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from src_py.ablation import (
-    REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, answer, baselines, choose_sizes, curve_table,
-    describe_budget, find_answered, find_runs, finished_model, list_trials, minutes_left, plan, plan_table,
-    plot_curves, plot_repairs, repair_table, results_table, run_trials, save_figure, submission_arm, time_trials,
-    write_record,
+    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
+    baselines,
+    choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model, lever_table,
+    list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table,
+    run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import class_table
@@ -103,16 +112,18 @@ from src_py.kaggle import (
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
 from src_py.pairs import (
-    add_extra, assign_folds, audit_extra, debug_line, debug_rows, find_contest, load_extra, load_pairs,
-    nested_order, prompt_key, submission_name, write_submission,
+    ExtraRows, audit_extra, check_teacher, debug_line, debug_rows, find_contest, load_extra, load_pairs, load_pseudo,
+    load_soft, prompt_key, soft_labels, submission_name, write_submission,
 )  # fmt: skip
 
 # %%
-kinds = (Paths, RunSettings, GridSettings, TrialSettings)
+kinds = (Paths, RunSettings, GridSettings, TrialSettings, ExtraRows)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 grid, output, clock = cfg.part(GridSettings), Path(cfg.output_dir), Clock(cfg.budget_minutes / 60)
 files = find_contest(cfg.input_dir, cfg.data_dir)
-extra_files = {name: find_extra(cfg.input_dir, name) for name in cfg.extra_files}
+extra_files, pseudo_files = (
+    {name: find_extra(cfg.input_dir, name) for name in names} for names in (cfg.extra_files, cfg.pseudo_files)
+)
 finished = find_answered(cfg.input_dir, cfg.mode, cfg.values())
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
@@ -129,7 +140,8 @@ print(
     sep="\n",
 )
 with pd.option_context("display.max_colwidth", None):
-    display(pd.Series(REPAIRS, name="what a repair does").to_frame())
+    says = {name: lever.says for name, lever in LEVERS.items()} if grid.preset == "levers" else REPAIRS
+    display(pd.Series(says, name="what it does").to_frame())
 
 # %% [markdown]
 # ## Data
@@ -143,7 +155,10 @@ table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 all_rows = len(table)
 table, test = debug_rows(table, test, cfg.rows, cfg.seed)
-extra = load_extra(extra_files, contest)
+extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
+if cfg.soft_labels:
+    found = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), table, contest, test["id"])
+    table = soft_labels(table, *found, cfg.soft_weight)
 display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
@@ -151,21 +166,26 @@ clock.mark("Data")
 # ## Validation split
 #
 # The first fold of a split by prompt measures every trial. Subsets are **nested** (a larger one contains the smaller)
-# and stratified by label; each seed draws its own. Extra rows that are copies of the contest's rows, or whose prompt is
-# among the validation rows, are left out; a table shows how many, and how the files differ from the contest. The first
-# row of the last table shows the training labels, the second the validation labels: the shares should agree.
+# and stratified by label; each seed draws its own. With `holdout`, whole topics (or the longest answers) are taken out
+# of training first: a second kind of validation rows, which shows what travels to rows unlike the training rows; the
+# leaderboard's may be such. Extra rows that are copies of the contest's rows, or whose prompt is among the validation
+# rows, are left out; a table shows how many, and how the files differ from the contest. The first row of the last table
+# shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
-fold_of = assign_folds(table, cfg.n_folds, cfg.seed)
-train, valid = (table[side].reset_index(drop=True) for side in (fold_of != 0, fold_of == 0))
-valid = valid.iloc[nested_order(valid["label"], cfg.seed)[: cfg.valid_rows]].reset_index(drop=True)
-own_rows = len(train)
-extra, audit = audit_extra(extra, table, fold_of == 0, test, classes)
-train, marks = add_extra(train, extra, without=table[fold_of == 0], rows=cfg.rows, seed=cfg.seed)
+kind = apply_preset(grid, 0).holdout
+train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
+own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
+grid = apply_preset(grid, own_rows)
+extra, audit = audit_extra(extra, table, held, test, classes)
+train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", cfg.rows, cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
 if extra:
     display(audit)
+for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_labels else ():
+    print(sentence)
 display(class_table(train["label"], valid["label"], classes))
+print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
 debug = debug_line(cfg.rows, all_rows)
 print(debug, end=debug and "\n")
@@ -183,7 +203,7 @@ print(debug, end=debug and "\n")
 if not finished:
     settings = replace(cfg.part(TrialSettings), precision=precision)
     blocks = (own_rows, *marks.values())[:-1]  # where the rows of the extra files begin
-    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks)
+    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks, unseen, added)
     store = TrialStore(output, problem, find_runs(cfg.input_dir), cfg.resume)
     write_record(output, store.identity, cfg.values(), finished=False)
     for sentence in store.unused():
@@ -193,13 +213,15 @@ if not finished:
 # ## Check before training
 #
 # A short training of each way to read and batch gives the minutes of every trial. The plan runs the most informative
-# trials first: curves of all arms with the first seed, then the control arm, then the repairs, then further seeds. No
+# trials first: curves of all arms with the first seed, then the control arm, the repairs, the levers, then further
+# seeds. No
 # trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control arm: the
 # subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
 
 # %%
 gpus = visible_gpus()
-trials = list_trials(cfg.arms, cfg.repairs, sizes, cfg.seeds, cfg.control)
+levers = choose_levers(problem, grid.levers) if grid.preset == "levers" and not finished else ()
+trials = list_trials(grid.arms, grid.repairs, sizes, grid.seeds, grid.control, levers)
 if not finished:
     done = set(store.outcomes(trials))
     minutes = time_trials(problem, [trial for trial in trials if trial not in done], gpus)
@@ -217,9 +239,9 @@ clock.mark("Check before training")
 # at its best evaluation, which is chosen on one half of the validation prompts and read on the other.
 
 # %%
-arm = submission_arm(cfg.arms)
+arm, failed = submission_arm(grid.arms), {}
 if not finished:
-    run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
+    failed = run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
 clock.mark("Grid")
 
 # %% [markdown]
@@ -232,8 +254,11 @@ outcomes = {} if finished else store.outcomes(trials)
 if outcomes:
     results, curve = results_table(problem, outcomes), curve_table(problem, outcomes)
     lines = {name: losses.mean() for name, losses in baselines(problem).items()}
-    answered = answer(problem, outcomes, results, curve, cfg.arms, trials)
-    figure = plot_curves(curve, results, cfg.arms, lines, answered.laws, marks)
+    if levers:
+        answered = answer_levers(problem, outcomes, results, curve, trials, failed)
+    else:
+        answered = answer(problem, outcomes, results, curve, grid.arms, trials)
+    figure = plot_curves(curve, results, grid.arms, lines, answered.laws, marks)
     write_csv(output / "ablation.csv", results)
     write_text(output / "answer.md", f"{answered}\n")
     save_figure(figure, output / "learning_curve.png")
@@ -257,6 +282,21 @@ if outcomes:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
         print(debug, end=debug and "\n")
+
+# %% [markdown]
+# Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
+# seeds, `unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which
+# kind was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more
+# seeds. The grey bars are what a trial costs.
+
+# %%
+if outcomes and levers:
+    worth = lever_table(problem, outcomes)
+    write_csv(output / "levers.csv", worth)
+    lever_figure = plot_levers(worth)
+    if lever_figure:
+        save_figure(lever_figure, output / "levers.png")
+        display(lever_figure, worth.round(4))
 
 # %% [markdown]
 # Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
@@ -294,7 +334,8 @@ display(clock.table())
 # - **Nothing learns, at any size**: run `finetune_deberta`; its doctor names the fault.
 # - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
 #   `seeds`, attach this run's output and run again: finished trials are not repeated.
+# - **What else brings the loss down?** `preset = "levers"`, with `lever_rows` and `seeds` that fit `budget_minutes`.
 # - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
-# - **Your own settings against the recipe**: add an arm such as `recipe-rates` to `arms`.
+# - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.

@@ -135,7 +135,7 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
         if name not in declared:
             nearest = difflib.get_close_matches(name, declared, n=1, cutoff=0.0)
             raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
-        given[name] = _parse(name, text, declared[name][1])
+        given[name] = parse_value(name, text, declared[name][1])
     for name, (declaration, _) in declared.items():
         if name not in given:
             raise InputError(f"CFG.{name} is missing; put it back, for example {name} = {declaration.default!r}.")
@@ -159,9 +159,14 @@ def check_choice(key: str, value: str, choices) -> None:
         raise InputError(f"CFG.{key} is {value!r}; use one of {', '.join(map(repr, choices))}.")
 
 
-def _parse(name: str, text: str, kind) -> Any:
+def parse_value(name: str, text: str, kind) -> Any:
+    """The value of setting `name` from its text; its limits are checked when a `Settings` object is made of it.
+
+    Raises:
+        InputError: when the text is no value of its type.
+    """
     if get_origin(kind) is tuple:
-        return tuple(_parse(name, part, get_args(kind)[0]) for part in text.split(",") if part)
+        return tuple(parse_value(name, part, get_args(kind)[0]) for part in text.split(",") if part)
     if kind is bool and text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
     try:

@@ -3,10 +3,16 @@
 from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
+from src_py.ablation.holdout import add_files, split_rows
+from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
+from src_py.ablation.levers import LEVERS
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
+from src_py.ablation.problem import Problem
 from src_py.ablation.results import baselines, curve_table, repair_table, results_table
 from src_py.ablation.schedule import (
     GridSettings,
+    apply_preset,
+    choose_levers,
     choose_sizes,
     describe_budget,
     list_trials,
@@ -15,5 +21,5 @@ from src_py.ablation.schedule import (
     plan_table,
     time_trials,
 )
+from src_py.ablation.settings import TrialSettings
 from src_py.ablation.store import TrialStore, find_answered, find_runs, finished_model, write_record
-from src_py.ablation.trials import Problem, TrialSettings

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from src_py.ablation.power_law import PowerLaw, fit_power_law
+from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Comparison, compare
-from src_py.ablation.trials import Outcome, Problem, Trial
 
 NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
 SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
@@ -43,7 +43,7 @@ def answer(
         trials: all trials of the grid, to say which sizes are missing.
     """
     laws = fit_curves(results, curve, arms, problem.blocks[0] if problem.blocks else None)
-    sentences: list[str | None] = [_learns(curve, results, arm) for arm in arms]
+    sentences: list[str | None] = [learns(curve, results, arm) for arm in arms]
     if len(arms) > 1:
         sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
@@ -118,7 +118,8 @@ def _no_gain(found: Comparison) -> bool:
     return found.at_most < NOTHING and (found.seeds > 1 or found.gain < -ONE_SEED)
 
 
-def _learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
+def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
+    """From which size on the arm beats the constant predictor, and what it does below."""
     own, finished = _own(curve, arm), results[results["arm"] == arm]
     lost = finished[finished["diverged"].astype(bool)]
     where = _listed(sorted(lost["rows"].unique()))

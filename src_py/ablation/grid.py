@@ -6,10 +6,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 
+from src_py.ablation.arms import has_levers
+from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import row_losses
 from src_py.ablation.store import TrialStore
-from src_py.ablation.trials import Outcome, Problem, Trial, run_trial
+from src_py.ablation.trials import run_trial
 from src_py.ablation.workers import Workers
+from src_py.errors import InputError
 
 
 def run_trials(
@@ -20,7 +23,7 @@ def run_trials(
     gpus: tuple[int, ...] = (),
     save_arm: str | None = "recipe",
     report=print,
-) -> None:
+) -> dict[str, str]:
     """Run what is planned, each trial stored as it ends; with several GPUs one trial on each.
 
     Before each trial its predicted minutes, corrected by how long the trials so far really took, must fit before
@@ -31,25 +34,33 @@ def run_trials(
         gpus: device numbers; with fewer than two, trials run in this process.
         save_arm: its model on the most rows is kept for the submission; None keeps none.
 
+    Returns:
+        Arms with a lever that could not be trained, and why; that is reported, and the other arms are trained.
+
     Raises:
+        InputError: when an arm without a lever cannot be trained.
         RuntimeError: when the process of a GPU was killed.
     """
     rows = [(Trial(row.arm, row.rows, row.seed, row.as_rows), row) for row in planned.itertuples()]
     waiting = [trial for trial, row in rows if row.plan == "run"]
     minutes = {trial: row.minutes for trial, row in rows}
-    pace = _Pace(until)
+    pace, failed = _Pace(until), dict[str, str]()
 
     def finished(trial: Trial, outcome: Outcome, taken: float) -> None:
         pace.add(taken, minutes[trial])
         if save_arm:
             store.keep_largest_model(save_arm)
-        report(f"{trial}: log loss {float(row_losses(problem, outcome).mean()):.4f}, {taken:.1f} min")
+        losses, apart = row_losses(problem, outcome), problem.part(unseen=True)
+        unseen = f" ({losses[apart].mean():.4f} on rows unlike the training rows)" if apart.any() else ""
+        report(f"{trial}: log loss {losses[~apart].mean():.4f}{unseen}, {taken:.1f} min")
 
     with Workers(gpus, problem, store) as workers:
         running: dict[Future, tuple[Trial, int]] = {}
         while waiting or running:
             while waiting and workers.free:
                 trial = waiting.pop(0)
+                if trial.arm in failed:
+                    continue
                 if not pace.fits(minutes[trial]):
                     report(f"{trial}: left out, CFG.budget_minutes is used up")
                     continue
@@ -59,7 +70,14 @@ def run_trials(
             for job in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 trial, number = running.pop(job)
                 workers.free.append(number)
-                finished(trial, *_result(job, trial))
+                try:
+                    finished(trial, *_result(job, trial))
+                except InputError as error:
+                    if not has_levers(trial.arm):
+                        raise
+                    failed[trial.arm] = str(error)
+                    report(f"{trial.arm}: left out. {error}")
+    return failed
 
 
 def _result(job: Future, trial: Trial) -> tuple[Outcome, float]:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
-from src_py.ablation.trials import Outcome, Problem, Trial
+from src_py.ablation.arms import has_levers
+from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.evaluation.baselines import class_shares, length_only
 
 Group = tuple[str, int, int]  # arm, rows, as_rows
@@ -24,25 +25,31 @@ class Comparison(NamedTuple):
 
 def row_losses(problem: Problem, outcome: Outcome) -> np.ndarray:
     """Log loss of every validation row, (rows,), at the best evaluation: chosen on one half of the prompts and read on
-    the other, both ways, so that stopping early does not flatter. NaN where the model diverged before any."""
+    the other, both ways, so that stopping early does not flatter. Rows that are unlike the training rows are read at
+    the evaluation that is best on the others. NaN where the model diverged before any."""
     labels = problem.valid["label"].to_numpy()
     losses = -np.log(outcome.probabilities[:, np.arange(len(labels)), labels].clip(1e-15))
     half = pd.factorize(np.asarray(problem.prompts))[0] % 2
+    half[problem.part(unseen=True)] = 2
     best = np.full(len(labels), np.nan)
-    for side in (0, 1):
-        elsewhere = losses[:, half != side].mean(1)
+    for side in (0, 1, 2):
+        elsewhere = losses[:, (half != side) & (half < 2)].mean(1)
         if np.isfinite(elsewhere).any():
             best[half == side] = losses[int(np.nanargmin(elsewhere)), half == side]
     return best
 
 
-def baselines(problem: Problem, rows: int | None = None) -> dict[str, np.ndarray]:
-    """Log loss of every validation row for the constant predictor and the length-only regression, fitted on the first
-    `rows` training rows."""
-    train = problem.train.iloc[:rows]
-    labels, n = problem.valid["label"].to_numpy(), np.arange(len(problem.valid))
+def baselines(problem: Problem, rows: int | None = None, unseen: bool = False) -> dict[str, np.ndarray]:
+    """Log loss of every validation row of one kind for the constant predictor and the length-only regression, fitted on
+    the first `rows` training rows.
+
+    Args:
+        unseen: the rows that are unlike the training rows, not those like them.
+    """
+    train, valid = problem.train.iloc[:rows], problem.valid[problem.part(unseen)]
+    labels, n = valid["label"].to_numpy(), np.arange(len(valid))
     shares = class_shares(train["label"], problem.n_classes)
-    lengths = length_only(train, problem.valid, problem.n_classes)
+    lengths = length_only(train, valid, problem.n_classes)
     return {
         "constant predictor": -np.log(shares.clip(1e-15))[labels],
         "length only": -np.log(lengths[n, labels]),
@@ -51,14 +58,17 @@ def baselines(problem: Problem, rows: int | None = None) -> dict[str, np.ndarray
 
 def results_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
     """One row a finished trial: its losses, its accuracy at the end, the largest share of one predicted class, and
-    whether its last predictions are NaN."""
+    whether its last predictions are NaN, on the rows like the training rows; and its loss on the others, if any were
+    held out as a group."""
     constant = baselines(problem)["constant predictor"].mean()
-    labels, rows = problem.valid["label"].to_numpy(), []
+    seen, apart = problem.part(unseen=False), problem.part(unseen=True)
+    labels, rows = problem.valid["label"].to_numpy()[seen], []
     for trial, outcome in outcomes.items():
-        last = outcome.probabilities[-1]
+        last = outcome.probabilities[-1][seen]
         diverged = not np.isfinite(last).all()
         predicted = class_shares(last.argmax(1), problem.n_classes)
-        loss = row_losses(problem, outcome).mean()
+        each = row_losses(problem, outcome)
+        loss = each[seen].mean()
         rows.append(
             asdict(trial)
             | {
@@ -69,11 +79,18 @@ def results_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFr
                 "accuracy": np.nan if diverged else (last.argmax(1) == labels).mean(),
                 "largest_share": np.nan if diverged else predicted.max(),
                 "diverged": diverged,
-                "minutes": (outcome.train_seconds + outcome.predict_seconds) / 60,
+                "minutes": minutes_of(outcome),
+                "unseen_log_loss": each[apart].mean() if apart.any() else np.nan,
             }
         )
     columns = ["arm", "rows", "as_rows", "seed", "steps", "log_loss", "gain", "last_log_loss", "accuracy"]
-    return pd.DataFrame(rows, columns=[*columns, "largest_share", "diverged", "minutes"])
+    columns += ["largest_share", "diverged", "minutes", *(["unseen_log_loss"] if apart.any() else [])]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def minutes_of(outcome: Outcome) -> float:
+    """Minutes of training and predicting."""
+    return (outcome.train_seconds + outcome.predict_seconds) / 60
 
 
 def mean_interval(gains: np.ndarray, groups, level: float = 0.95) -> tuple[float, float, float]:
@@ -102,7 +119,7 @@ def curve_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFram
     rows = []
     for (arm, size, as_rows), losses in _by_group(problem, outcomes).items():
         each = np.stack(list(losses.values()))
-        gain, low, high = mean_interval(constant - each, problem.prompts)
+        gain, low, high = mean_interval(constant - each, problem.prompts[problem.part(unseen=False)])
         means = each.mean(1)
         spread = float(means.std(ddof=1)) if len(means) > 1 else np.nan
         rows.append((arm, size, as_rows, len(means), means.mean(), spread, gain, low, high))
@@ -110,23 +127,29 @@ def curve_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns).sort_values(["as_rows", "arm", "rows"], ignore_index=True)
 
 
-def compare(problem: Problem, outcomes: dict[Trial, Outcome], worse: Group, better: Group) -> Comparison | None:
+def compare(
+    problem: Problem, outcomes: dict[Trial, Outcome], worse: Group, better: Group, unseen: bool = False
+) -> Comparison | None:
     """How much lower the log loss of `better` is than that of `worse`, over the seeds that both have; None when they
-    have none in common."""
-    groups = _by_group(problem, outcomes)
+    have none in common.
+
+    Args:
+        unseen: on the rows that are unlike the training rows, not on those like them.
+    """
+    groups = _by_group(problem, {t: o for t, o in outcomes.items() if _group(t) in (worse, better)}, unseen)
     first, second = groups.get(worse, {}), groups.get(better, {})
     seeds = sorted(set(first) & set(second))
     if not seeds:
         return None
     gains = np.stack([first[seed] - second[seed] for seed in seeds])
-    return Comparison(*mean_interval(gains, problem.prompts), len(seeds))
+    return Comparison(*mean_interval(gains, problem.prompts[problem.part(unseen)]), len(seeds))
 
 
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
     """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
     rows = []
     for arm, size, as_rows in _by_group(problem, outcomes):
-        if as_rows or arm in ("posted", "recipe"):
+        if as_rows or arm in ("posted", "recipe") or has_levers(arm):
             continue
         base, sign = ("posted", "+") if arm.startswith("posted") else ("recipe", "-")
         pair = ((base, size, 0), (arm, size, 0))
@@ -138,12 +161,19 @@ def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFra
     return pd.DataFrame(rows, columns=columns).sort_values(["rows", "how", "worth"], ignore_index=True)
 
 
-def _by_group(problem: Problem, outcomes: dict[Trial, Outcome]) -> dict[Group, dict[int, np.ndarray]]:
-    """Row losses by group and seed; runs that diverged before any evaluation are left out here and counted in the
-    results."""
+def _group(trial: Trial) -> Group:
+    return trial.arm, trial.rows, trial.as_rows
+
+
+def _by_group(
+    problem: Problem, outcomes: dict[Trial, Outcome], unseen: bool = False
+) -> dict[Group, dict[int, np.ndarray]]:
+    """Losses of one kind of rows by group and seed; runs that diverged before any evaluation are left out here and
+    counted in the results."""
     groups: dict[Group, dict[int, np.ndarray]] = {}
+    part = problem.part(unseen)
     for trial, outcome in outcomes.items():
-        losses = row_losses(problem, outcome)
+        losses = row_losses(problem, outcome)[part]
         if np.isfinite(losses).all():
-            groups.setdefault((trial.arm, trial.rows, trial.as_rows), {})[trial.seed] = losses
+            groups.setdefault(_group(trial), {})[trial.seed] = losses
     return groups

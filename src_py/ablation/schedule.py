@@ -5,16 +5,22 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from src_py.ablation.arms import REPAIRS, parse_arm, single_repairs
-from src_py.ablation.trials import Problem, Trial, run_trial, steps_of
+from src_py.ablation.arms import REPAIRS, has_levers, lever_arm, parse_arm, single_repairs
+from src_py.ablation.holdout import HOLDOUTS
+from src_py.ablation.levers import LEVERS
+from src_py.ablation.problem import Problem, Trial
+from src_py.ablation.trials import added_rows, check_needs, run_trial, steps_of
 from src_py.ablation.workers import Workers
 from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
 from src_py.pairs.split import log_spaced
 
+PRESETS = ("data_or_code", "levers")
 LARGEST_SHARE = 0.25  # of the time that one trial may take
 TIMED_ROWS, TIMED_STEPS = 32, 3
+# Settings that change the seconds of a step or of a predicted row; the others do so by a few per cent.
+PACE = {"style", "max_length", "batch_size", "freeze_layers", "freeze_embeddings", "features", "head", "lora_rank"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,12 @@ class GridSettings(Settings):
     """Which trials there are.
 
     Args:
+        preset: "data_or_code" measures `arms` and `repairs` at `sizes`; "levers" the recipe and each of `levers` at one
+            size, and these settings stay unused.
+        levers: of `LEVERS`, or `SETTING=VALUE`, several joined by "+"; empty takes all that the rows allow.
+        lever_rows: training rows of the preset "levers"; 0 takes all.
+        holdout: also measure on a kind of rows that no trial trains on: whole topics ("topic") or the longest answers
+            ("length"); "auto" is "topic" for the levers and "none" otherwise.
         arms: measured at every size; `answer` compares the first with the last.
         repairs: each is added to `posted` and taken from `recipe`, alone.
         sizes: numbers of training rows; empty takes `n_sizes` of them from `smallest_share` of all rows up.
@@ -33,9 +45,13 @@ class GridSettings(Settings):
         seed: of the folds and of the choice of validation rows.
 
     Raises:
-        InputError: an arm or repair that does not exist or is named twice, or a budget longer than a session.
+        InputError: an arm, repair or lever that does not exist or is named twice, or a budget longer than a session.
     """
 
+    preset: str = setting("data_or_code", choices=PRESETS)
+    levers: tuple[str, ...] = setting(())
+    lever_rows: int = setting(0, least=0)
+    holdout: str = setting("auto", choices=("auto", *HOLDOUTS))
     arms: tuple[str, ...] = setting(("posted", "recipe"))
     repairs: tuple[str, ...] = setting(tuple(REPAIRS), choices=tuple(REPAIRS))
     sizes: tuple[int, ...] = setting((), least=1)
@@ -53,13 +69,42 @@ class GridSettings(Settings):
         super().__post_init__()
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise InputError(f"CFG.arms is {list(self.arms)}; name at least one arm, and each once.")
-        for arm in (*self.arms, *single_repairs(self.repairs)):
+        if len(set(self.levers)) < len(self.levers):
+            raise InputError(f"CFG.levers is {list(self.levers)}; name each once.")
+        for arm in (*self.arms, *single_repairs(self.repairs), *map(lever_arm, self.levers)):
             parse_arm(arm)
         if self.budget_minutes > 60 * SESSION_HOURS:
             raise InputError(
                 f"CFG.budget_minutes is {self.budget_minutes:g}; Kaggle ends a session after {60 * SESSION_HOURS} "
                 f"minutes, and a notebook of a code competition after {60 * COMPETITION_HOURS}."
             )
+
+
+def apply_preset(grid: GridSettings, rows: int) -> GridSettings:
+    """The settings with those that the preset sets: for "levers" one arm, no repair, one size and no control.
+
+    Args:
+        rows: training rows without those of extra files.
+    """
+    levers = grid.preset == "levers"
+    holdout = ("topic" if levers else "none") if grid.holdout == "auto" else grid.holdout
+    if not levers:
+        return replace(grid, holdout=holdout, levers=())
+    sizes = (grid.lever_rows or rows,)
+    return replace(grid, holdout=holdout, arms=("recipe",), repairs=(), sizes=sizes, control=False)
+
+
+def choose_levers(problem: Problem, levers: tuple[str, ...]) -> tuple[str, ...]:
+    """The levers to measure: those named, or all of `LEVERS` that the rows allow.
+
+    Raises:
+        InputError: when a lever is named, and the rows lack what it needs.
+    """
+    if not levers:
+        return tuple(name for name in LEVERS if parse_arm(lever_arm(name)).needs <= problem.has())
+    for lever in levers:
+        check_needs(problem, parse_arm(lever_arm(lever)))
+    return levers
 
 
 def describe_budget(minutes: float) -> str:
@@ -88,13 +133,18 @@ def choose_sizes(grid: GridSettings, own_rows: int, marks: dict[str, int]) -> tu
 
 
 def list_trials(
-    arms: tuple[str, ...], repairs: tuple[str, ...], sizes: tuple[int, ...], seeds: int, control: bool
+    arms: tuple[str, ...],
+    repairs: tuple[str, ...],
+    sizes: tuple[int, ...],
+    seeds: int,
+    control: bool,
+    levers: tuple[str, ...] = (),
 ) -> list[Trial]:
     """All trials, most informative first, so that stopping at any time leaves the best partial answer.
 
     With the first seed: the curves of `arms` from small to large; the control arm (the two smallest subsets trained for
-    as many steps as each larger one, the largest first); each single repair at the middle size. Then the same with the
-    next seed, and at last the repairs at the other sizes.
+    as many steps as each larger one, the largest first); each single repair at the middle size; the recipe with each
+    lever at the largest. Then the same with the next seed, and at last the repairs at the other sizes.
 
     Raises:
         InputError: for an arm that does not exist, or when there is nothing to train.
@@ -112,6 +162,7 @@ def list_trials(
             pairs = [(rows, more) for rows in sizes[:2] for more in reversed(sizes) if more > rows]
             trials += [Trial(arm, rows, seed, as_rows=more) for rows, more in pairs for arm in arms]
         trials += [Trial(name, middle, seed) for name in singles]
+        trials += [Trial(lever_arm(lever), sizes[-1], seed) for lever in levers]
     others = [rows for rows in sizes if rows != middle]
     return trials + [Trial(name, rows, seed) for seed in range(seeds) for rows in others for name in singles]
 
@@ -137,39 +188,52 @@ def time_trials(problem: Problem, trials: list[Trial], gpus: tuple[int, ...] = (
         valid=problem.valid.iloc[:: max(1, len(problem.valid) // TIMED_ROWS)][:TIMED_ROWS],
         settings=replace(problem.settings, epochs=1.0, evaluations=1),
         blocks=(),
+        unseen=None,
+        added={need: added[:1] for need, added in problem.added.items()},
         _readings={},
     )
     examples = {_shape(trial): trial for trial in reversed(trials)}  # the first trial of each shape
     with Workers(gpus, small) as workers:
         if examples:  # the first training in a process also loads libraries
-            first = Trial(next(iter(examples.values())).arm, TIMED_ROWS, seed=0)
+            first = next(iter(examples.values())).arm
             for number in workers.free:
-                workers.submit(number, run_trial, first)
+                workers.submit(number, _time_trial, first, TIMED_ROWS)
         jobs = {
             shape: workers.submit(number % len(workers.free), _time_trial, trial.arm, rows)
             for number, (shape, trial) in enumerate(examples.items())
         }
-        speeds = {shape: job.result() for shape, job in jobs.items()}
+        measured = {shape: job.result() for shape, job in jobs.items()}
+    speeds = {shape: speed or (0.0, 0.0, 0.0) for shape, speed in measured.items()}
     minutes: dict[Trial, float] = {}
     for trial in trials:
+        arm = parse_arm(trial.arm)
         overhead, a_step, a_row = speeds[_shape(trial)]
+        steps = steps_of(trial, problem.settings, added_rows(problem, arm))
         predicted = problem.settings.evaluations * len(problem.valid) * a_row
-        minutes[trial] = (overhead + steps_of(trial, problem.settings) * a_step + predicted) / 60
+        minutes[trial] = arm.models * (overhead + steps * a_step + predicted) / 60
     return minutes
 
 
-def _shape(trial: Trial) -> tuple[bool, ...]:
-    """What the pace of a trial depends on."""
+def _shape(trial: Trial) -> tuple:
+    """What the pace of one of a trial's models depends on."""
     arm = parse_arm(trial.arm)
-    return tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
+    repairs = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
+    return *repairs, arm.longer, *(change for change in arm.changes if change[0] in PACE)
 
 
-def _time_trial(small: Problem, arm: str, rows: int) -> tuple[float, float, float]:
-    """Seconds of everything around the steps, of a step, and of predicting a row."""
-    begun = time.perf_counter()
-    timed = run_trial(small, Trial(arm, rows if "batch" in parse_arm(arm) else TIMED_ROWS, seed=0))
-    overhead = time.perf_counter() - begun - timed.at[-1] * timed.step_seconds - timed.predict_seconds
-    return overhead, timed.step_seconds, timed.predict_seconds / len(small.valid)
+def _time_trial(small: Problem, arm: str, rows: int) -> tuple[float, float, float] | None:
+    """Seconds of everything around the steps of a model, of a step, and of predicting a row; None for an arm with
+    levers that cannot be trained, of which `run_trials` says why."""
+    begun, parsed = time.perf_counter(), parse_arm(arm)
+    try:
+        timed = run_trial(small, Trial(arm, rows if "batch" in parsed else TIMED_ROWS, seed=0))
+    except InputError:
+        if not has_levers(arm):
+            raise
+        return None
+    predicted = timed.predict_seconds / parsed.models
+    overhead = (time.perf_counter() - begun) / parsed.models - timed.at[-1] * timed.step_seconds - predicted
+    return overhead, timed.step_seconds, predicted / len(small.valid)
 
 
 def plan(

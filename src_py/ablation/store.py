@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src_py.ablation.trials import RECIPE, Outcome, Problem, Trial
+from src_py.ablation.problem import RECIPE, Outcome, Problem, Trial
 from src_py.errors import InputError
 from src_py.kaggle.files import write_arrays, write_text, writing
 from src_py.kaggle.identity import changes, key_of
@@ -111,6 +111,7 @@ class TrialStore:
         """Raises InputError when the disk is full."""
         measured = {"at": outcome.at, "train_seconds": outcome.train_seconds}
         measured |= {"step_seconds": outcome.step_seconds, "predict_seconds": outcome.predict_seconds}
+        measured |= {"memory_gb": outcome.memory_gb}
         arrays = {"probabilities": outcome.probabilities, "measured": np.array(json.dumps(measured))}
         write_arrays(self.path(trial), arrays)
 
@@ -190,8 +191,8 @@ def _read_outcome(path: Path, shape: tuple[int, int]) -> Outcome:
     if not (np.isnan(sums) | (np.abs(sums - 1) < 1e-4)).all() or (probabilities < 0).any():
         raise ValueError("predictions that are not probabilities")
     seconds = (outcome.train_seconds, outcome.step_seconds, outcome.predict_seconds)
-    if not all(isinstance(number, (int, float)) for number in (*outcome.at, *seconds)):
-        raise ValueError("times that are not numbers")
+    if not all(isinstance(number, (int, float)) for number in (*outcome.at, *seconds, outcome.memory_gb)):
+        raise ValueError("times or memory that are not numbers")
     return outcome
 
 

@@ -4,147 +4,105 @@ import math
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Set
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 from scipy.special import softmax
 from transformers import TrainerCallback
 
 from src_py.ablation.arms import Arm, parse_arm
+from src_py.ablation.levers import NEEDS
 from src_py.ablation.posted import encode_posted, posted_config, posted_tokenizer, resize_posted
-from src_py.config import Settings, setting
+from src_py.ablation.problem import RECIPE, Outcome, Problem, Trial
+from src_py.ablation.settings import (
+    TrialSettings,
+    batch_of,
+    model_of,
+    reading_of,
+    steps_for,
+    training_of,
+)
+from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
-from src_py.kaggle.files import ENCODER_FILES, folder_digest
-from src_py.kaggle.identity import helper_digests, key_of, rows_digest
-from src_py.kaggle.session import PRECISIONS, free_memory, start_session
+from src_py.kaggle.session import free_memory, start_session
 from src_py.model.attention_choice import choose_attention
-from src_py.model.families import max_tokens
 from src_py.model.predict import predict_logits
-from src_py.model.preference import ModelSettings, build_model
+from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, save_trained
-from src_py.pairs.encode import Reading, encode_pairs
+from src_py.pairs.encode import encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
-from src_py.training.trainer import TrainingSettings, make_trainer
+from src_py.training.trainer import make_trainer
 
-RECIPE = "ablate_subset_vs_full"
-
-
-@dataclass(frozen=True)
-class TrialSettings(Settings):
-    """What all arms share, and the values that a repair sets. Lengths are in tokens; a pair read as one sequence has
-    twice `max_length`, so that all arms may read the same amount of text."""
-
-    max_length: int = setting(512, least=16, most=8192)
-    epochs: float = setting(2.0, above=0, most=100)
-    batch_size: int = setting(16, least=1)
-    micro_batch: int = setting(8, least=1)
-    lr: float = setting(0.0, least=0, most=1)
-    head_lr: float = setting(0.0, least=0, most=1)
-    freeze_layers: int = setting(0, least=0)
-    evaluations: int = setting(3, least=1)
-    precision: str = setting("fp32", choices=PRECISIONS)
+OTHER_SEED = 1_000_000  # between the seeds of models that one trial averages
 
 
-@dataclass(frozen=True)
-class Trial:
-    """`as_rows` is 0 for the arm's own number of epochs; in the control arm, the subset is trained for as many
-    optimizer steps as `as_rows` rows get."""
-
-    arm: str
-    rows: int
-    seed: int
-    as_rows: int = 0
-
-    def __str__(self) -> str:
-        steps = f" for the steps of {self.as_rows:,} rows" if self.as_rows else ""
-        return f"{self.arm}, {self.rows:,} rows{steps}, seed {self.seed}"
+def steps_of(trial: Trial, settings: TrialSettings, added: int = 0) -> int:
+    """Optimizer steps of one model of a trial, with `added` rows beside the subset."""
+    return steps_for(parse_arm(trial.arm), settings, (trial.as_rows or trial.rows) + added)
 
 
-@dataclass
-class Problem:
-    """The fixed part of an ablation.
-
-    Args:
-        train: rows to take subsets of, from `load_pairs`; rows of extra files begin at the positions `blocks`.
-        valid: the rows that every trial predicts.
-        prompts: one key a validation row.
-    """
-
-    train: pd.DataFrame
-    valid: pd.DataFrame
-    prompts: pd.Series
-    model_dir: Path
-    classes: tuple[str, ...]
-    settings: TrialSettings
-    blocks: tuple[int, ...] = ()
-    _readings: dict = field(default_factory=dict, repr=False)
-
-    @property
-    def n_classes(self) -> int:
-        return len(self.classes)
-
-    def identity(self) -> dict:
-        """What every trial's result depends on, part by part: settings, rows, encoder and the helpers' code."""
-        return {
-            "settings": asdict(self.settings),
-            "rows": "-".join([rows_digest(self.train), rows_digest(self.valid), *map(str, self.blocks)]),
-            "encoder": folder_digest(self.model_dir, ENCODER_FILES),
-            "code": helper_digests(),
-        }
-
-    def key(self) -> str:
-        """Digest of `identity`, 12 hex digits."""
-        return key_of(self.identity())
+def added_rows(problem: Problem, arm: Arm) -> int:
+    """How many rows the arm has beside its subset."""
+    return sum(len(rows) for need, rows in problem.added.items() if need in arm.needs)
 
 
-@dataclass
-class Outcome:
-    """`probabilities` (evaluations, validation rows, classes), NaN where the model diverged; `at` the optimizer steps
-    of the evaluations; seconds of training, of a usual optimizer step, and of predicting."""
-
-    probabilities: np.ndarray
-    at: list[int]
-    train_seconds: float
-    step_seconds: float
-    predict_seconds: float
-
-
-def steps_of(trial: Trial, settings: TrialSettings) -> int:
-    """Optimizer steps of a trial."""
-    batches = math.ceil((trial.as_rows or trial.rows) / _batch(parse_arm(trial.arm), settings)[0])
-    return max(1, math.ceil(batches * settings.epochs))
+def check_needs(problem: Problem, arm: Arm) -> None:
+    """Raise `InputError` when the rows lack what the arm needs."""
+    for need in sorted(arm.needs - problem.has()):
+        raise InputError(f"{arm.name} cannot be trained: it needs {NEEDS[need]}.")
 
 
 def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) -> Outcome:
     """Train and predict; everything random depends on the trial alone. The model is saved in `model_folder`, if given.
 
     Raises:
-        InputError: when the encoder cannot be read, or the folder cannot be written.
+        InputError: when the encoder cannot be read, the arm asks for what encoder or rows do not have, or the folder
+            cannot be written.
     """
-    arm, settings = parse_arm(trial.arm), problem.settings
-    subset = problem.train.iloc[nested_order(problem.train["label"], trial.seed, problem.blocks)[: trial.rows]]
+    arm = parse_arm(trial.arm)
+    check_needs(problem, arm)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    seeds = [trial.seed + number * OTHER_SEED for number in range(arm.models)]
+    found = [_train(problem, trial, arm, seed, model_folder) for seed in seeds]
+    return Outcome(
+        np.mean([outcome.probabilities for outcome in found], axis=0),
+        found[0].at,
+        sum(outcome.train_seconds for outcome in found),
+        found[0].step_seconds,
+        sum(outcome.predict_seconds for outcome in found),
+        torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0,
+    )
+
+
+def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Path | None) -> Outcome:
+    """One model of a trial; the subset is the trial's, whatever the seed."""
+    settings, subset = problem.settings, _rows(problem, trial, arm)
     tokenizer, encode = _tokenizer_and_encode(arm, problem)
     valid = _encoded_valid(arm, problem, encode)
-    start_session(trial.seed)
-    model = _model(arm, problem, tokenizer, subset)
-    steps = steps_of(trial, settings)
+    start_session(seed)
+    train = encode(subset, reading_of(arm, settings, problem.model_dir))
+    model = _model(arm, problem, tokenizer, train, seed)
+    steps = steps_of(trial, settings, added_rows(problem, arm))
     scratch = Path(tempfile.mkdtemp(prefix="trial-"))
     try:
         trainer = make_trainer(
             model,
-            train=encode(subset),
+            train=train,
             valid=valid,
             pad_token_id=tokenizer.pad_token_id,
             output_dir=scratch,
-            settings=_training_settings(arm, trial, settings),
+            settings=training_of(arm, settings, steps / math.ceil(len(subset) / batch_of(arm, settings)[0])),
             precision=settings.precision,
-            seed=trial.seed,
+            seed=seed,
         )
-        measure = _Measure(valid, tokenizer.pad_token_id, settings, problem.n_classes, steps)
+        measure = _Measure(trainer, valid, tokenizer.pad_token_id, settings, problem.n_classes, steps)
         trainer.add_callback(measure)
         begun = time.perf_counter()
         trainer.train()
@@ -152,7 +110,8 @@ def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if model_folder:
-        saved = SavedSettings(RECIPE, problem.classes, _reading(arm, problem), model.architecture.settings)
+        reading = reading_of(arm, settings, problem.model_dir, predict=True)
+        saved = SavedSettings(RECIPE, problem.classes, reading, model.architecture.settings)
         save_trained(model, tokenizer, model_folder, saved)
     del model, trainer
     free_memory()
@@ -162,7 +121,8 @@ def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) 
 class _Measure(TrainerCallback):
     """Predicts the validation rows at equal distances, the last time after the last step."""
 
-    def __init__(self, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
+    def __init__(self, trainer, valid, pad_token_id: int, settings: TrialSettings, n_classes: int, steps: int):
+        self.trainer = trainer
         self.valid, self.pad_token_id, self.settings, self.n_classes = valid, pad_token_id, settings, n_classes
         self.marks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.probabilities: list[np.ndarray] = []
@@ -184,14 +144,15 @@ class _Measure(TrainerCallback):
         if state.global_step in self.marks or state.global_step == state.max_steps:
             begun = time.perf_counter()
             try:
-                logits = predict_logits(
-                    model,
-                    self.valid,
-                    self.pad_token_id,
-                    precision=self.settings.precision,
-                    progress=False,
-                    devices=(str(args.device),),  # the trial's own, not all that this process may see
-                )
+                with self.trainer.average.used() if self.trainer.average else nullcontext():
+                    logits = predict_logits(
+                        model,
+                        self.valid,
+                        self.pad_token_id,
+                        precision=self.settings.precision,
+                        progress=False,
+                        devices=(str(args.device),),  # the trial's own, not all that this process may see
+                    )
             except ValueError:  # not finite: the model has diverged, which is a result too
                 logits = np.full((len(self.valid), self.n_classes), np.nan)
             model.train()
@@ -200,68 +161,61 @@ class _Measure(TrainerCallback):
             self.seconds += time.perf_counter() - begun
 
 
-def _batch(arm: Arm, settings: TrialSettings) -> tuple[int, int]:
-    size = settings.batch_size if "batch" in arm else posted_config().batch_size
-    return size, min(size, settings.micro_batch)
+def _rows(problem: Problem, trial: Trial, arm: Arm) -> pd.DataFrame:
+    """The trial's subset, the rows that a lever adds, and of their columns those that the arm uses."""
+    order = nested_order(problem.train["label"], trial.seed, problem.blocks)
+    subset = _used(problem.train.iloc[order[: trial.rows]], {"soft", "names"} & arm.needs)
+    added = [_used(rows, arm.needs) for need, rows in sorted(problem.added.items()) if need in arm.needs]
+    if not added:
+        return subset
+    rows = pd.concat([subset, *added], ignore_index=True)
+    if "soft" in rows:
+        none = [math.nan] * problem.n_classes
+        rows["soft"] = rows["soft"].map(lambda soft: soft if isinstance(soft, list) else none)
+        rows["soft_weight"] = rows["soft_weight"].fillna(0.0)
+    if "model_a" in rows:
+        rows = rows.fillna({"model_a": "", "model_b": ""})
+    return rows
 
 
-def _training_settings(arm: Arm, trial: Trial, settings: TrialSettings) -> TrainingSettings:
-    posted, usual = posted_config(), TrainingSettings()
-    batch_size, micro_batch = _batch(arm, settings)
-    return TrainingSettings(
-        epochs=steps_of(trial, settings) / math.ceil(trial.rows / batch_size),
-        lr=settings.lr if "rates" in arm else posted.lr,
-        head_lr=settings.head_lr if "rates" in arm else posted.lr,
-        layer_decay=usual.layer_decay if "rates" in arm else 1.0,
-        warmup=usual.warmup if "warmup" in arm else posted.warmup,
-        weight_decay=posted.weight_decay,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        evals_per_epoch=0,
-    )
-
-
-def _reading(arm: Arm, problem: Problem) -> Reading:
-    """Twice the tokens where both answers share a sequence, as far as the encoder's positions reach."""
-    style = "pairwise" if "pairwise" in arm else "joint"
-    wanted = problem.settings.max_length * (1 if style == "pairwise" else 2)
-    limit = max_tokens(problem.model_dir)
-    return Reading(style, wanted if limit is None else min(wanted, limit))
+def _used(table: pd.DataFrame, needs: Set[str]) -> pd.DataFrame:
+    soft = () if needs & {"soft", "pseudo"} else ("soft", "soft_weight")
+    names = () if "names" in needs else ("model_a", "model_b")
+    return table.drop(columns=[*soft, *names], errors="ignore")
 
 
 def _tokenizer_and_encode(arm: Arm, problem: Problem):
     """The arm's tokenizer, and a function that encodes a table its way."""
-    reading, cut = _reading(arm, problem), "parts" if "cut" in arm else "right"
+    cut = "parts" if "cut" in arm else "right"
     if "line_break" in arm:
         tokenizer = load_tokenizer(problem.model_dir)
-        return tokenizer, lambda table: encode_pairs(table, tokenizer, reading, cut=cut)
+        return tokenizer, lambda table, reading: encode_pairs(table, tokenizer, reading, cut=cut)
     tokenizer = posted_tokenizer(problem.model_dir, posted_config())
-    return tokenizer, lambda table: encode_posted(table, tokenizer, reading.max_length, reading.style, cut)
+    return tokenizer, lambda table, reading: encode_posted(table, tokenizer, reading.max_length, reading.style, cut)
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):
-    key = tuple(repair in arm for repair in ("pairwise", "cut", "line_break"))
+    reading = reading_of(arm, problem.settings, problem.model_dir, predict=True)
+    key = (reading, *(repair in arm for repair in ("cut", "line_break")))
     if key not in problem._readings:
-        problem._readings[key] = encode(problem.valid)
+        problem._readings[key] = encode(_used(problem.valid, frozenset()), reading)
     return problem._readings[key]
 
 
-def _model(arm: Arm, problem: Problem, tokenizer, subset: pd.DataFrame):
+def _model(arm: Arm, problem: Problem, tokenizer, train: Dataset, seed: int):
+    settings, reading = problem.settings, reading_of(arm, problem.settings, problem.model_dir)
     even = np.full(problem.n_classes, 1 / problem.n_classes)
-    settings, reading = problem.settings, _reading(arm, problem)
-    rows = _batch(arm, settings)[1] * (2 if "pairwise" in arm else 1)
+    rows = batch_of(arm, settings)[1] * (2 if reading.style == "pairwise" else 1)
     # Measured once in a process; not a setting of the trials, since it changes no result.
     attention = choose_attention(problem.model_dir, "auto", rows, reading.max_length, settings.precision, quiet=True)
     return build_model(
         problem.model_dir,
         tokenizer,
-        "pairwise" if "pairwise" in arm else "joint",
-        list(class_shares(subset["label"], problem.n_classes) if "head" in arm else even),
-        settings=ModelSettings(
-            pooling="mean" if "head" in arm else "cls",
-            freeze_embeddings="frozen" in arm,
-            freeze_layers=settings.freeze_layers,
-            attention=attention,
-        ),
+        reading.style,
+        list(class_shares(train["labels"], problem.n_classes) if "head" in arm else even),
+        settings=model_of(arm, settings, attention),
         fit=None if "line_break" in arm else resize_posted,
+        features=reading.features,
+        train=train,
+        seed=seed,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 
+from src_py.errors import InputError
 from src_py.training.worker import die_with_parent
 
 
@@ -45,11 +46,15 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
     def submit(self, number: int, task: Callable, *args) -> Future:
-        """Run `task(*shared, *args)` with worker `number`. In this process, what it raises is raised here."""
+        """Run `task(*shared, *args)` with worker `number`. In this process, what it raises is raised here, but for an
+        InputError, which its result raises."""
         if self.pools:
             return self.pools[number].submit(_work, task, *args)
         done: Future = Future()
-        done.set_result(task(*self.shared, *args))
+        try:
+            done.set_result(task(*self.shared, *args))
+        except InputError as error:
+            done.set_exception(error)
         return done
 
 
