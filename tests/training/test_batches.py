@@ -121,8 +121,8 @@ def short_of_memory(trainer, rows):
     """Half of the gradients are there when the memory runs out."""
     forward = trainer.model.forward
 
-    def too_much(input_ids, attention_mask, labels=None, lengths=None):
-        found = forward(input_ids, attention_mask, labels, lengths)
+    def too_much(input_ids, **more):
+        found = forward(input_ids, **more)
         if len(input_ids) > rows and trainer.model.training:
             found["loss"].backward()
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -145,11 +145,11 @@ def test_out_of_memory_in_an_evaluation_halves_its_batches_and_changes_nothing(n
     expected = trainer.evaluate()
     forward, sizes = trainer.model.forward, []
 
-    def too_much(input_ids, attention_mask, labels=None, lengths=None):
+    def too_much(input_ids, **more):
         if len(input_ids) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         sizes.append(len(input_ids))
-        return forward(input_ids, attention_mask, labels, lengths)
+        return forward(input_ids, **more)
 
     trainer.model.forward = too_much
     found = trainer.evaluate()
