@@ -119,7 +119,7 @@ from src_py.config import check_config
 from src_py.doctor import check_before_training, judge_training
 from src_py.evaluation import (
     Calibration, class_shares, class_table, fit_calibration, group_table, history_table, plot_groups, plot_learning,
-    plot_predictions, read_predictions, score,
+    plot_predictions, read_predictions, score, validation_table,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run, find_extra,
@@ -175,10 +175,19 @@ contest, classes = files.contest, files.contest.classes
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
-debug = debug_line(cfg.rows, len(train))
-train, test = debug_rows(train, test, cfg.rows, cfg.seed)
-print(debug)
 clock.mark("Data")
+
+# %% [markdown]
+# A **teacher** (`soft_labels`) gives class probabilities for training rows; the file has one row an id. A **debug run**
+# (`rows`) uses some training rows and all test rows, and marks its files.
+
+# %%
+debug = debug_line(cfg.rows, len(train))
+if cfg.soft_labels and not finished:
+    path = find_extra(cfg.input_dir, cfg.soft_labels, "soft_labels")
+    train = soft_labels(train, *load_soft(path, train, contest, test["id"]), cfg.soft_weight)
+train, test = debug_rows(train, test, cfg.rows, cfg.seed)
+print(debug or f"All {len(train):,} training rows are used.")
 
 # %% [markdown]
 # ## Validation split
@@ -194,27 +203,24 @@ is_valid = fold_of == cfg.folds[0]
 display(class_table(labels[~is_valid], labels[is_valid], classes))
 
 # %% [markdown]
-# A **teacher** (`soft_labels`) must not have seen the rows that it teaches, or validation rows. **Extra rows**
-# (`extra_files`, `pseudo_files`) are compared with the contest's first: copies are left out, and so are pairs whose
-# prompt is held out. They are never validated on. In the table, look at copies, class shares and lengths: rows of
-# another kind than the contest's can make the model worse.
+# **Extra rows** (`extra_files`, `pseudo_files`) are compared with the contest's first: copies are left out, and so are
+# pairs whose prompt is held out. They are never validated on. In the table, look at copies, class shares and lengths:
+# rows of another kind than the contest's can make the model worse. A teacher must not have seen the rows that it
+# teaches, nor the validation rows; a line says what its file tells of that.
 
 # %%
 if folds and cfg.soft_labels:
-    soft, teacher_folds = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), train, contest, test["id"])
-    train = soft_labels(train, soft, teacher_folds, cfg.soft_weight)
     print(*check_teacher(train, fold_of, cfg.folds, len(classes)), sep="\n")
 if folds and (cfg.extra_files or cfg.pseudo_files):
-    labelled, pseudo = (
-        {name: find_extra(cfg.input_dir, name) for name in part} for part in (cfg.extra_files, cfg.pseudo_files)
-    )
-    files_read = load_extra(labelled, contest) + load_pseudo(pseudo, contest, test)
-    extra, audit = audit_extra(files_read, train, is_valid, test, classes, cfg.seed)
+    paths = {name: find_extra(cfg.input_dir, name, "extra_files") for name in cfg.extra_files}
+    guessed = {name: find_extra(cfg.input_dir, name, "pseudo_files") for name in cfg.pseudo_files}
+    extra = load_extra(paths, contest) + load_pseudo(guessed, contest, test)
+    extra, audit = audit_extra(extra, train, is_valid, test, classes, cfg.seed)
     display(audit)
     train, _ = add_extra(train, extra, rows=cfg.rows, seed=cfg.seed)
     fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
     labels = train["label"].to_numpy()
-own = fold_of >= 0
+own, models = fold_of >= 0, model_names(cfg.folds, cfg.seeds)
 
 # %% [markdown]
 # ## Model
@@ -241,9 +247,6 @@ clock.mark("Encode")
 
 
 # %%
-models = model_names(cfg.folds, cfg.seeds)
-
-
 def new_model(rows: np.ndarray, seed: int):
     """A pretrained encoder with a new head, for the training rows with these numbers."""
     start_session(seed)
@@ -252,8 +255,9 @@ def new_model(rows: np.ndarray, seed: int):
     return build_model(model_dir, tokenizer, reading.style, shares, model_settings, **options)
 
 
+# %%
 def new_trainer(name: str):
-    """A new model and the Trainer that trains it on all other folds; every fold and seed has random numbers of its own."""
+    """A new model and the Trainer that trains it on all other folds; each has random numbers of its own."""
     fold, number = models[name]
     rows, seed = training_rows(train, fold_of, fold), cfg.seed + fold + 1000 * number
     return make_trainer(
@@ -300,8 +304,7 @@ def train_model(name: str, until: float) -> None:
     prior = fit_trivial(rest, len(classes)) if cfg.trivial_prior else None
     options = (calibrate(raw, held), prior, key_of(run), stopped, ended)
     settings = SavedSettings(RECIPE, classes, predict_reading, trainer.model.architecture.settings, *options)
-    known = held[["id", "label"]].assign(fold=fold, **dict(zip(classes, settings.finish(raw, held).T)))
-    write_csv(folder / "validation.csv", known[["id", "fold", "label", *classes]])
+    write_csv(folder / "validation.csv", validation_table(held, fold, classes, raw, settings.finish(raw, held)))
     write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
     save_trained(trainer.model, tokenizer, folder, settings, cfg.save_fp16)
     shutil.rmtree(output / "checkpoints" / name, ignore_errors=True)
@@ -334,7 +337,7 @@ if folds:
 # %%
 for name in todo[:1]:
     trainer, fold = new_trainer(name), models[name][0]
-    needed = disk_needed(trainer.model, len(todo), cfg.save_fp16)
+    needed = disk_needed(trainer.model, len(todo), cfg.save_fp16, cfg.ema > 0)
     require_space(output, needed, f"Training {len(todo)} models")
     rows = training_rows(train, fold_of, fold)
     checked = check_before_training(trainer, tokenizer, train.iloc[rows], train[fold_of == fold])
@@ -409,9 +412,8 @@ for name, validation in validations.items():
 # %%
 oof_path = (finished or output) / "oof.csv"
 if trained:
-    write_csv(
-        oof_path, pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index()
-    )
+    every = pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index()
+    write_csv(oof_path, every[["id", "fold", "label", *classes]])
 oof = read_predictions(oof_path, classes)
 if oof is not None:
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
@@ -420,16 +422,18 @@ if oof is not None:
     display(pd.DataFrame(scores).T.round(4), plot_predictions(truth, probabilities, classes))
 
 # %% [markdown]
-# **Where is it over-certain?** Each line of the table is a group of validation rows. Where the model is worse than the
-# constant predictor, it is sure of itself without reason; rows of that kind among the test rows will cost you.
+# **Where is it over-certain?** Each line of the table is a group of validation rows, the worst ones first. Where
+# `calibrated - constant` is above 0 by more than its `+-`, the model is sure of itself without reason; test rows of that
+# kind will cost you.
 
 # %%
 if trained:
-    rows = train.set_index("id").loc[oof["id"]].reset_index()
-    groups = group_table(
-        truth, probabilities, class_shares(labels[own], len(classes)), calibration_groups(rows, cfg.seed)
-    )
-    display(groups, plot_groups(groups))
+    rows = train.set_index("id").loc[every["id"]].reset_index()
+    before, after = (every[[mark + name for name in classes]].to_numpy() for mark in ("raw_", ""))
+    shares, prompts = class_shares(labels[own], len(classes)), prompt_key(rows).to_numpy()
+    groups = calibration_groups(rows, cfg.seed)
+    table = group_table(every["label"].to_numpy(), before, after, shares, groups, prompts)
+    display(table.round(3), plot_groups(table))
 clock.mark("Evaluate")
 
 # %% [markdown]

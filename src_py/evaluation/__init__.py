@@ -12,4 +12,5 @@ from src_py.evaluation.report import (
     plot_learning,
     plot_predictions,
     read_predictions,
+    validation_table,
 )

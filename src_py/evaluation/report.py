@@ -32,6 +32,20 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     return table.dropna(subset=["log loss"]) if "log loss" in table else table
 
 
+def validation_table(
+    held: pd.DataFrame, fold: int, classes: tuple[str, ...], raw: np.ndarray, final: np.ndarray
+) -> pd.DataFrame:
+    """Predictions of held-out rows: id, fold, label, a column a class, and the same before calibration as raw_<class>.
+
+    Args:
+        held: with id and label.
+        raw, final: probabilities (rows, classes).
+    """
+    columns = dict(zip(classes, final.T)) | {f"raw_{name}": values for name, values in zip(classes, raw.T)}
+    known = pd.DataFrame({"id": held["id"], "fold": fold, "label": held["label"]}).reset_index(drop=True)
+    return known.assign(**columns)
+
+
 def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame | None:
     """Out-of-fold predictions (id, label, and a probability for each class); None, with a line, when there are none."""
     if not path.is_file():
