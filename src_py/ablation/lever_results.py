@@ -83,7 +83,7 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
     axes.axvline(0, color="0.6", linewidth=1)
     seeds = rows["seeds"].agg(["min", "max"]).unique()
     axes.set(xlabel="log loss saved, nats (95 % over prompts and seeds)")
-    axes.set_title(f"Gain over the recipe at {size:,} rows, {' to '.join(map(str, seeds))} seeds")
+    axes.set_title(f"Gain over the recipe at {size:,} rows; seeds: {' to '.join(map(str, seeds))}")
     axes.set_yticks(places, [name.replace("_", " ") for name in rows["lever"]])
     for place, name in zip(beside, costs):
         place.barh(places, rows[name], color="0.75", height=0.6)
