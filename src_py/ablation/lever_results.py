@@ -118,8 +118,9 @@ def answer_levers(
     decided = table[table["seeds"] > 1]
     if len(decided) > 1:
         sentences.append(
-            f"Each interval is at 95 %: of {len(decided)} levers that do nothing, {len(decided) / 20:.1f} on average would "
-            "look better or worse by chance alone. Measure a lever that you mean to use once more, with other seeds."
+            f"Each interval is at 95 %: of {len(decided)} levers that do nothing, {len(decided) / 20:.1f} on average "
+            "would look better or worse by chance alone. Measure a lever that you mean to use once more, with other "
+            "seeds."
         )
     failed = failed or {}
     wanted = dict.fromkeys(trial.arm for trial in trials if has_levers(trial.arm))
