@@ -152,7 +152,7 @@ def _write(problem: Problem, store: TrialStore, trials: list, cfg, chosen, faile
         save_figure(figure, chosen.out / "levers.png")
     lines = ["# `make levers`", "", f"{_setting(problem, outcomes, cfg, chosen)}.", "", *_markdown(table), ""]
     lines += ["| lever | what it does |", "| --- | --- |"]
-    lines += [f"| {name} | {lever.says} |" for name, lever in LEVERS.items()]
+    lines += [f"| {name} | {lever.says} |" for name, lever in LEVERS.items() if name in set(table["lever"])]
     lines += ["", "What the notebook says of it:", "", str(answered), ""]
     lines += ["![Levers](levers.png)"] if figure else []
     (chosen.out / "levers.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -179,7 +179,7 @@ def _setting(problem: Problem, outcomes: dict, cfg, chosen) -> str:
     """How it was measured, in one line."""
     seen, apart = (int(problem.part(unseen=part).sum()) for part in (False, True))
     rows = " and ".join(f"{size:,}" for size in sorted({trial.rows for trial in outcomes}))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.processor() or 'unknown'}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     names = vars(cfg.part(TrialSettings))
     settings = ", ".join(f"{name} {getattr(cfg, name)}" for name in names if name != "precision")
     parts = [

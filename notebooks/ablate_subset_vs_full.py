@@ -214,9 +214,8 @@ if not finished:
 #
 # A short training of each way to read and batch gives the minutes of every trial. The plan runs the most informative
 # trials first: curves of all arms with the first seed, then the control arm, the repairs, the levers, then further
-# seeds. No
-# trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control arm: the
-# subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
+# seeds. No trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control
+# arm: the subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
 
 # %%
 gpus = visible_gpus()

@@ -83,7 +83,7 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
     axes.axvline(0, color="0.6", linewidth=1)
     seeds = rows["seeds"].agg(["min", "max"]).unique()
     axes.set(xlabel="log loss saved, nats (95 % over prompts and seeds)")
-    axes.set_title(f"Gain over the recipe at {size:,} rows, {' to '.join(map(str, seeds))} seeds")
+    axes.set_title(f"Gain over the recipe at {size:,} rows; seeds: {' to '.join(map(str, seeds))}")
     axes.set_yticks(places, [name.replace("_", " ") for name in rows["lever"]])
     for place, name in zip(beside, costs):
         place.barh(places, rows[name], color="0.75", height=0.6)
@@ -118,8 +118,8 @@ def answer_levers(
     decided = table[table["seeds"] > 1]
     if len(decided) > 1:
         sentences.append(
-            f"{len(decided)} levers were compared, each at 95 %: about {max(1, round(len(decided) / 20))} in such a "
-            "table looks better or worse by chance alone. Measure a lever that you mean to use once more, with other "
+            f"Each interval is at 95 %: of {len(decided)} levers that do nothing, {len(decided) / 20:.1f} on average "
+            "would look better or worse by chance alone. Measure a lever that you mean to use once more, with other "
             "seeds."
         )
     failed = failed or {}
