@@ -40,6 +40,9 @@ class CFG:
     # What to do
     mode = "auto"  # "train"; "predict" with an attached finished run; "auto" predicts if one is attached
     resume = "auto"  # use finished embeddings and folds of the same run; "never" fits all folds again
+    # Rows
+    rows = 0  # such as 2000 for a quick trial, whose files are marked as such; 0: all
+    extra_files = []  # further labelled files, such as "lmsys-33k.csv"
     # Features
     groups = ["length", "tfidf", "word2vec", "embeddings"]
     max_length = 512  # tokens in a sequence of prompt and one answer
@@ -54,6 +57,7 @@ class CFG:
     seed = 0
     # Validation
     n_folds = 5  # each is predicted by models of the others
+    split = "prompt"  # "topic" or "length" hold out whole topics or lengths: how the models do on unlike rows
     temperature = True  # calibrate the blend on the out-of-fold rows
 
 
@@ -79,17 +83,18 @@ from IPython.display import display
 
 from src_py.config import check_config
 from src_py.evaluation import (
-    apply_temperature, class_table, constant_log_loss, cross_fitted, fit_temperature, fit_weights, mix,
-    plot_predictions, score,
+    Calibration, class_shares, class_table, constant_log_loss, cross_fitted, fit_calibration, fit_weights, group_table,
+    mix, plot_groups, plot_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Machine, Paths, RunFiles, RunSettings, begin_run, choose_precision, describe_hardware, end_run,
-    find_finished, identify, start_session, write_csv,
+    find_extra, find_finished, identify, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, find_fine_tuned, predict_saved
 from src_py.pairs import (
-    CrossValidation, assign_folds, encode_pairs, find_contest, load_pairs, load_tokenizer, prompt_key,
-    truncation_report, write_submission,
+    CrossValidation, ExtraFiles, add_extra, assign_folds, audit_extra, calibration_groups, debug_line, debug_rows,
+    encode_pairs, find_contest, load_extra, load_pairs, load_tokenizer, prompt_key, submission_name, truncation_report,
+    write_submission,
 )  # fmt: skip
 from src_py.tabular import (
     FINE_TUNED, RECIPE, BoostSettings, Counted, FeatureSettings, FoldResult, SavedBlend, blend_members, check_blend,
@@ -99,7 +104,7 @@ from src_py.tabular import (
 )  # fmt: skip
 
 # %%
-kinds = (Paths, RunSettings, FeatureSettings, BoostSettings, Machine, CrossValidation)
+kinds = (Paths, RunSettings, ExtraFiles, FeatureSettings, BoostSettings, Machine, CrossValidation)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
@@ -127,6 +132,9 @@ print(describe_hardware(precision), files.train, files.test, model_dir or "no en
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+debug = debug_line(cfg.rows, len(train))
+train, test = debug_rows(train, test, cfg.rows, cfg.seed)
+print(debug or f"All {len(train):,} training rows are used.")
 clock.mark("Data")
 
 # %% [markdown]
@@ -137,12 +145,25 @@ clock.mark("Data")
 # the shares should agree.
 
 # %%
-labels = train["label"].to_numpy()
-prompts = pd.factorize(prompt_key(train))[0]
-fold_of = assign_folds(train, cfg.n_folds, cfg.seed)
-check_folds(labels, prompts, fold_of)
+fold_of = assign_folds(train, cfg.n_folds, cfg.seed, cfg.split)
 folds = () if finished else tuple(range(cfg.n_folds))
-display(class_table(labels[fold_of != 0], labels[fold_of == 0], classes))
+display(class_table(train["label"][fold_of != 0], train["label"][fold_of == 0], classes))
+
+# %% [markdown]
+# **Extra rows** (`extra_files`) are compared with the contest's first: copies are left out, and so are pairs whose prompt
+# is among the contest's. Every fold learns from them, none is judged by them. In the table, look at copies, class shares
+# and lengths: rows of another kind than the contest's can make the models worse.
+
+# %%
+if folds and cfg.extra_files:
+    paths = {name: find_extra(cfg.input_dir, name, "extra_files") for name in cfg.extra_files}
+    extra, audit = audit_extra(load_extra(paths, contest), train, fold_of == 0, test, classes, cfg.seed)
+    display(audit)
+    train, _ = add_extra(train, extra, without=train, rows=cfg.rows, seed=cfg.seed)
+    fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
+labels, own = train["label"].to_numpy(), fold_of >= 0
+prompts = pd.factorize(prompt_key(train))[0]
+check_folds(labels, prompts, fold_of)
 
 # %% [markdown]
 # An attached fine-tuned DeBERTa joins the blend if its out-of-fold predictions are known for enough rows; one fold is
@@ -204,7 +225,8 @@ def train_fold(fold: int) -> FoldResult:
 # again whenever texts, encoder and the code that made them are the same.
 
 # %%
-run_files = RunFiles(RECIPE, ("tabular",), ("oof_lightgbm.csv", "models.csv", "submission.csv"), shared=("embeddings",))
+final = ("oof_lightgbm.csv", "models.csv", submission_name(cfg.rows))
+run_files = RunFiles(RECIPE, ("tabular",), final, shared=("embeddings",))
 if folds:
     run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
@@ -285,7 +307,8 @@ clock.mark("Boost")
 # %%
 sets = list(group_sets(features.groups))
 if folds:
-    constant = constant_log_loss(labels, labels, len(classes))
+    print(debug)
+    constant = constant_log_loss(labels[own], labels[own], len(classes))
     by_fold = pd.DataFrame(
         {
             fold: {key: score(labels[fold_of == fold], p)["log_loss"] for key, p in result.predictions.items()}
@@ -323,15 +346,18 @@ if folds:
     parts, truth = [p[known] for p in members.values()], labels[known]
     weights = dict(zip(members, fit_weights(parts, truth).tolist()))
     blended = cross_fitted(parts, truth, weight_folds(members, known, labels, prompts, fold_of, cfg.seed))
-    temperature = fit_temperature(blended, truth) if cfg.temperature else 1.0
-    final = apply_temperature(blended, temperature)
+    groups = calibration_groups(train[known], cfg.seed)
+    chosen = fit_calibration(blended, truth, groups, prompts[known]) if cfg.temperature else None
+    calibration = chosen.calibration if chosen else Calibration()
+    final = calibration.apply(blended)
+    print(chosen.reason if chosen else "Not calibrated.")
 
 # %%
 if folds:
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     scores = {name: score(truth, members[name][known]) for name in weights} | {"blend": score(truth, final)}
     display(pd.DataFrame(scores).T.assign(weight=pd.Series(weights)).round(4))
-    print(f"{known.sum():,} rows; constant predictor {constant:.4f}; temperature {temperature:.2f}")
+    print(f"{known.sum():,} rows; constant predictor {constant:.4f}")
 
 # %% [markdown]
 # In the confusion matrix, the diagonal holds the correct predictions; in the calibration plot, a curve below the
@@ -344,8 +370,19 @@ if folds:
     display(plot_predictions(truth, final, classes))
     member = fine_tuned.digest if FINE_TUNED in weights else ""
     encoder = encoder_digest(model_dir)
-    blend = SavedBlend(classes, features, cfg.models, folds, weights, temperature, encoder, member)
-    save_blend(output / "tabular", blend)
+    options = (calibration.temperature, encoder, member, calibration.tie_shift)
+    save_blend(output / "tabular", SavedBlend(classes, features, cfg.models, folds, weights, *options))
+
+# %% [markdown]
+# **Where is it over-certain?** Each line of the table is a group of rows, the worst ones first. Where `calibrated -
+# constant` is above 0 by more than its `+-`, the blend is sure of itself without reason; test rows of that kind will
+# cost you.
+
+# %%
+if folds:
+    shares = class_shares(labels[own], len(classes))
+    table = group_table(truth, blended, final, shares, groups, prompts[known])
+    display(table.round(3), plot_groups(table))
 clock.mark("Evaluate")
 
 # %% [markdown]
@@ -361,10 +398,11 @@ predictions = predict_folds(folder, blend, Counted.of(test, features.groups, emb
 if FINE_TUNED in blend.weights:
     predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, classes, precision)
 mixed = mix([predictions[name] for name in blend.weights], np.array(list(blend.weights.values())))
-predicted = apply_temperature(mixed, blend.temperature)
-submission = write_submission(output / "submission.csv", test["id"], predicted, contest)
+predicted = Calibration(blend.temperature, blend.tie_shift).apply(mixed)
+submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
 if folds:
     end_run(output, run_files)
+print(debug)
 clock.mark("Submission")
 display(submission.head(), clock.table())
 

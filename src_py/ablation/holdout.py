@@ -8,7 +8,8 @@ import pandas as pd
 
 from src_py.config import check_choice
 from src_py.errors import InputError
-from src_py.pairs.extra import ExtraFile, add_extra
+from src_py.pairs.audit import add_extra
+from src_py.pairs.extra import ExtraFile
 from src_py.pairs.load import prompt_key
 from src_py.pairs.split import assign_folds, nested_order
 from src_py.pairs.topics import topic_of

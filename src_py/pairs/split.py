@@ -26,19 +26,20 @@ class CrossValidation(Settings):
 
     n_folds: int = setting(5, least=2, most=100)
     temperature: bool = setting(True)
-    trivial_prior: bool = setting(False)
     split: str = setting("prompt", choices=SPLITS)
 
 
 @dataclass(frozen=True)
 class Validation(CrossValidation):
-    """How rows are held out when only the `folds` named are validation folds in turn.
+    """How rows are held out when only the `folds` named are validation folds in turn; `trivial_prior` predicts empty
+    and identical answers by the class shares of their kind.
 
     Raises:
         InputError: when `folds` does not name some of the folds, each once.
     """
 
     folds: tuple[int, ...] = setting((0,), least=0)
+    trivial_prior: bool = setting(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from src_py.errors import InputError
+from src_py.evaluation.calibration import TIE_SHIFTS
 from src_py.kaggle.files import ENCODER_FILES, folder_digest, write_arrays, write_text
 from src_py.tabular.embeddings import POOLINGS
 from src_py.tabular.folds import FoldResult
@@ -32,7 +33,7 @@ class SavedBlend:
         models: which models learned them.
         folds: those that were fitted.
         weights: of the blend's members, "set of groups/model" or `FINE_TUNED`, summing to 1.
-        temperature: of the blend.
+        temperature, tie_shift: of the blend's `Calibration`.
         encoder: digest of the folder whose embeddings were used, or "".
         fine_tuned: digest of the output of `finetune_deberta` in the blend, or "".
     """
@@ -45,6 +46,7 @@ class SavedBlend:
     temperature: float
     encoder: str = ""
     fine_tuned: str = ""
+    tie_shift: float = 0.0
 
 
 def encoder_digest(folder: Path | None) -> str:
@@ -154,7 +156,7 @@ def read_blend(folder: Path) -> SavedBlend:
         raise _refused(folder, f"{MARKER} was changed after it was saved")
     features = FeatureSettings(tuple(found["groups"]), found["max_length"], found["pooling"])
     values: dict[str, Any] = {name: tuple(found[name]) for name in ("classes", "models", "folds")}
-    values |= {name: found[name] for name in ("weights", "temperature", "encoder", "fine_tuned")}
+    values |= {name: found[name] for name in ("weights", "temperature", "tie_shift", "encoder", "fine_tuned")}
     return SavedBlend(features=features, **values)
 
 
@@ -258,8 +260,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "models": lambda value: _are_some(value, lambda name: isinstance(name, str) and name in MODELS),
     "folds": lambda value: _are_some(value, lambda fold: type(fold) is int and 0 <= fold < 100),
     "weights": _are_weights,
-    # fit_temperature searches between exp(-2.5) and exp(2.5)
+    # fit_calibration searches between exp(-2.5) and exp(2.5)
     "temperature": lambda value: _is_number(value, 0.08, 12.5),
+    "tie_shift": lambda value: _is_number(value, *TIE_SHIFTS),
     "encoder": lambda value: isinstance(value, str),
     "fine_tuned": lambda value: isinstance(value, str),
     "files": _are_digests,

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from src_py.errors import InputError
+from src_py.pairs.audit import add_extra, audit_extra, training_rows
 from src_py.pairs.contest import LMSYS, WSDM
 from src_py.pairs.copies import BAND, BANDS, NEAR, find_copies, similarity
-from src_py.pairs.extra import ExtraFile, add_extra, audit_extra, load_extra, training_rows
+from src_py.pairs.extra import ExtraFile, load_extra
 from src_py.pairs.load import prompt_key, swap_sides
 
 ONE_HOT = ["winner_model_a", "winner_model_b", "winner_tie"]

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from src_py.errors import InputError
+from src_py.pairs.audit import audit_extra
 from src_py.pairs.contest import LMSYS, WSDM
-from src_py.pairs.extra import audit_extra
 from src_py.pairs.load import load_pairs
 from src_py.pairs.soft import check_teacher, load_pseudo, load_soft, soft_labels
 from src_py.pairs.split import assign_folds
