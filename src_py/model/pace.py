@@ -12,7 +12,8 @@ import torch
 from scipy.optimize import nnls
 
 from src_py.model.length_groups import CALL, length_groups
-from src_py.pairs.encode import round_up
+from src_py.pairs.contest import TEXT_COLUMNS
+from src_py.pairs.encode import Reading, round_up
 
 ROUNDS = 12  # of measuring at most: more do not change the median
 SINGLE = 0.1  # what the time of a single row counts, against that of a part
@@ -54,6 +55,17 @@ def sequence_lengths(encoded) -> np.ndarray:
         sequences = table["sequences"].combine_chunks()
         found.append(pc.list_value_length(sequences.flatten()).to_numpy(zero_copy_only=False).reshape(len(table), -1))
     return np.concatenate(found).astype(np.int64)
+
+
+def prediction_lengths(encoded, reading: Reading) -> np.ndarray:
+    """Tokens of every sequence, int64 (rows, sequences), of the same pairs when they are read as `reading` says.
+
+    Args:
+        encoded: from `encode_pairs`, of the same style with any `max_length`: it says how long the whole texts are.
+    """
+    prompt, a, b = (np.asarray(encoded[f"{part}_tokens"]) for part in TEXT_COLUMNS)
+    whole = np.stack([prompt + a + b + 4] if reading.style == "joint" else [prompt + a + 3, prompt + b + 3], axis=1)
+    return np.minimum(whole, reading.max_length).astype(np.int64)
 
 
 def part_work(lengths: Sequence[int], device: str = "cpu") -> np.ndarray:

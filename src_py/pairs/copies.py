@@ -12,10 +12,8 @@ import pandas as pd
 from src_py.pairs.load import folded_words
 
 NEAR = 0.8  # Jaccard similarity of the shingles of two pairs from which they are near copies
-BANDS, BAND = (
-    20,
-    5,
-)  # of the MinHash signature; two pairs with a similarity of 0.8 share a band in 9,996 of 10,000 cases
+# Of the MinHash signature: two pairs with a similarity of 0.8 share a band in 9,996 of 10,000 cases.
+BANDS, BAND = 20, 5
 _LIKELY = 0.6  # share of the signature that must agree before shingles are compared: five standard errors below NEAR
 _CHUNK = 2000  # rows whose words are held in memory at a time
 _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")

@@ -11,7 +11,7 @@ import torch
 from src_py.kaggle.clock import COMPETITION_HOURS, HIDDEN_ROWS, Clock
 from src_py.kaggle.files import LIMIT, free_bytes
 from src_py.kaggle.session import all_devices, visible_gpus
-from src_py.model.pace import machine_line, sequence_lengths, works
+from src_py.model.pace import machine_line, prediction_lengths, sequence_lengths, works
 from src_py.model.predict import prediction_parts
 from src_py.pairs.encode import Reading
 from src_py.training.checkpoints import checkpoint_bytes, disk_needed
@@ -175,6 +175,7 @@ def forecast_run(
     Args:
         trainer: of the first fold to be trained, which may have a checkpoint; other folds are taken to be like it.
         table: training rows from `load_pairs`.
+        reading: of predictions.
 
     Raises:
         InputError: as for `measure`.
@@ -198,13 +199,15 @@ def forecast_run(
     trained = sum(4 * p.numel() for p in trainer.model.parameters() if p.requires_grad)
     buckets = trained if processes > 1 else 0
     averages = trained if averaged else 0
-    every = np.concatenate([lengths, eval_lengths])
+    # What was cut to the training's length may be read further in prediction.
+    validated = prediction_lengths(trainer.eval_dataset, reading)
+    every = np.concatenate([prediction_lengths(trainer.train_dataset, reading), validated])
     test, hidden = (plan.models * _prediction_like(every, rows, measured) for rows in (plan.test_rows, HIDDEN_ROWS))
     return Forecast(
         spent=time.time() - clock.begun,
         training=sharing * sum(_steps(fold, measured) for fold in work),
         evaluation=sharing * sum(_evaluations(fold, measured) for fold in work) + written * measured.save,
-        validation=plan.folds * _prediction(eval_lengths, measured),
+        validation=plan.folds * _prediction(validated, measured),
         test=test,
         hidden=hidden,
         seconds=clock.limit - clock.begun,

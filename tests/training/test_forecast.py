@@ -10,7 +10,7 @@ import torch
 
 from src_py.kaggle.clock import Clock
 from src_py.kaggle.session import start_session
-from src_py.model.pace import Pace, fit_pace, part_work, sequence_lengths, typical, works
+from src_py.model.pace import Pace, fit_pace, part_work, prediction_lengths, sequence_lengths, typical, works
 from src_py.model.predict import predict_logits, prediction_parts
 from src_py.model.preference import build_model
 from src_py.pairs.encode import Reading, encode_pairs
@@ -109,6 +109,14 @@ def test_batches_of_a_prediction_are_those_of_the_real_one(new_trainer, tokenize
 def test_lengths_are_those_of_the_sequences(encoded):
     rows = encoded.select([7, 3, 12])
     assert sequence_lengths(rows).tolist() == [[len(ids) for ids in both] for both in rows["sequences"]]
+
+
+@pytest.mark.parametrize("style", ["pairwise", "joint"])
+@pytest.mark.parametrize("longer", [48, 64, 4000])
+def test_lengths_in_prediction_are_those_of_the_texts_read_that_far(tokenizer, pairs, style, longer):
+    short, other = (encode_pairs(pairs[:60], tokenizer, Reading(style, length)) for length in (48, longer))
+    found = prediction_lengths(short, Reading(style, longer))
+    np.testing.assert_allclose(found, sequence_lengths(other), atol=2)  # a cut may leave no room for another turn
 
 
 def test_a_pace_is_found_again_and_never_negative():
