@@ -16,6 +16,8 @@ def counted_peak(shape: str, pairs: int, tokens: int, kind: str, file: Path = FI
             (row["model"], row["pairs × tokens"], row["attention"]): float(row["peak GB"]) for row in traced["calls"]
         }
         for row in traced.get("memory", []):  # of the best attention for a GPU only
+            if row.get("lora_rank"):
+                continue
             key = (row["model"], f"{row['micro_batch']} × {row['max_length']}", row.get("attention", OWN[-1]))
             found[key] = float(row["peak GB"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

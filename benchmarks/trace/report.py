@@ -1,5 +1,6 @@
 """The tables of trace.json and trace.md."""
 
+import itertools
 import json
 import platform
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from benchmarks.trace.models import BEST, KINDS, SIZES, v3
 from src_py.model.predict import TOKENS
 
 CARD_GB, CONTEXT_GB, FRAGMENTED = 15.0, 1.0, 0.15
-MICRO_BATCHES = (1, 2, 4, 8, 16)
+MICRO_BATCHES, LORA_RANK = (1, 2, 4, 8, 16), 16
 SAID = f"estimated for a {T4.name} that holds {T4.operations / 1e12:.0f} TFLOP/s and {T4.bandwidth / 1e9:.0f} GB/s"
 
 
@@ -112,23 +113,22 @@ def freezing() -> list[dict]:
 
 
 def memory() -> list[dict]:
-    """Peak by model, tokens and `micro_batch`."""
+    """Peak by model, adapters, tokens and `micro_batch`."""
     rows = []
-    for size in SIZES:
-        for tokens in (512, 1024):
-            for pairs in MICRO_BATCHES:
-                found = trace_memory(v3(size), pairs_of(pairs, tokens))
-                needed = (found.peak + found.gradients) / 1e9 * (1 + FRAGMENTED) + CONTEXT_GB
-                rows.append(
-                    {
-                        "model": size,
-                        "max_length": tokens,
-                        "micro_batch": pairs,
-                        "peak GB": found.peak / 1e9,
-                        "needed GB": needed,
-                        "fits": needed <= CARD_GB,
-                    }
-                )
+    for size, rank, tokens, pairs in itertools.product(SIZES, (0, LORA_RANK), (512, 1024), MICRO_BATCHES):
+        found = trace_memory(v3(size), pairs_of(pairs, tokens), lora_rank=rank)
+        needed = (found.peak + found.gradients) / 1e9 * (1 + FRAGMENTED) + CONTEXT_GB
+        rows.append(
+            {
+                "model": size,
+                "lora_rank": rank,
+                "max_length": tokens,
+                "micro_batch": pairs,
+                "peak GB": found.peak / 1e9,
+                "needed GB": needed,
+                "fits": needed <= CARD_GB,
+            }
+        )
     return rows
 
 

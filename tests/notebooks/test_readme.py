@@ -130,13 +130,21 @@ def test_the_lightgbm_demo_beats_every_single_group():
 
 @pytest.mark.slow
 def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_its_own_output(tmp_path, tiny):
+    """The fine-tuning has most of its switches on, and two seeds of two folds."""
     data = tmp_path / "in/contest"
     write_contest(data, train_rows=200, test_rows=20)
     words = ["run", "RECIPE=finetune_deberta", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}"]
-    cfg = "CFG=epochs=1 max_length=48 n_folds=2 folds=0,1 evals_per_epoch=1 stop_on_failure=no"
-    done = make(*words, f"OUT={tmp_path / 'tuned'}", cfg)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (tmp_path / "in/tuned").symlink_to(tmp_path / "tuned")
+    cfg = "CFG=epochs=1 max_length=48 n_folds=2 folds=0,1 seeds=2 evals_per_epoch=1 stop_on_failure=no"
+    cfg += " predict_max_length=64 features=on pooling=attention lora_rank=4 ema=0.9 schedule=cosine"
+    cfg += " names_loss=0.2 trivial_prior=yes"
+    for out in ("tuned", "predicted"):
+        done = make(*words, f"OUT={tmp_path / out}", cfg)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        if out == "tuned":
+            (tmp_path / "in/tuned").symlink_to(tmp_path / "tuned")
+    assert "PREDICTING ONLY" in done.stdout + done.stderr
+    submissions = [(tmp_path / out / "submission.csv").read_bytes() for out in ("tuned", "predicted")]
+    assert submissions[0] == submissions[1]
 
     def run(out, cfg):
         words = ["run", "RECIPE=embed_deberta_lightgbm", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={out}"]

@@ -72,13 +72,13 @@ def test_edits_on_kaggle_come_back(repo, notebook):
 def test_a_new_helper_is_written_and_a_lost_one_reported(repo, notebook):
     def change(cells):
         cell = helper_cell(cells, "pairs")
-        cell.source = cell.source.replace(SPLIT, f"# ==== src_py/pairs/extra.py ====\nEXTRA = 1\n\n{SPLIT}")
+        cell.source = cell.source.replace(SPLIT, f"# ==== src_py/pairs/added.py ====\nEXTRA = 1\n\n{SPLIT}")
         at = cell.source.index("# ==== src_py/pairs/tokenizer.py")
         cell.source = cell.source[:at]
 
     found = pull(notebook(change), repo)
-    assert found.changed == ["src_py/pairs/extra.py"]
-    assert (repo / "src_py/pairs/extra.py").read_text() == "EXTRA = 1\n"
+    assert found.changed == ["src_py/pairs/added.py"]
+    assert (repo / "src_py/pairs/added.py").read_text() == "EXTRA = 1\n"
     assert "src_py/pairs/tokenizer.py is not in the notebook" in str(found)
     assert (repo / "src_py/pairs/tokenizer.py").is_file()
 
