@@ -124,7 +124,7 @@ def _problem(cfg, chosen: argparse.Namespace) -> tuple[Problem, GridSettings]:
     extra += load_pseudo({name: Path(name) for name in cfg.pseudo_files}, contest, test)
     if cfg.soft_labels:
         table = soft_labels(table, *load_soft(cfg.soft_labels, table, contest, test["id"]), cfg.soft_weight)
-    kind = apply_preset(cfg.part(GridSettings), 0).holdout
+    kind = apply_preset(cfg.part(GridSettings)).holdout
     train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
     if extra:
         extra, audit = audit_extra(extra, table, held, test, contest.classes)
@@ -136,7 +136,7 @@ def _problem(cfg, chosen: argparse.Namespace) -> tuple[Problem, GridSettings]:
     print(describe_hardware(precision))
     settings = TrialSettings(**vars(cfg.part(TrialSettings)) | {"precision": precision})
     problem = Problem(train, valid, prompt_key(valid), model_dir, contest.classes, settings, unseen=unseen, added=added)
-    return problem, apply_preset(cfg.part(GridSettings), len(train))
+    return problem, apply_preset(cfg.part(GridSettings))
 
 
 def _write(problem: Problem, store: TrialStore, trials: list, cfg, chosen, failed: dict[str, str]) -> None:
@@ -186,7 +186,7 @@ def _setting(problem: Problem, outcomes: dict, cfg, chosen) -> str:
         date.today().isoformat(),
         f"data {chosen.data.name}, encoder {chosen.model.name}",
         f"{rows} of {len(problem.train):,} training rows, {seen:,} validation rows like them and {apart:,} of a kind "
-        f"held out (holdout {apply_preset(cfg.part(GridSettings), 1).holdout})",
+        f"held out (holdout {apply_preset(cfg.part(GridSettings)).holdout})",
         f"seeds {len({trial.seed for trial in outcomes})}, {len(outcomes)} trials",
         f"{settings}, precision {problem.settings.precision}",
         f"{device}, {os.cpu_count()} cores, {chosen.workers} processes, python {platform.python_version()}, torch "

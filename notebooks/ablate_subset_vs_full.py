@@ -45,7 +45,7 @@ class CFG:
     resume = "auto"  # use stored trials of the same settings, rows, encoder and code; "never" trains all of them
     rows = 0  # training rows of a debug run, such as 2000; 0: all
     # Grid
-    preset = "data_or_code"  # or "levers": the recipe, and with each of `levers`, at one size; `arms` to `control` rest
+    preset = "data_or_code"  # "levers": the recipe with each of `levers`, at one size; `arms` to `control` do not count
     levers = []  # such as ["features", "lora", "layer_decay=1.0", "features+ema"]; empty: all that the rows allow
     lever_rows = 0  # training rows of the levers; 0: all
     holdout = "auto"  # "topic" or "length": also measure on rows of a kind that is kept out of training; "none"
@@ -99,10 +99,9 @@ from IPython.display import Markdown, display
 
 from src_py.ablation import (
     LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
-    baselines,
-    choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model, lever_table,
-    list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table,
-    run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
+    baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model,
+    lever_table, list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table,
+    results_table, run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import class_table
@@ -119,7 +118,8 @@ from src_py.pairs import (
 # %%
 kinds = (Paths, RunSettings, GridSettings, TrialSettings, ExtraRows)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
-grid, output, clock = cfg.part(GridSettings), Path(cfg.output_dir), Clock(cfg.budget_minutes / 60)
+grid, output = apply_preset(cfg.part(GridSettings)), Path(cfg.output_dir)
+clock = Clock(cfg.budget_minutes / 60)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 extra_files, pseudo_files = (
     {name: find_extra(cfg.input_dir, name) for name in names} for names in (cfg.extra_files, cfg.pseudo_files)
@@ -153,12 +153,12 @@ with pd.option_context("display.max_colwidth", None):
 contest, classes = files.contest, files.contest.classes
 table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-all_rows = len(table)
+if cfg.soft_labels:
+    path = find_extra(cfg.input_dir, cfg.soft_labels, "soft_labels")
+    table = soft_labels(table, *load_soft(path, table, contest, test["id"]), cfg.soft_weight)
+debug = debug_line(cfg.rows, len(table))
 table, test = debug_rows(table, test, cfg.rows, cfg.seed)
 extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
-if cfg.soft_labels:
-    found = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), table, contest, test["id"])
-    table = soft_labels(table, *found, cfg.soft_weight)
 display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
@@ -173,10 +173,8 @@ clock.mark("Data")
 # shows the training labels, the second the validation labels: the shares should agree.
 
 # %%
-kind = apply_preset(grid, 0).holdout
-train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
+train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, grid.holdout, cfg.seed)
 own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
-grid = apply_preset(grid, own_rows)
 extra, audit = audit_extra(extra, table, held, test, classes)
 train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", cfg.rows, cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
@@ -187,8 +185,7 @@ for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_l
 display(class_table(train["label"], valid["label"], classes))
 print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
-debug = debug_line(cfg.rows, all_rows)
-print(debug, end=debug and "\n")
+print(debug)
 
 # %% [markdown]
 # ## Model
@@ -259,10 +256,10 @@ if outcomes:
         answered = answer(problem, outcomes, results, curve, grid.arms, trials)
     figure = plot_curves(curve, results, grid.arms, lines, answered.laws, marks)
     write_csv(output / "ablation.csv", results)
-    write_text(output / "answer.md", f"{answered}\n")
+    write_text(output / "answer.md", f"{debug}\n{answered}\n".lstrip())
     save_figure(figure, output / "learning_curve.png")
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
-    print(debug, end=debug and "\n")
+    print(debug)
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
@@ -280,7 +277,7 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / "repairs.png")
         display(repair_figure, repairs.round(4))
-        print(debug, end=debug and "\n")
+        print(debug)
 
 # %% [markdown]
 # Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
@@ -319,7 +316,7 @@ if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
     display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
-    print(debug, end=debug and "\n")
+    print(debug)
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:

@@ -80,17 +80,13 @@ class GridSettings(Settings):
             )
 
 
-def apply_preset(grid: GridSettings, rows: int) -> GridSettings:
-    """The settings with those that the preset sets: for "levers" one arm, no repair, one size and no control.
-
-    Args:
-        rows: training rows without those of extra files.
-    """
+def apply_preset(grid: GridSettings) -> GridSettings:
+    """The settings with those that the preset sets: for "levers" one arm, no repair, one size and no control."""
     levers = grid.preset == "levers"
     holdout = ("topic" if levers else "none") if grid.holdout == "auto" else grid.holdout
     if not levers:
         return replace(grid, holdout=holdout, levers=())
-    sizes = (grid.lever_rows or rows,)
+    sizes = (grid.lever_rows,) if grid.lever_rows else ()
     return replace(grid, holdout=holdout, arms=("recipe",), repairs=(), sizes=sizes, control=False)
 
 
@@ -120,7 +116,7 @@ def choose_sizes(grid: GridSettings, own_rows: int, marks: dict[str, int]) -> tu
 
     Args:
         own_rows: training rows without those of extra files.
-        marks: from `add_extra`; the end of each extra file is a size, too.
+        marks: from `add_extra`; the end of each extra file is a size, too, but not for levers, which have one size.
 
     Raises:
         InputError: a size above the number of training rows.
@@ -128,6 +124,8 @@ def choose_sizes(grid: GridSettings, own_rows: int, marks: dict[str, int]) -> tu
     rows = max([own_rows, *marks.values()])
     if grid.sizes and max(grid.sizes) > rows:
         raise InputError(f"CFG.sizes has {max(grid.sizes):,}, but there are {rows:,} training rows; lower it.")
+    if grid.preset == "levers":
+        return grid.sizes or (own_rows,)
     sizes = grid.sizes or log_spaced(own_rows, grid.smallest_share, grid.n_sizes)
     return tuple(sorted({*sizes, *marks.values()}))
 

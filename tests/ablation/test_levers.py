@@ -11,7 +11,15 @@ from src_py.ablation.holdout import hold_out, split_rows
 from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS, NEEDS
 from src_py.ablation.results import baselines, compare, curve_table, repair_table, results_table
-from src_py.ablation.schedule import GridSettings, apply_preset, choose_levers, list_trials, plan, time_trials
+from src_py.ablation.schedule import (
+    GridSettings,
+    apply_preset,
+    choose_levers,
+    choose_sizes,
+    list_trials,
+    plan,
+    time_trials,
+)
 from src_py.ablation.store import TrialStore
 from src_py.ablation.trials import Problem, Trial, _rows, run_trial, steps_of
 from src_py.errors import InputError
@@ -149,12 +157,14 @@ def parted(problem) -> Problem:
 
 class TestPlan:
     def test_every_lever_comes_before_the_next_seed(self):
-        grid = apply_preset(GridSettings(preset="levers", levers=("lora", "ema"), seeds=2), 500)
+        grid = apply_preset(GridSettings(preset="levers", levers=("lora", "ema"), seeds=2))
         assert grid.holdout == "topic"
-        trials = list_trials(grid.arms, grid.repairs, grid.sizes, grid.seeds, grid.control, grid.levers)
+        sizes = choose_sizes(grid, 500, {})
+        trials = list_trials(grid.arms, grid.repairs, sizes, grid.seeds, grid.control, grid.levers)
         arms = ["recipe", "recipe+lora", "recipe+ema"]
         assert [(trial.arm, trial.rows, trial.seed) for trial in trials] == [(a, 500, s) for s in (0, 1) for a in arms]
-        assert apply_preset(GridSettings(), 500) == replace(GridSettings(), holdout="none")
+        assert choose_sizes(apply_preset(replace(grid, lever_rows=200)), 500, {}) == (200,)
+        assert apply_preset(GridSettings()) == replace(GridSettings(), holdout="none")
 
     @pytest.mark.slow
     def test_two_models_take_twice_the_time(self, problem):

@@ -54,7 +54,7 @@ def test_the_notebook_trains_no_further_fold_and_its_output_is_not_for_predictin
     with monkeypatch.context() as patched:
         patched.setattr(src_py.training, "fit", stopped_in_the_first_fold)
         said = run("one")
-    assert "NOT LEARNED: the watcher stopped fold 0. step 3: every row gets the same prediction." in said
+    assert "NOT LEARNED: the watcher stopped fold_0. step 3: every row gets the same prediction." in said
     assert not (tmp_path / "one/fold_1").exists()
     assert json.loads((tmp_path / "one/finetune_deberta_run.json").read_text())["learned"] is False
     assert len(pd.read_csv(tmp_path / "one/submission.csv")) == 6
@@ -65,5 +65,5 @@ def test_the_notebook_trains_no_further_fold_and_its_output_is_not_for_predictin
     said = run("two")
     assert "PREDICTING ONLY" not in said
     said = run("one", f"{CFG} mode=train stop_on_failure=no")
-    assert "Folds to train: [0, 1]" in said, "a stopped fold is trained on request"
+    assert "Models to train: fold_0 fold_1" in said, "a stopped model is trained on request"
     assert (tmp_path / "one/fold_1").is_dir()
