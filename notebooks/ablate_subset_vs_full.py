@@ -139,6 +139,8 @@ print(
     describe_budget(cfg.budget_minutes),
     sep="\n",
 )
+
+# %%
 with pd.option_context("display.max_colwidth", None):
     says = {name: lever.says for name, lever in LEVERS.items()} if grid.preset == "levers" else REPAIRS
     display(pd.Series(says, name="what it does").to_frame())
