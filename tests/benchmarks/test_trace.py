@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,21 @@ def test_only_copies_that_the_host_waits_for_are_counted(counted):
     waiting = {"pageable": 1, "pinned, waiting": 1, "list": 1, "list as index": 1, "back": 1}
     waiting["read"] = 2  # the copy, and the error: there is no value to read
     assert {name: number for name, number in copies.items() if number} == waiting
+
+
+def test_the_memory_table_of_the_notebook_is_what_was_counted():
+    root = Path(__file__).resolve().parents[2]
+    counted = {
+        (row["model"], row["lora_rank"], row["max_length"], row["micro_batch"]): row
+        for row in json.loads((root / "benchmarks/trace.json").read_text(encoding="utf-8"))["memory"]
+    }
+    text = (root / "notebooks/finetune_deberta.py").read_text(encoding="utf-8")
+    table = re.findall(r"^# \| deberta-v3-(\w+) \|(.*)\|$", text, re.MULTILINE)
+    columns = [(0, 512), (0, 1024), (16, 512), (16, 1024)]
+    assert [size for size, _ in table] == ["small", "base", "large"]
+    for size, cells in table:
+        found = re.findall(r"`micro_batch = (\d+)` \(([\d.]+) GB\)", cells)
+        for (rank, tokens), (pairs, needed) in zip(columns, found, strict=True):
+            row = counted[size, rank, tokens, int(pairs)]
+            assert f"{row['needed GB']:.1f}" == needed
+            assert row["fits"]
