@@ -108,7 +108,9 @@ class Architecture:
             raise InputError(f"CFG.side_bias needs CFG.head = {HEADS[0]!r}: {settings.head!r} has no such bias.")
         for field in ("lora_rank", "names_loss"):
             if self.features == "alone" and getattr(settings, field):
-                raise InputError(f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0.")
+                raise InputError(
+                    f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0."
+                )
 
     @classmethod
     def from_dict(cls, values: dict) -> "Architecture":

@@ -36,7 +36,8 @@ def load_soft(
 
     Raises:
         InputError: a missing column; an id that is unknown or there twice; a probability that is NaN or negative; a row
-            that does not sum to 1 within 0.001; only zeros and ones; fewer than 1 % of the training rows. The message names path and row.
+            that does not sum to 1 within 0.001; only zeros and ones; fewer than 1 % of the training rows. The message
+            names path and row.
     """
     path = Path(path)
     names = read_names(path)
