@@ -45,7 +45,8 @@ class GridSettings(Settings):
         seed: of the folds and of the choice of validation rows.
 
     Raises:
-        InputError: an arm, repair or lever that does not exist or is named twice, or a budget longer than a session.
+        InputError: an arm, repair or lever that does not exist or is named twice, a lever that takes repairs from the
+            recipe, or a budget longer than a session.
     """
 
     preset: str = setting("data_or_code", choices=PRESETS)
@@ -73,6 +74,12 @@ class GridSettings(Settings):
             raise InputError(f"CFG.levers is {list(self.levers)}; name each once.")
         for arm in (*self.arms, *single_repairs(self.repairs), *map(lever_arm, self.levers)):
             parse_arm(arm)
+        for lever in self.levers:
+            if parse_arm(lever_arm(lever)).base != "recipe":  # whose trials it is compared with
+                raise InputError(
+                    f"CFG.levers: {lever!r} also takes a repair from the recipe, whose trials it would be compared "
+                    f"with; leave that out, or compare {lever_arm(lever)!r} with another arm in CFG.arms."
+                )
         if self.budget_minutes > 60 * SESSION_HOURS:
             raise InputError(
                 f"CFG.budget_minutes is {self.budget_minutes:g}; Kaggle ends a session after {60 * SESSION_HOURS} "

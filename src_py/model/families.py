@@ -168,15 +168,15 @@ def max_tokens(config_or_folder) -> int | None:
     return family.max_tokens(config) if family else getattr(config, "max_position_embeddings", None)
 
 
-def check_max_length(config_or_folder, max_length: int) -> None:
-    """Raise `InputError` when sequences of `max_length` tokens are longer than the encoder reads."""
+def check_max_length(config_or_folder, max_length: int, field: str = "max_length") -> None:
+    """Raise `InputError` when sequences of `max_length` tokens are longer than the encoder reads; `field` of CFG."""
     config = _config(config_or_folder)
     limit = max_tokens(config)
     if limit is not None and max_length > limit:
         family = family_of(config)
         raise InputError(
-            f"CFG.max_length is {max_length}, but this {family.name if family else config.model_type} model reads "
-            f"{limit} tokens at most; set CFG.max_length to {limit} or less."
+            f"CFG.{field} is {max_length}, but this {family.name if family else config.model_type} model reads "
+            f"{limit} tokens at most; set CFG.{field} to {limit} or less."
         )
 
 

@@ -90,7 +90,7 @@ class Architecture:
         names: chatbots that it learns to name; 0: none.
 
     Raises:
-        InputError: a head or a bias that the reading has not.
+        InputError: a head or a bias that the reading has not, or something to train in an encoder that is not used.
     """
 
     style: str
@@ -106,6 +106,11 @@ class Architecture:
             raise InputError(f"CFG.{field} needs CFG.style = 'pairwise', which reads each answer alone.")
         if pairwise and settings.head != HEADS[0] and settings.side_bias:
             raise InputError(f"CFG.side_bias needs CFG.head = {HEADS[0]!r}: {settings.head!r} has no such bias.")
+        for field in ("lora_rank", "names_loss"):
+            if self.features == "alone" and getattr(settings, field):
+                raise InputError(
+                    f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0."
+                )
 
     @classmethod
     def from_dict(cls, values: dict) -> "Architecture":
@@ -239,7 +244,7 @@ def build_model(
     settings = settings or ModelSettings()
     encoder = load_encoder(folder, settings.attention)
     (fit or fit_embeddings)(encoder, tokenizer)
-    names = _chatbots(train) if settings.names_loss and features != "alone" else 0
+    names = _chatbots(train) if settings.names_loss and features != "alone" else 0  # `Architecture` refuses "alone"
     model = PreferenceModel(encoder, Architecture(style, len(class_shares), settings, features, names))
     shares = list(class_shares)
     if model.counts is not None:

@@ -10,12 +10,11 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from src_py.pairs.load import prompt_key
+from src_py.pairs.load import SOURCE_COLUMNS, prompt_key
 
 FEWEST_ROWS = 30  # of a group
 OTHER = "other"
 TOPICS = 10
-SOURCE_COLUMNS = ("source", "dataset", "language")
 _LETTERS = 400  # of a text: enough to know its script
 
 

@@ -15,6 +15,7 @@ from src_py.pairs.read import read_cells, read_names
 from src_py.pairs.turns import REPAIRS, TurnReader
 
 CHATBOTS = ("model_a", "model_b")
+SOURCE_COLUMNS = ("source", "dataset", "language")  # of a row, where its file has them
 UNDECODABLE_SHARE, UNDECODABLE_ROWS = 0.01, 2  # more rows than either: the whole file has another encoding
 _NOT_IN_AN_ID = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
@@ -36,8 +37,9 @@ def load_pairs(
     Returns:
         The table, with columns id (str), prompt, response_a, response_b (each a list of turns, str)
         and, if labelled, label (int64; number of the class in `contest.classes`), whatever the file calls them; of a
-        labelled file that has both also model_a and model_b (str, the chatbots' names, "" where one is missing); and
-        a report with columns `count` and `what was done`.
+        labelled file that has both also model_a and model_b (str, the chatbots' names, "" where one is missing), and of
+        `SOURCE_COLUMNS` (str, "unknown" where one is missing) those that it has; and a report with columns `count` and
+        `what was done`.
 
     Raises:
         InputError: a file that `read_cells` refuses, an unreadable training cell, a bad label, labels that contradict
@@ -49,7 +51,9 @@ def load_pairs(
     labellings = _labellings(contest, names) if labelled else []
     label_columns = [column for labelling in labellings for column in labelling.label_columns]
     chatbots = chatbot_columns(names) if labelled else []
-    cells = read_cells(path, list(dict.fromkeys([contest.id_column, *contest.text_columns, *label_columns, *chatbots])))
+    sources = [column for column in SOURCE_COLUMNS if labelled and column in names]
+    wanted = [contest.id_column, *contest.text_columns, *label_columns, *chatbots, *sources]
+    cells = read_cells(path, list(dict.fromkeys(wanted)))
     table = pd.DataFrame({"id": read_ids(path, cells.pop(contest.id_column))})
     reader = read_texts(path, contest, names, cells, table, labelled)
     if labelled:
@@ -58,6 +62,8 @@ def load_pairs(
             check_agreement(path, contest, other, cells, table)
     for column in chatbots:
         table[column] = chatbot_names(cells[column])
+    for column in sources:
+        table[column] = [name or "unknown" for name in chatbot_names(cells[column])]
     strangers = None if sample is None else _compare_ids(path, table["id"], Path(sample), contest)
     return table, _report(table, reader, strangers)
 

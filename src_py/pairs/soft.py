@@ -36,7 +36,8 @@ def load_soft(
 
     Raises:
         InputError: a missing column; an id that is unknown or there twice; a probability that is NaN or negative; a row
-            that does not sum to 1 within 0.001; fewer than 1 % of the training rows. The message names path and row.
+            that does not sum to 1 within 0.001; only zeros and ones; fewer than 1 % of the training rows. The message
+            names path and row.
     """
     path = Path(path)
     names = read_names(path)
@@ -49,6 +50,11 @@ def load_soft(
     place = pd.Series(np.arange(len(table)), index=table["id"])
     _check_ids(path, ids, place.index, test_ids)
     probabilities = _probabilities(path, {column: cells[column] for column in columns}, ids)
+    if (probabilities.max(1) == 1).all():
+        raise InputError(
+            f"{path}: {', '.join(columns)} hold labels, not a teacher's probabilities; name another file in "
+            "CFG.soft_labels."
+        )
     if len(ids) < FEWEST * len(table):
         raise InputError(
             f"{path} has soft labels for {len(ids):,} of {len(table):,} training rows, fewer than {FEWEST:.0%}; attach "
@@ -150,6 +156,9 @@ def load_pseudo(paths: Mapping[str, str | Path], contest: Contest, test: pd.Data
         paths: by the name that CFG has for them.
         test: the test rows.
 
+    A line says of each that its teacher may have seen the validation rows: which ones it has not seen, a column `fold`
+    cannot tell of rows that have no fold.
+
     Returns:
         Files whose tables have `label` (the likeliest class), `soft` and `soft_weight` (1), for `audit_extra`.
 
@@ -184,6 +193,10 @@ def _load_pseudo(name: str, path: Path, contest: Contest, test: pd.DataFrame) ->
         _check_ids(path, ids, test["id"], ())
         texts = test.set_index("id").loc[ids, list(TEXT_COLUMNS)].reset_index(drop=True)
         table = table.join(texts)
+    print(
+        f"{name}: nothing says whether its teacher has learned from validation rows. If it has, what it knows of their "
+        "labels reaches the model, and the validation flatters; compare the submission's score with it."
+    )
     table["label"] = probabilities.argmax(1).astype(np.int64)
     table["soft"] = pd.Series(probabilities.tolist(), dtype=object)
     table["soft_weight"] = 1.0
@@ -236,7 +249,7 @@ def _probabilities(path: Path, cells: dict[str, list[Any]], ids: pd.Series | Non
 
 def _folds(path: Path, cells: list[Any], ids: pd.Series) -> np.ndarray:
     found = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
-    bad = ~(np.isfinite(found) & (found >= 0) & (found == np.floor(found)))
+    bad = ~(np.isfinite(found) & (found >= 0) & (found < 2**31) & (found == np.floor(found)))
     if bad.any():
         row = int(bad.argmax())
         raise InputError(

@@ -155,6 +155,13 @@ def parted(problem) -> Problem:
     return replace(problem, unseen=np.arange(len(problem.valid)) % 3 == 2)
 
 
+def test_a_lever_takes_no_repair_from_the_recipe():
+    """It would be trained and then compared with trials that there are not."""
+    with pytest.raises(InputError, match=r"CFG\.levers: 'lora-frozen' also takes a repair"):
+        GridSettings(preset="levers", levers=("ema", "lora-frozen"))
+    GridSettings(preset="levers", levers=("lora+ema", "encoder_dropout=-1"))
+
+
 class TestPlan:
     def test_every_lever_comes_before_the_next_seed(self):
         grid = apply_preset(GridSettings(preset="levers", levers=("lora", "ema"), seeds=2))

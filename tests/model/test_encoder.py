@@ -192,6 +192,8 @@ def test_the_longest_sequence_is_the_one_that_can_be_read(families, family, limi
     if limit:
         with pytest.raises(InputError, match=f"CFG.max_length to {limit}"):
             check_max_length(encoder.config, limit + 1)
+        with pytest.raises(InputError, match=f"CFG.predict_max_length is {limit + 1}.*CFG.predict_max_length to"):
+            check_max_length(encoder.config, limit + 1, "predict_max_length")
     if limit == 512:
         ids = torch.full((1, limit + 1), 7)
         with pytest.raises((IndexError, RuntimeError)):

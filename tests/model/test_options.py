@@ -141,6 +141,14 @@ def test_settings_that_exclude_each_other_are_named(style, settings, field):
         Architecture(style, 3, ModelSettings(**settings))
 
 
+@pytest.mark.parametrize("field", ["lora_rank", "names_loss"])
+def test_an_encoder_that_is_not_used_is_not_trained(tiny, tokenizer, named, field):
+    """It would be ignored in one process, and two could not rebuild the model."""
+    settings, train = ModelSettings(**{field: 2}), encode_pairs(named, tokenizer, replace(READING, features="alone"))
+    with pytest.raises(InputError, match=f"CFG.{field} .*'alone'"):
+        build_model(tiny, tokenizer, "pairwise", SHARES, settings, features="alone", train=train)
+
+
 def test_names_need_names(tiny, tokenizer, named):
     train = encode_pairs(named.drop(columns=["model_a", "model_b"]), tokenizer, READING)
     with pytest.raises(InputError, match="model_a and model_b"):

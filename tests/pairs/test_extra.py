@@ -134,6 +134,15 @@ def test_test_rows_are_loud_most_of_them_an_error_and_pseudo_labelled_ones_welco
     assert "they are used" in capsys.readouterr().out
 
 
+def test_pseudo_labelled_test_rows_stay_where_an_earlier_file_had_them_with_labels(own):
+    """Those are left out, so that nothing is there twice; the same rows of two pseudo files are."""
+    test, more = own[4:].reset_index(drop=True), own[1:5].reset_index(drop=True)
+    files = [ExtraFile("labelled", more)] + [ExtraFile(name, test, pseudo=True) for name in ("one", "two")]
+    left, shown = audit_extra(files, own[:1], np.zeros(1, bool), test, LMSYS.classes)
+    assert [len(file.table) for file in left] == [3, 2, 0]
+    assert shown.loc["rows added"].tolist()[1:] == [3, 2, 0]
+
+
 def test_each_fold_leaves_out_the_extra_rows_with_its_own_prompts(own, capsys):
     answers = [pair(words(1000 * k), words(50 + 7000 * k), words(99 + 8000 * k)) for k in (0, 1, 9)]
     extra = [ExtraFile("x", table_of(*answers))]

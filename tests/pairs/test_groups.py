@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src_py.pairs.contest import LMSYS
 from src_py.pairs.groups import calibration_groups, merge_small, topic_of
+from src_py.pairs.load import load_pairs
 
 
 def table(**columns) -> pd.DataFrame:
@@ -48,6 +50,17 @@ def test_a_source_column_is_a_grouping_and_small_groups_become_other():
     found = calibration_groups(table(prompt=[[f"p{i}"] for i in range(108)], source=source), seed=0)
     assert pd.Series(found["source"]).value_counts().to_dict() == {"x": 60, "y": 40, "other": 8}
     assert merge_small(np.array(["a", "b"])).tolist() == ["other", "other"]
+
+
+def test_a_source_column_of_the_training_file_reaches_the_groups(tmp_path, contest):
+    frame = pd.read_csv(contest / "train.csv").assign(language=["English", "Russian", None] * 100, source=7)
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    pairs = load_pairs(tmp_path / "train.csv", LMSYS)[0]
+    assert pairs["language"][:3].tolist() == ["English", "Russian", "unknown"]
+    found = calibration_groups(pairs, seed=0)
+    assert set(found["language"]) == {"English", "Russian", "unknown"}
+    assert "source" not in found, "one group for all"
+    assert "language" not in load_pairs(tmp_path / "train.csv", LMSYS, labelled=False)[0]
 
 
 @pytest.mark.parametrize("text", ["", "?!", "the"])

@@ -59,6 +59,8 @@ def test_rows_are_matched_by_id_and_others_keep_their_label(tmp_path, pairs, tau
         (lambda f: f[:2], "has soft labels for 2 of 300 training rows, fewer than 1%"),
         (lambda f: f.assign(fold="first"), "column fold, row 1 .* holds 'first'"),
         (lambda f: f.assign(fold=0.5), "column fold, row 1"),
+        (lambda f: f.assign(fold=1e30), "column fold, row 1"),
+        (lambda f: f.assign(a=0, b=1, tie=0), r"a, b, tie hold labels.*CFG\.soft_labels"),
     ],
 )
 def test_a_damaged_file_gets_one_sentence(tmp_path, pairs, taught, change, sentence):
@@ -103,13 +105,15 @@ def test_how_far_validation_may_flatter_is_computed_from_the_teacher(pairs):
     assert f"may flatter by up to {constant + np.log(0.9):.4f}" in sentence
 
 
-def test_pseudo_labels_have_texts_or_the_ids_of_test_rows(tmp_path, contest, pairs, taught):
+def test_pseudo_labels_have_texts_or_the_ids_of_test_rows(tmp_path, contest, pairs, taught, capsys):
     test = load_pairs(contest / "test.csv", LMSYS, labelled=False)[0]
     answers = taught[["a", "b", "tie"]][: len(test)].assign(id=test["id"])
     texts = pd.read_csv(contest / "train.csv")[["prompt", "response_a", "response_b"]]
     with_texts = texts[:40].assign(**{name: answers[name] for name in "ab"}, tie=answers["tie"])
     paths = {"sub": write(tmp_path, answers, "sub.csv"), "texts": write(tmp_path, with_texts, "texts.csv")}
     files = load_pseudo(paths, LMSYS, test)
+    said = capsys.readouterr().out
+    assert all(f"{name}: nothing says whether its teacher has learned from validation rows" in said for name in paths)
     of_test, of_texts = (file.table for file in files)
     assert of_test["response_b"].tolist() == test["response_b"].tolist()
     assert of_texts["prompt"].tolist() == pairs["prompt"][:40].tolist()
