@@ -171,7 +171,7 @@ check_folds(labels, prompts, fold_of)
 # predicts one test row now, so that a damaged folder stops the notebook here and not after the training.
 
 # %%
-fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes), prompts, blend)
+fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes, cfg.rows), prompts, blend)
 if fine_tuned:
     predict_saved(fine_tuned.folders, test.head(1), classes, precision)
 

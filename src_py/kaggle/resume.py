@@ -188,6 +188,11 @@ def end_run(output: Path, files: RunFiles, learned: bool = True, used: list[str]
     write_text(output / files.record, json.dumps(state, indent=1))
 
 
+def debug_run_rows(folder: Path, recipe: str) -> int:
+    """Rows that the run of `recipe` in this folder was cut to by CFG.rows; 0 for a run on all rows."""
+    return _debug_rows(_read(folder / f"{recipe}_run.json"))
+
+
 def is_scoring_run() -> bool:
     """Kaggle runs the notebook again, on the hidden test rows."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
