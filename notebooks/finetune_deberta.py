@@ -126,9 +126,9 @@ from src_py.kaggle import (
     find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_precision,
-    choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved, save_trained,
-    stopped_models,
+    ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_options,
+    check_precision, choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved,
+    save_trained, stopped_models,
 )  # fmt: skip
 from src_py.pairs import (
     ExtraRows, Reading, Validation, add_extra, assign_folds, audit_extra, calibration_groups, check_teacher, debug_line,
@@ -161,6 +161,7 @@ if model_dir:
     check_max_length(model_dir, max(cfg.max_length, cfg.predict_max_length))
     check_precision(model_dir, precision)
     check_attention(cfg.attention)
+    check_options(cfg.style, cfg.part(ModelSettings))
 start_session(cfg.seed)
 print(describe_hardware(precision), files.train, files.test, model_dir or "no encoder needed", sep="\n")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from src_py.errors import InputError
 from src_py.model.predict import predict_pairs
-from src_py.model.preference import Architecture, ModelSettings, architecture_of, build_model, rebuild
+from src_py.model.preference import Architecture, ModelSettings, architecture_of, build_model, check_options, rebuild
 from src_py.model.saved import SavedSettings, load_trained, save_trained
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
@@ -139,6 +139,8 @@ def test_dropout_of_the_encoder(tiny, tokenizer, named):
 def test_settings_that_exclude_each_other_are_named(style, settings, field):
     with pytest.raises(InputError, match=field):
         Architecture(style, 3, ModelSettings(**settings))
+    with pytest.raises(InputError, match=field):
+        check_options(style, ModelSettings(**settings))
 
 
 def test_names_need_names(tiny, tokenizer, named):
