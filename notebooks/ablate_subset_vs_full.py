@@ -259,7 +259,7 @@ if outcomes:
         answered = answer(problem, outcomes, results, curve, grid.arms, trials)
     figure = plot_curves(curve, results, grid.arms, lines, answered.laws, marks)
     write_csv(output / "ablation.csv", results)
-    write_text(output / "answer.md", f"{answered}\n")
+    write_text(output / "answer.md", f"{debug}\n\n{answered}\n".lstrip())
     save_figure(figure, output / "learning_curve.png")
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
     print(debug, end=debug and "\n")
