@@ -140,16 +140,8 @@ from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_r
 # %%
 RECIPE = "finetune_deberta"
 kinds = (
-    Paths,
-    RunSettings,
-    ExtraRows,
-    Reading,
-    ModelSettings,
-    TrainingSettings,
-    PredictionSettings,
-    Session,
-    Validation,
-)
+    Paths, RunSettings, ExtraRows, Reading, ModelSettings, TrainingSettings, PredictionSettings, Session, Validation,
+)  # fmt: skip
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hours)
 predict_reading = replace(reading, max_length=cfg.predict_max_length or cfg.max_length)
