@@ -102,7 +102,7 @@ def find_finished(
         return None
     record = records[usable[0]]
     ignored = setting_changes(record.get("config", {}), json.loads(json.dumps(config, default=str)))
-    ignored = [text for text in ignored if text.split()[0].removeprefix("CFG.") not in ELSEWHERE - {"folds"}]
+    ignored = [text for text in ignored if text.split()[0].removeprefix("CFG.") not in ELSEWHERE - {"folds", "seeds"}]
     stored = {name: text for name, text in record.get("identity", {}).get("code", {}).items() if "()" not in name}
     edited = code_changes(stored, helper_digests()) if stored else []
     also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
