@@ -154,7 +154,8 @@ contest, classes = files.contest, files.contest.classes
 table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 all_rows = len(table)
-table, test = debug_rows(table, test, cfg.rows, cfg.seed)
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
+table, test = debug_rows(table, test, debug_size, cfg.seed)
 extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
 if cfg.soft_labels:
     found = load_soft(find_extra(cfg.input_dir, cfg.soft_labels), table, contest, test["id"])
@@ -178,7 +179,7 @@ train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind
 own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
 grid = apply_preset(grid, own_rows)
 extra, audit = audit_extra(extra, table, held, test, classes)
-train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", cfg.rows, cfg.seed)
+train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", debug_size, cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
 if extra:
     display(audit)
@@ -187,7 +188,7 @@ for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_l
 display(class_table(train["label"], valid["label"], classes))
 print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
-debug = debug_line(cfg.rows, all_rows)
+debug = debug_line(debug_size, all_rows)
 print(debug, end=debug and "\n")
 
 # %% [markdown]
@@ -318,7 +319,7 @@ model = finished_model(finished) if finished else arm and store.largest_model(ar
 if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
-    display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
+    display(write_submission(output / submission_name(debug_size), test["id"], predicted, contest).head())
     print(debug, end=debug and "\n")
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")

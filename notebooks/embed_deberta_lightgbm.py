@@ -110,6 +110,7 @@ output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 contest, classes = files.contest, files.contest.classes
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values(), marker="tabular/tabular.json")
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
 blend = read_blend(finished / "tabular") if finished else None
 features = blend.features if blend else cfg.part(FeatureSettings)
 model_dir = find_encoder(cfg.input_dir, cfg.model_dir) if "embeddings" in features.groups else None
@@ -132,8 +133,8 @@ print(describe_hardware(precision), files.train, files.test, model_dir or "no en
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
-debug = debug_line(cfg.rows, len(train))
-train, test = debug_rows(train, test, cfg.rows, cfg.seed)
+debug = debug_line(debug_size, len(train))
+train, test = debug_rows(train, test, debug_size, cfg.seed)
 print(debug or f"All {len(train):,} training rows are used.")
 clock.mark("Data")
 
@@ -159,7 +160,7 @@ if folds and cfg.extra_files:
     paths = {name: find_extra(cfg.input_dir, name, "extra_files") for name in cfg.extra_files}
     extra, audit = audit_extra(load_extra(paths, contest), train, fold_of == 0, test, classes, cfg.seed)
     display(audit)
-    train, _ = add_extra(train, extra, without=train, rows=cfg.rows, seed=cfg.seed)
+    train, _ = add_extra(train, extra, without=train, rows=debug_size, seed=cfg.seed)
     fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
 labels, own = train["label"].to_numpy(), fold_of >= 0
 prompts = pd.factorize(prompt_key(train))[0]
@@ -171,7 +172,7 @@ check_folds(labels, prompts, fold_of)
 # predicts one test row now, so that a damaged folder stops the notebook here and not after the training.
 
 # %%
-fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes, cfg.rows), prompts, blend)
+fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes, debug_size), prompts, blend)
 if fine_tuned:
     predict_saved(fine_tuned.folders, test.head(1), classes, precision)
 
@@ -225,7 +226,7 @@ def train_fold(fold: int) -> FoldResult:
 # again whenever texts, encoder and the code that made them are the same.
 
 # %%
-final = ("oof_lightgbm.csv", "models.csv", submission_name(cfg.rows))
+final = ("oof_lightgbm.csv", "models.csv", submission_name(debug_size))
 run_files = RunFiles(RECIPE, ("tabular",), final, shared=("embeddings",))
 if folds:
     run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
@@ -399,7 +400,7 @@ if FINE_TUNED in blend.weights:
     predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, classes, precision)
 mixed = mix([predictions[name] for name in blend.weights], np.array(list(blend.weights.values())))
 predicted = Calibration(blend.temperature, blend.tie_shift).apply(mixed)
-submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
+submission = write_submission(output / submission_name(debug_size), test["id"], predicted, contest)
 if folds:
     end_run(output, run_files)
 print(debug)

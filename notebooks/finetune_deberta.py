@@ -147,6 +147,7 @@ reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hour
 predict_reading = replace(reading, max_length=cfg.predict_max_length or cfg.max_length)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
 if model_dir:
@@ -175,11 +176,11 @@ clock.mark("Data")
 # (`rows`) uses some training rows and all test rows, and marks its files.
 
 # %%
-debug = debug_line(cfg.rows, len(train))
+debug = debug_line(debug_size, len(train))
 if cfg.soft_labels and not finished:
     path = find_extra(cfg.input_dir, cfg.soft_labels, "soft_labels")
     train = soft_labels(train, *load_soft(path, train, contest, test["id"]), cfg.soft_weight)
-train, test = debug_rows(train, test, cfg.rows, cfg.seed)
+train, test = debug_rows(train, test, debug_size, cfg.seed)
 print(debug or f"All {len(train):,} training rows are used.")
 
 # %% [markdown]
@@ -210,7 +211,7 @@ if folds and (cfg.extra_files or cfg.pseudo_files):
     extra = load_extra(paths, contest) + load_pseudo(guessed, contest, test)
     extra, audit = audit_extra(extra, train, is_valid, test, classes, cfg.seed)
     display(audit)
-    train, _ = add_extra(train, extra, rows=cfg.rows, seed=cfg.seed)
+    train, _ = add_extra(train, extra, rows=debug_size, seed=cfg.seed)
     fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
     labels = train["label"].to_numpy()
 own, models = fold_of >= 0, model_names(cfg.folds, cfg.seeds)
@@ -309,7 +310,7 @@ def train_model(name: str, until: float) -> None:
 
 # %%
 todo = []
-final = ("oof.csv", submission_name(cfg.rows))
+final = ("oof.csv", submission_name(debug_size))
 run_files = RunFiles(RECIPE, tuple(models), final, temporary=("checkpoints",))
 if folds:
     run = identify(cfg, [train, fold_of, encoded._fingerprint], model_dir, [new_model, new_trainer, train_model])
@@ -441,7 +442,7 @@ key, used = recorded_run(origin, RECIPE) if finished else ("", trained)
 if used is None:  # an interrupted run predicts with the models that it has
     used = finished_models(origin, key)
 predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.attention)
-submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
+submission = write_submission(output / submission_name(debug_size), test["id"], predicted, contest)
 if trained:
     end_run(output, run_files, not stopped, used)
 print(debug)
