@@ -112,7 +112,7 @@ from src_py.kaggle import (
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
 from src_py.pairs import (
     ExtraRows, audit_extra, check_teacher, debug_line, debug_rows, find_contest, load_extra, load_pairs, load_pseudo,
-    load_soft, prompt_key, soft_labels, submission_name, write_submission,
+    load_soft, prompt_key, soft_labels, file_name, write_submission,
 )  # fmt: skip
 
 # %%
@@ -155,11 +155,12 @@ with pd.option_context("display.max_colwidth", None):
 contest, classes = files.contest, files.contest.classes
 table, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-if cfg.soft_labels:
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
+debug = debug_line(debug_size, len(table))
+if cfg.soft_labels and not finished:
     path = find_extra(cfg.input_dir, cfg.soft_labels, "soft_labels")
     table = soft_labels(table, *load_soft(path, table, contest, test["id"]), cfg.soft_weight)
-debug = debug_line(cfg.rows, len(table))
-table, test = debug_rows(table, test, cfg.rows, cfg.seed)
+table, test = debug_rows(table, test, debug_size, cfg.seed)
 extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
 display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
@@ -178,16 +179,15 @@ clock.mark("Data")
 train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, grid.holdout, cfg.seed)
 own_rows, seen = len(train), len(valid) if unseen is None else (~unseen).sum()
 extra, audit = audit_extra(extra, table, held, test, classes)
-train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", cfg.rows, cfg.seed)
+train, marks, added = add_files(train, extra, table[held], grid.preset == "levers", debug_size, cfg.seed)
 sizes = choose_sizes(grid, own_rows, marks)
 if extra:
     display(audit)
-for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_labels else ():
+for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_labels and not finished else ():
     print(sentence)
 display(class_table(train["label"], valid["label"], classes))
 print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
-print(debug)
 
 # %% [markdown]
 # ## Model
@@ -248,6 +248,8 @@ clock.mark("Grid")
 # the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`) is above 0.
 
 # %%
+if debug_size:
+    print(debug)
 outcomes = {} if finished else store.outcomes(trials)
 if outcomes:
     results, curve = results_table(problem, outcomes), curve_table(problem, outcomes)
@@ -257,11 +259,10 @@ if outcomes:
     else:
         answered = answer(problem, outcomes, results, curve, grid.arms, trials)
     figure = plot_curves(curve, results, grid.arms, lines, answered.laws, marks)
-    write_csv(output / "ablation.csv", results)
-    write_text(output / "answer.md", f"{debug}\n{answered}\n".lstrip())
-    save_figure(figure, output / "learning_curve.png")
+    write_csv(output / file_name("ablation.csv", debug_size), results)
+    write_text(output / file_name("answer.md", debug_size), f"{answered}\n")
+    save_figure(figure, output / file_name("learning_curve.png", debug_size))
     display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
-    print(debug)
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
@@ -277,9 +278,8 @@ if outcomes:
     repairs = repair_table(problem, outcomes)
     repair_figure = plot_repairs(repairs)
     if repair_figure:
-        save_figure(repair_figure, output / "repairs.png")
+        save_figure(repair_figure, output / file_name("repairs.png", debug_size))
         display(repair_figure, repairs.round(4))
-        print(debug)
 
 # %% [markdown]
 # Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
@@ -290,10 +290,10 @@ if outcomes:
 # %%
 if outcomes and levers:
     worth = lever_table(problem, outcomes)
-    write_csv(output / "levers.csv", worth)
+    write_csv(output / file_name("levers.csv", debug_size), worth)
     lever_figure = plot_levers(worth)
     if lever_figure:
-        save_figure(lever_figure, output / "levers.png")
+        save_figure(lever_figure, output / file_name("levers.png", debug_size))
         display(lever_figure, worth.round(4))
 
 # %% [markdown]
@@ -317,8 +317,7 @@ model = finished_model(finished) if finished else arm and store.largest_model(ar
 if model:
     print(f"Predicting with {model}")
     predicted = predict_saved([model], test, classes, precision)
-    display(write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest).head())
-    print(debug)
+    display(write_submission(output / file_name("submission.csv", debug_size), test["id"], predicted, contest).head())
 else:
     print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:

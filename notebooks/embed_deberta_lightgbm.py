@@ -93,7 +93,7 @@ from src_py.kaggle import (
 from src_py.model import check_max_length, check_precision, find_encoder, find_fine_tuned, predict_saved
 from src_py.pairs import (
     CrossValidation, ExtraFiles, add_extra, assign_folds, audit_extra, calibration_groups, debug_line, debug_rows,
-    encode_pairs, find_contest, load_extra, load_pairs, load_tokenizer, prompt_key, submission_name, truncation_report,
+    encode_pairs, find_contest, load_extra, load_pairs, load_tokenizer, prompt_key, file_name, truncation_report,
     write_submission,
 )  # fmt: skip
 from src_py.tabular import (
@@ -110,6 +110,7 @@ output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 contest, classes = files.contest, files.contest.classes
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values(), marker="tabular/tabular.json")
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
 blend = read_blend(finished / "tabular") if finished else None
 features = blend.features if blend else cfg.part(FeatureSettings)
 model_dir = find_encoder(cfg.input_dir, cfg.model_dir) if "embeddings" in features.groups else None
@@ -132,9 +133,10 @@ print(describe_hardware(precision), files.train, files.test, model_dir or "no en
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
 display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
-debug = debug_line(cfg.rows, len(train))
-train, test = debug_rows(train, test, cfg.rows, cfg.seed)
-print(debug or f"All {len(train):,} training rows are used.")
+debug = debug_line(debug_size, len(train))
+train, test = debug_rows(train, test, debug_size, cfg.seed)
+if debug_size:
+    print(debug)
 clock.mark("Data")
 
 # %% [markdown]
@@ -159,7 +161,7 @@ if folds and cfg.extra_files:
     paths = {name: find_extra(cfg.input_dir, name, "extra_files") for name in cfg.extra_files}
     extra, audit = audit_extra(load_extra(paths, contest), train, fold_of == 0, test, classes, cfg.seed)
     display(audit)
-    train, _ = add_extra(train, extra, without=train, rows=cfg.rows, seed=cfg.seed)
+    train, _ = add_extra(train, extra, without=train, rows=debug_size, seed=cfg.seed)
     fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
 labels, own = train["label"].to_numpy(), fold_of >= 0
 prompts = pd.factorize(prompt_key(train))[0]
@@ -171,7 +173,7 @@ check_folds(labels, prompts, fold_of)
 # predicts one test row now, so that a damaged folder stops the notebook here and not after the training.
 
 # %%
-fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes), prompts, blend)
+fine_tuned = choose_fine_tuned(find_fine_tuned(cfg.input_dir, train, classes, debug_size), prompts, blend)
 if fine_tuned:
     predict_saved(fine_tuned.folders, test.head(1), classes, precision)
 
@@ -225,8 +227,8 @@ def train_fold(fold: int) -> FoldResult:
 # again whenever texts, encoder and the code that made them are the same.
 
 # %%
-final = ("oof_lightgbm.csv", "models.csv", submission_name(cfg.rows))
-run_files = RunFiles(RECIPE, ("tabular",), final, shared=("embeddings",))
+result_files = tuple(file_name(name, debug_size) for name in ("oof_lightgbm.csv", "models.csv", "submission.csv"))
+run_files = RunFiles(RECIPE, ("tabular",), result_files, shared=("embeddings",))
 if folds:
     run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
@@ -307,7 +309,8 @@ clock.mark("Boost")
 # %%
 sets = list(group_sets(features.groups))
 if folds:
-    print(debug)
+    if debug_size:
+        print(debug)
     constant = constant_log_loss(labels[own], labels[own], len(classes))
     by_fold = pd.DataFrame(
         {
@@ -318,7 +321,7 @@ if folds:
     means, deviations = (
         part.unstack().loc[sets, list(cfg.models)] for part in (by_fold.mean(axis=1), by_fold.std(axis=1))
     )
-    write_csv(output / "models.csv", means.rename_axis("features").reset_index())
+    write_csv(output / result_files[1], means.rename_axis("features").reset_index())
     display(means.round(4).astype(str) + " (" + deviations.round(4).astype(str) + ")")
     display(plot_models(means, deviations, constant))
 
@@ -366,7 +369,7 @@ if folds:
 # %%
 if folds:
     rows = pd.DataFrame({"id": train["id"], "fold": fold_of, "label": labels})[known].reset_index(drop=True)
-    write_csv(output / "oof_lightgbm.csv", rows.join(pd.DataFrame(final, columns=list(classes))))
+    write_csv(output / result_files[0], rows.join(pd.DataFrame(final, columns=list(classes))))
     display(plot_predictions(truth, final, classes))
     member = fine_tuned.digest if FINE_TUNED in weights else ""
     encoder = encoder_digest(model_dir)
@@ -375,8 +378,8 @@ if folds:
 
 # %% [markdown]
 # **Where is it over-certain?** Each line of the table is a group of rows, the worst ones first. Where `calibrated -
-# constant` is above 0 by more than its `+-`, the blend is sure of itself without reason; test rows of that kind will
-# cost you.
+# constant` is above 0 by more than its `+-` (half of the 95 % interval), the blend is sure of itself without reason; test
+# rows of that kind will cost you.
 
 # %%
 if folds:
@@ -399,10 +402,11 @@ if FINE_TUNED in blend.weights:
     predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, classes, precision)
 mixed = mix([predictions[name] for name in blend.weights], np.array(list(blend.weights.values())))
 predicted = Calibration(blend.temperature, blend.tie_shift).apply(mixed)
-submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
+submission = write_submission(output / result_files[-1], test["id"], predicted, contest)
 if folds:
     end_run(output, run_files)
-print(debug)
+if debug_size:
+    print(debug)
 clock.mark("Submission")
 display(submission.head(), clock.table())
 

@@ -54,7 +54,7 @@ class CFG:
     head_share = 0.6  # of a text that is cut: this share is its beginning, the rest its end
     # Model
     pooling = "mean"  # of the tokens' vectors; or "cls", "attention", "last4"
-    head = "bradley_terry"  # a score for each answer; "network" looks at both answers' vectors together
+    head = "bradley_terry"  # a score for each answer; "network" reads both vectors together (pairwise only)
     dropout = 0.1  # in the head
     encoder_dropout = -1.0  # in the encoder; -1: its own
     lora_rank = 0  # such as 16: train low-rank adapters in place of the encoder's weights
@@ -65,7 +65,7 @@ class CFG:
     side_bias = False  # lets a pairwise model learn that people favour one side
     label_smoothing = 0.0
     soft_temperature = 1.0  # at which the model is compared with a teacher
-    names_loss = 0.0  # such as 0.2: also learn to name the chatbots, where the file has their names
+    names_loss = 0.0  # such as 0.2: also learn to name the chatbots, where the file names them (pairwise only)
     # Training
     seeds = 1  # models a fold, whose predictions are averaged
     epochs = 2.0
@@ -126,35 +126,28 @@ from src_py.kaggle import (
     find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import (
-    ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_precision,
-    choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved, save_trained,
-    stopped_models,
+    ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_options,
+    check_precision, choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved,
+    save_trained, stopped_models,
 )  # fmt: skip
 from src_py.pairs import (
     ExtraRows, Reading, Validation, add_extra, assign_folds, audit_extra, calibration_groups, check_teacher, debug_line,
-    debug_rows, encode_pairs, find_contest, fit_trivial, load_extra, load_pairs, load_pseudo, load_soft, load_tokenizer,
-    prompt_key, soft_labels, submission_name, training_rows, truncation_report, write_submission,
+    debug_rows, encode_pairs, find_contest, fit_trivial, judge_trivial, load_extra, load_pairs, load_pseudo, load_soft, load_tokenizer,
+    prompt_key, soft_labels, file_name, training_rows, truncation_report, write_submission,
 )  # fmt: skip
 from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_run, make_trainer
 
 # %%
 RECIPE = "finetune_deberta"
 kinds = (
-    Paths,
-    RunSettings,
-    ExtraRows,
-    Reading,
-    ModelSettings,
-    TrainingSettings,
-    PredictionSettings,
-    Session,
-    Validation,
-)
+    Paths, RunSettings, ExtraRows, Reading, ModelSettings, TrainingSettings, PredictionSettings, Session, Validation,
+)  # fmt: skip
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 reading, output, clock = cfg.part(Reading), Path(cfg.output_dir), Clock(cfg.hours)
-predict_reading = replace(reading, max_length=cfg.predict_max_length or cfg.max_length)
+predict_reading = cfg.part(PredictionSettings).reading(reading)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 finished = find_finished(cfg.input_dir, RECIPE, cfg.mode, cfg.values())
+debug_size = 0 if finished else cfg.rows  # a finished run predicts as it was trained
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
 precision = choose_precision(cfg.precision)
 if model_dir:
@@ -162,6 +155,7 @@ if model_dir:
     check_max_length(model_dir, cfg.predict_max_length, "predict_max_length")
     check_precision(model_dir, precision)
     check_attention(cfg.attention)
+    check_options(cfg.style, cfg.features, cfg.part(ModelSettings))
 start_session(cfg.seed)
 print(describe_hardware(precision), files.train, files.test, model_dir or "no encoder needed", sep="\n")
 
@@ -183,12 +177,13 @@ clock.mark("Data")
 # (`rows`) uses some training rows and all test rows, and marks its files.
 
 # %%
-debug = debug_line(cfg.rows, len(train))
+debug = debug_line(debug_size, len(train))
 if cfg.soft_labels and not finished:
     path = find_extra(cfg.input_dir, cfg.soft_labels, "soft_labels")
     train = soft_labels(train, *load_soft(path, train, contest, test["id"]), cfg.soft_weight)
-train, test = debug_rows(train, test, cfg.rows, cfg.seed)
-print(debug or f"All {len(train):,} training rows are used.")
+train, test = debug_rows(train, test, debug_size, cfg.seed)
+if debug_size:
+    print(debug)
 
 # %% [markdown]
 # ## Validation split
@@ -218,10 +213,11 @@ if folds and (cfg.extra_files or cfg.pseudo_files):
     extra = load_extra(paths, contest) + load_pseudo(guessed, contest, test)
     extra, audit = audit_extra(extra, train, is_valid, test, classes, cfg.seed)
     display(audit)
-    train, _ = add_extra(train, extra, rows=cfg.rows, seed=cfg.seed)
+    train, _ = add_extra(train, extra, rows=debug_size, seed=cfg.seed)
     fold_of = np.append(fold_of, np.full(len(train) - len(fold_of), -1))  # of no fold: never held out
     labels = train["label"].to_numpy()
 own, models = fold_of >= 0, model_names(cfg.folds, cfg.seeds)
+outside = np.stack([class_shares(labels[own & (fold_of != fold)], len(classes)) for fold in range(cfg.n_folds)])
 
 # %% [markdown]
 # ## Model
@@ -317,8 +313,8 @@ def train_model(name: str, until: float) -> None:
 
 # %%
 todo = []
-final = ("oof.csv", submission_name(cfg.rows))
-run_files = RunFiles(RECIPE, tuple(models), final, temporary=("checkpoints",))
+result_files = tuple(file_name(name, debug_size) for name in ("oof.csv", "submission.csv"))
+run_files = RunFiles(RECIPE, tuple(models), result_files, temporary=("checkpoints",))
 if folds:
     run = identify(cfg, [train, fold_of, encoded._fingerprint], model_dir, [new_model, new_trainer, train_model])
     begin_run(output, cfg.input_dir, run, run_files, cfg.values(), cfg.resume)
@@ -396,7 +392,8 @@ clock.mark("Train")
 # predictor and with a regression that sees only lengths.
 
 # %%
-print(debug)
+if debug_size:
+    print(debug)
 validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": str}) for name in trained}
 for name, validation in validations.items():
     fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
@@ -411,30 +408,34 @@ for name, validation in validations.items():
 # predictions; in the calibration plot, a curve below the diagonal means that the model is overconfident.
 
 # %%
-oof_path = (finished or output) / "oof.csv"
+oof_path = (finished or output) / result_files[0]
 if trained:
     every = pd.concat(validations.values()).groupby(["id", "fold", "label"], sort=False).mean().reset_index()
     write_csv(oof_path, every[["id", "fold", "label", *classes]])
 oof = read_predictions(oof_path, classes)
 if oof is not None:
     truth, probabilities = oof["label"].to_numpy(), oof[list(classes)].to_numpy()
-    constant = np.tile(class_shares(labels[own], len(classes)), (len(oof), 1))
+    constant = outside[oof["fold"].to_numpy()]
     scores = {"model": score(truth, probabilities), "constant predictor": score(truth, constant)}
     display(pd.DataFrame(scores).T.round(4), plot_predictions(truth, probabilities, classes))
 
 # %% [markdown]
 # **Where is it over-certain?** Each line of the table is a group of validation rows, the worst ones first. Where
-# `calibrated - constant` is above 0 by more than its `+-`, the model is sure of itself without reason; test rows of that
-# kind will cost you.
+# `calibrated - constant` is above 0 by more than its `+-` (half of the 95 % interval), the model is sure of itself without
+# reason; test rows of that kind will cost you. The calibration was fitted on these rows, so its column flatters a little.
+# With `trivial_prior`, a last table compares it with the model on the pairs that it answers.
 
 # %%
 if trained:
     rows = train.set_index("id").loc[every["id"]].reset_index()
     before, after = (every[[mark + name for name in classes]].to_numpy() for mark in ("raw_", ""))
-    shares, prompts = class_shares(labels[own], len(classes)), prompt_key(rows).to_numpy()
-    groups = calibration_groups(rows, cfg.seed)
-    table = group_table(every["label"].to_numpy(), before, after, shares, groups, prompts)
+    shares, prompts = outside[every["fold"].to_numpy()], prompt_key(rows).to_numpy()
+    table = group_table(truth, before, after, shares, calibration_groups(rows, cfg.seed), prompts)
     display(table.round(3), plot_groups(table))
+if trained and cfg.trivial_prior:
+    raw = np.full((len(train), len(classes)), np.nan)
+    raw[pd.Index(train["id"]).get_indexer(every["id"])] = before
+    display(judge_trivial(raw[own], train[own], fold_of[own], len(classes)).round(4))
 clock.mark("Evaluate")
 
 # %% [markdown]
@@ -449,10 +450,11 @@ key, used = recorded_run(origin, RECIPE) if finished else ("", trained)
 if used is None:  # an interrupted run predicts with the models that it has
     used = finished_models(origin, key)
 predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.attention)
-submission = write_submission(output / submission_name(cfg.rows), test["id"], predicted, contest)
+submission = write_submission(output / result_files[-1], test["id"], predicted, contest)
 if trained:
     end_run(output, run_files, not stopped, used)
-print(debug)
+if debug_size:
+    print(debug)
 if stopped:
     print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
 clock.mark("Submission")
@@ -479,8 +481,9 @@ if forecast:
 #
 #   In brackets: what a T4's 15 GB must hold, counted without a card (peak of a step, copy of the gradients for the second
 #   GPU, 15% for fragmentation, 1 GB for CUDA). If a card holds less, the step is split by itself.
-# - **More score?** Every switch of the configuration that is off by default was left off because it has not been shown to
-#   help everywhere. Measure them on your rows: `ablate_subset_vs_full` with `preset = "levers"`.
+# - **More score?** Counts of length and format (`features`), a teacher (`soft_labels`), further rows (`extra_files`),
+#   adapters (`lora_rank`), several `seeds`: each is off until it is shown to help on your rows, which
+#   `ablate_subset_vs_full` with `preset = "levers"` measures. `rows = 2000` is a quick trial.
 # - **Large model**: `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try another `seed` or
 #   `reinit_layers = 1` first: large encoders sometimes fail to start.
 # - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.

@@ -226,9 +226,11 @@ def _sentence(name: str, calibration: Calibration, table: pd.DataFrame, parts: s
     if name == "none":
         others = table.drop(index="none")
         best = others["gain"].idxmax()
+        gain, error = others["gain"][best], others["standard error"][best]
+        change = f"saves only {gain:.4f}" if gain > 0 else f"costs {-gain:.4f}"
         return (
-            f"No calibration: on left-out {parts}, the best candidate ({best}) gains {others['gain'][best]:+.4f} nats, "
-            f"standard error {others['standard error'][best]:.4f}."
+            f"No calibration: on left-out {parts}, the best candidate ({best}) {change} nats, "
+            f"standard error {error:.4f}."
         )
     gain, error = table["gain"][name], table["standard error"][name]
     values = f"T = {calibration.temperature:.2f}"

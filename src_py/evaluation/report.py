@@ -135,7 +135,7 @@ def group_table(
     Args:
         labels: (rows,) class numbers.
         probabilities, calibrated: (rows, classes) before and after.
-        shares: (classes,) of the training labels: what the constant predictor says.
+        shares: (classes,) or (rows, classes), of the training labels: what the constant predictor says.
         groups: by grouping, the group of every row, (rows,).
         prompts: (rows,) the prompt of every row; intervals take prompts as independent.
 
@@ -145,7 +145,7 @@ def group_table(
         the group has a single prompt). Above 0, the model does worse there than no model.
     """
     places = np.arange(len(labels))
-    constant = -np.log(np.clip(shares, 1e-15, 1))[labels]
+    constant = -np.log(np.clip(np.broadcast_to(shares, np.shape(probabilities)), 1e-15, 1))[places, labels]
     model, after = (-np.log(np.clip(p[places, labels], 1e-15, 1)) for p in (probabilities, calibrated))
     prompt = pd.factorize(np.asarray(prompts))[0]
     everything = {"all": np.full(len(labels), "all rows", dtype=object)}

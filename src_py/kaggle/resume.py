@@ -102,7 +102,7 @@ def find_finished(
         return None
     record = records[usable[0]]
     ignored = setting_changes(record.get("config", {}), json.loads(json.dumps(config, default=str)))
-    ignored = [text for text in ignored if text.split()[0].removeprefix("CFG.") not in ELSEWHERE - {"folds"}]
+    ignored = [text for text in ignored if text.split()[0].removeprefix("CFG.") not in ELSEWHERE - {"folds", "seeds"}]
     stored = {name: text for name, text in record.get("identity", {}).get("code", {}).items() if "()" not in name}
     edited = code_changes(stored, helper_digests()) if stored else []
     also = f" Ignored, because that run had other settings: {', '.join(ignored)}." if ignored else ""
@@ -186,6 +186,11 @@ def end_run(output: Path, files: RunFiles, learned: bool = True, used: list[str]
         "used": list(files.results if used is None else used),
     }
     write_text(output / files.record, json.dumps(state, indent=1))
+
+
+def debug_run_rows(folder: Path, recipe: str) -> int:
+    """Rows that the run of `recipe` in this folder was cut to by CFG.rows; 0 for a run on all rows."""
+    return _debug_rows(_read(folder / f"{recipe}_run.json"))
 
 
 def is_scoring_run() -> bool:

@@ -5,7 +5,7 @@ from src_py.model.families import check_max_length, check_precision
 from src_py.model.find import find_encoder
 from src_py.model.fine_tuned import FineTuned, find_fine_tuned
 from src_py.model.predict import PredictionSettings, predict_pairs
-from src_py.model.preference import ModelSettings, build_model
+from src_py.model.preference import ModelSettings, build_model, check_options
 from src_py.model.saved import (
     SavedSettings,
     find_trained,

@@ -10,8 +10,10 @@ import pandas as pd
 
 from src_py.errors import InputError
 from src_py.kaggle.inputs import TRAINED_MARKER
+from src_py.kaggle.resume import debug_run_rows
 from src_py.model.saved import find_trained, read_settings
 from src_py.pairs.load import prompt_key
+from src_py.pairs.split import file_name
 
 RECIPE, OOF = "finetune_deberta", "oof.csv"
 
@@ -31,7 +33,7 @@ class FineTuned(NamedTuple):
         return np.isfinite(self.oof).all(1)
 
 
-def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) -> FineTuned | None:
+def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, ...], rows: int = 0) -> FineTuned | None:
     """The output of `finetune_deberta` below `root`, recognised by its trained folders; None when there is none.
 
     Its split need not be the one of `table`: a prediction is out of fold when no row with the same prompt was trained
@@ -39,6 +41,8 @@ def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, .
 
     Args:
         table: training rows from `load_pairs`.
+        rows: CFG.rows. Only a debug run uses the output of a debug run, which is said; and since it has some of the
+            training rows only, it leaves out the predictions for the others.
 
     Raises:
         InputError: several are attached, a file is missing or damaged, the classes are others, or `oof.csv` was made
@@ -46,17 +50,24 @@ def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, .
     """
     trained = find_trained(root, RECIPE)
     outputs = sorted({folder.parent for folder in trained})
+    for folder in [] if rows else list(outputs):
+        if few := debug_run_rows(folder, RECIPE):
+            outputs.remove(folder)
+            print(f"{folder} is not used: it was a debug run on {few:,} rows. Attach a run with CFG.rows = 0.")
+    trained = [folder for folder in trained if folder.parent in outputs]
     if not outputs:
         return None
     if len(outputs) > 1:
         raise InputError(f"Several outputs of {RECIPE} are attached ({', '.join(map(str, outputs))}); keep one.")
-    path = outputs[0] / OOF
+    path = outputs[0] / file_name(OOF, debug_run_rows(outputs[0], RECIPE))
     oof = _read_oof(path, classes)
-    rows = oof.reindex(table["id"])
-    wrong = rows["label"].notna().to_numpy() & (rows["label"].to_numpy() != table["label"].to_numpy())
-    if wrong.any() or not oof.index.isin(table["id"]).all():
+    if rows:
+        oof = oof[oof.index.isin(table["id"])]
+    found = oof.reindex(table["id"])
+    wrong = found["label"].notna().to_numpy() & (found["label"].to_numpy() != table["label"].to_numpy())
+    if wrong.any() or oof.empty or not oof.index.isin(table["id"]).all():
         raise InputError(f"{path} was made from other training rows; attach the run on this data, or none.")
-    if rows["fold"].fillna(-1).groupby(prompt_key(table).to_numpy()).nunique().max() > 1:
+    if found["fold"].fillna(-1).groupby(prompt_key(table).to_numpy()).nunique().max() > 1:
         raise InputError(
             f"{path} has rows of one prompt in several folds or leaves some out: its predictions may not be out of "
             "fold; attach the run on this data, or none."
@@ -68,15 +79,15 @@ def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, .
             raise InputError(f"{path} has predictions of fold_{fold}, but that folder is missing; {_ATTACH}")
         folders += seeds
     for folder in folders:
-        if (found := read_settings(folder).classes) != classes:
+        if (known := read_settings(folder).classes) != classes:
             raise InputError(
-                f"{folder} was trained for the classes {', '.join(found)}, but this contest has {', '.join(classes)}; "
+                f"{folder} was trained for the classes {', '.join(known)}, but this contest has {', '.join(classes)}; "
                 "attach the run on this data, or none."
             )
     digest = hashlib.sha256(path.read_bytes())
     for folder in folders:
         digest.update((folder / TRAINED_MARKER).read_bytes())
-    return FineTuned(rows[list(classes)].to_numpy(float), folders, outputs[0], digest.hexdigest()[:24])
+    return FineTuned(found[list(classes)].to_numpy(float), folders, outputs[0], digest.hexdigest()[:24])
 
 
 _ATTACH = f"attach the complete output of a run of {RECIPE} that ended, or none."

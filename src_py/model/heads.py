@@ -103,7 +103,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(sequences, tokens, hidden) and (sequences, tokens) -> (sequences, hidden)."""
-        scores = self.score(hidden).squeeze(-1).float().masked_fill(mask == 0, -1e9)
+        scores = self.score(hidden).squeeze(-1).float().masked_fill(mask == 0, torch.finfo(torch.float32).min)
         return (scores.softmax(-1).unsqueeze(-1) * hidden).sum(1)
 
 

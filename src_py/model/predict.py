@@ -2,7 +2,7 @@
 
 import sys
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from src_py.config import Settings, setting
+from src_py.errors import InputError
 from src_py.kaggle.session import all_devices, share_out
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs, model_inputs, round_up
 from src_py.pairs.load import swap_sides
@@ -28,6 +29,19 @@ class PredictionSettings(Settings):
 
     seeds: int = setting(1, least=1, most=100)
     predict_max_length: int = setting(0, least=0, most=16384)
+
+    def reading(self, trained: Reading) -> Reading:
+        """How a model that was `trained` to read pairs in one way reads them in prediction.
+
+        Raises:
+            InputError: when it would read less than in training.
+        """
+        if 0 < self.predict_max_length < trained.max_length:
+            raise InputError(
+                f"CFG.predict_max_length is {self.predict_max_length}, and CFG.max_length {trained.max_length}; "
+                "set it to 0, or to more than that."
+            )
+        return replace(trained, max_length=self.predict_max_length or trained.max_length)
 
 
 def token_batches(lengths: list[int], tokens: int) -> list[slice]:

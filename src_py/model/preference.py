@@ -79,6 +79,23 @@ class ModelSettings(Settings):
                 )
 
 
+def check_options(style: str, features: str, settings: ModelSettings) -> None:
+    """Raise `InputError` for a head, a loss or a bias that the reading does not have, or an unused encoder's training.
+
+    Args:
+        style, features: as in `Reading`.
+    """
+    pairwise = style == "pairwise"
+    if not pairwise and (settings.head != HEADS[0] or settings.names_loss):
+        field = "head" if settings.head != HEADS[0] else "names_loss"
+        raise InputError(f"CFG.{field} needs CFG.style = 'pairwise', which reads each answer alone.")
+    if pairwise and settings.head != HEADS[0] and settings.side_bias:
+        raise InputError(f"CFG.side_bias needs CFG.head = {HEADS[0]!r}: {settings.head!r} has no such bias.")
+    for field in ("lora_rank", "names_loss"):
+        if features == "alone" and getattr(settings, field):
+            raise InputError(f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0.")
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What has to be known beside the encoder to build a model.
@@ -100,17 +117,7 @@ class Architecture:
     names: int = 0
 
     def __post_init__(self) -> None:
-        settings, pairwise = self.settings, self.style == "pairwise"
-        if not pairwise and (settings.head != HEADS[0] or settings.names_loss):
-            field = "head" if settings.head != HEADS[0] else "names_loss"
-            raise InputError(f"CFG.{field} needs CFG.style = 'pairwise', which reads each answer alone.")
-        if pairwise and settings.head != HEADS[0] and settings.side_bias:
-            raise InputError(f"CFG.side_bias needs CFG.head = {HEADS[0]!r}: {settings.head!r} has no such bias.")
-        for field in ("lora_rank", "names_loss"):
-            if self.features == "alone" and getattr(settings, field):
-                raise InputError(
-                    f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0."
-                )
+        check_options(self.style, self.features, self.settings)
 
     @classmethod
     def from_dict(cls, values: dict) -> "Architecture":

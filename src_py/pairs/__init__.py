@@ -13,9 +13,9 @@ from src_py.pairs.split import (
     assign_folds,
     debug_line,
     debug_rows,
+    file_name,
     log_spaced,
     nested_order,
-    submission_name,
 )
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.pairs.topics import topic_of

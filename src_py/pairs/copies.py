@@ -15,6 +15,7 @@ NEAR = 0.8  # Jaccard similarity of the shingles of two pairs from which they ar
 # Of the MinHash signature: two pairs with a similarity of 0.8 share a band in 9,996 of 10,000 cases.
 BANDS, BAND = 20, 5
 _LIKELY = 0.6  # share of the signature that must agree before shingles are compared: five standard errors below NEAR
+_NEIGHBOURS = 20  # of a row with the same band: a cluster of thousands of copies would take the square of its size
 _CHUNK = 2000  # rows whose words are held in memory at a time
 _NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
@@ -45,8 +46,10 @@ def find_copies(tables: list[pd.DataFrame], groups: np.ndarray, first: int, seed
     """
     rows = len(groups)
     keys, words = _keys_and_words(tables)
-    distinct, which = np.unique(keys, return_inverse=True)
-    which = which.reshape(-1)
+    distinct, begins, which = np.unique(keys, return_index=True, return_inverse=True)
+    rank = np.empty(len(distinct), int)
+    rank[np.argsort(begins)] = np.arange(len(distinct))  # in the order of their first rows: neighbours come before
+    which = rank[which.reshape(-1)]
     place = np.full((len(distinct), groups.max(initial=0) + 1), rows)  # the first row of each pair in each group
     np.minimum.at(place, (which, groups), np.arange(rows))
     number = np.arange(rows)[:, None]
@@ -140,7 +143,7 @@ def _likely(signatures: np.ndarray, band: int, asked: np.ndarray) -> np.ndarray:
     order = np.argsort(bucket, kind="stable")
     bucket = bucket[order]
     found, here = [np.empty(0, np.int64)], np.arange(len(order))
-    for step in range(1, len(order)):  # neighbours in the sorted buckets, then next but one, ...
+    for step in range(1, min(_NEIGHBOURS + 1, len(order))):  # neighbours in the sorted buckets, then next but one, ...
         here = here[here + step < len(order)]
         here = here[bucket[here] == bucket[here + step]]
         if not len(here):

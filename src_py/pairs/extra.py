@@ -76,13 +76,13 @@ def load_extra(paths: Mapping[str, str | Path], contest: Contest) -> list[ExtraF
 
 
 def refuse_bad_labels(path: Path, bad: np.ndarray, cells: Mapping[str, Sequence[Any]], wanted: str) -> None:
-    """Raise `InputError` for the first row that is `bad`, and show what it holds."""
+    """Raise `InputError` for rows that are `bad`: how many they are, and what the first one holds."""
     if bad.any():
         row = int(bad.argmax())
-        held = [column[row] for column in cells.values()]
+        held = ", ".join(f"{name} {column[row]!r}" for name, column in cells.items())
         raise InputError(
-            f"{path}: columns {', '.join(cells)}, row {row + 1}, hold {held} where {wanted} is wanted; mend or remove "
-            "that row."
+            f"{path}: {bad.sum():,} of {len(bad):,} rows have labels that are not {wanted}; row {row + 1}, the first, "
+            f"has {held}. Mend or remove these rows, or convert the file."
         )
 
 

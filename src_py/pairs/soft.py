@@ -121,9 +121,10 @@ def check_teacher(table: pd.DataFrame, fold_of: np.ndarray, folds: Sequence[int]
             "model second-hand."
         )
         return said
-    why = "has other folds than this run" if known else "does not say its folds"
+    why = "the teacher's folds are not those of this run" if known else "the file does not say the teacher's folds"
     said.append(
-        f"The validation can no longer be trusted: the teacher {why}, and may have seen the labels of its rows."
+        f"The validation can no longer be trusted: {why}, so that soft labels of training rows may come from a teacher "
+        "that learned the labels of validation rows."
     )
     held = np.isin(fold_of, list(folds)) & taught
     parts = {"validation rows": held, "other rows": taught & ~held}

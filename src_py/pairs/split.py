@@ -156,9 +156,10 @@ def debug_rows(train: pd.DataFrame, test: pd.DataFrame, rows: int, seed: int) ->
     return train, test
 
 
-def submission_name(rows: int) -> str:
-    """How the submission of a run is called; that of a debug run has a name that Kaggle does not take."""
-    return "debug_submission.csv" if rows else "submission.csv"
+def file_name(name: str, rows: int) -> str:
+    """How a run calls a file of results. In a debug run it begins with "debug_": Kaggle does not take such a
+    submission, and no other run reads such a file as a real one."""
+    return f"debug_{name}" if rows else name
 
 
 def debug_line(rows: int, total: int) -> str:

@@ -19,6 +19,7 @@ from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import start_session
 from src_py.model.encoder import encoder_layers
+from src_py.model.heads import AttentionPooling
 from src_py.model.preference import build_model
 from src_py.pairs.contest import LMSYS
 from src_py.pairs.encode import Reading, encode_pairs
@@ -241,6 +242,17 @@ def test_the_healthy_setup_passes_everything(setup):
     assert report.seconds < 20
     report.stop_on_failure()
     assert "PASS" in report._repr_html_()
+
+
+def test_padding_is_not_an_overflow_of_learned_pooling(setup):
+    """On a GPU that trains in fp16 this would stop the notebook."""
+
+    def edit(model):
+        model.pool = AttentionPooling(model.encoder.config.hidden_size)
+        return model
+
+    setup.edit_model = edit
+    assert setup.check()["fp16 head-room"].status == "PASS"
 
 
 @pytest.mark.parametrize("check", FAULTS)

@@ -155,6 +155,15 @@ def test_a_debug_run_is_never_for_predicting_and_that_is_said(mounts, monkeypatc
     assert find_finished(mounts, RECIPE, "auto", {}) == done
 
 
+@pytest.mark.parametrize("name", ["folds", "seeds"])
+def test_more_models_than_the_finished_run_has_are_said_to_be_ignored(mounts, capsys, name):
+    folder = leave(mounts / "done", run(), finished=True)
+    record = json.loads((folder / FILES.record).read_text())
+    (folder / FILES.record).write_text(json.dumps(record | {"config": {name: 1}}))
+    assert find_finished(mounts, RECIPE, "auto", {name: 2}) == folder
+    assert f"other settings: CFG.{name} (2, was 1)" in capsys.readouterr().out
+
+
 def test_the_rows_of_a_debug_run_are_part_of_its_identity():
     user = type("CFG", (), {"mode": "auto", "resume": "auto", "rows": 0})
     whole = identify(check_config(user, RunSettings), [], None, [])

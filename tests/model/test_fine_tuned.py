@@ -1,5 +1,6 @@
 """The output of finetune_deberta as a member of a blend: found by its recipe, checked before anything is trained."""
 
+import json
 import shutil
 
 import numpy as np
@@ -86,6 +87,30 @@ def test_nothing_attached_is_none_and_other_recipes_are_not_looked_at(tmp_path, 
     trained(tmp_path / "ablation/fold_0", recipe="ablate_subset_vs_full")
     (tmp_path / "ablation/oof.csv").write_text("not a table")
     assert find_fine_tuned(tmp_path, table, CLASSES) is None
+
+
+def test_a_debug_output_is_used_in_a_debug_run_only(run, table, capsys):
+    record = {"recipe": RECIPE, "results": ["fold_0"], "config": {"rows": 2000}}
+    (run / f"{RECIPE}_run.json").write_text(json.dumps(record))
+    (run / "oof.csv").rename(run / "debug_oof.csv")
+    assert find_fine_tuned(run.parent, table, CLASSES) is None
+    assert "it was a debug run on 2,000 rows" in capsys.readouterr().out
+    assert find_fine_tuned(run.parent, table, CLASSES, rows=2000).output == run
+    real = shutil.copytree(run, run.parent / "real")
+    (real / f"{RECIPE}_run.json").unlink()
+    (real / "debug_oof.csv").rename(real / "oof.csv")
+    assert find_fine_tuned(run.parent, table, CLASSES).output == real
+
+
+def test_a_debug_run_leaves_out_predictions_for_rows_that_it_has_not(run, table, oof):
+    few = table[::2].reset_index(drop=True)
+    with pytest.raises(InputError, match="made from other training rows"):
+        find_fine_tuned(run.parent, few, CLASSES)
+    found = find_fine_tuned(run.parent, few, CLASSES, rows=len(few))
+    np.testing.assert_array_equal(found.known, few["id"].isin(oof["id"]))
+    others = few.assign(id="other-" + few["id"])
+    with pytest.raises(InputError, match="made from other training rows"):
+        find_fine_tuned(run.parent, others, CLASSES, rows=len(few))
 
 
 def test_several_outputs_are_refused(run, table):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from src_py.errors import InputError
-from src_py.model.predict import predict_pairs
-from src_py.model.preference import Architecture, ModelSettings, architecture_of, build_model, rebuild
+from src_py.model.predict import PredictionSettings, predict_pairs
+from src_py.model.preference import Architecture, ModelSettings, architecture_of, build_model, check_options, rebuild
 from src_py.model.saved import SavedSettings, load_trained, save_trained
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
 from src_py.pairs.load import swap_sides
@@ -139,6 +139,8 @@ def test_dropout_of_the_encoder(tiny, tokenizer, named):
 def test_settings_that_exclude_each_other_are_named(style, settings, field):
     with pytest.raises(InputError, match=field):
         Architecture(style, 3, ModelSettings(**settings))
+    with pytest.raises(InputError, match=field):
+        check_options(style, "off", ModelSettings(**settings))
 
 
 @pytest.mark.parametrize("field", ["lora_rank", "names_loss"])
@@ -147,6 +149,13 @@ def test_an_encoder_that_is_not_used_is_not_trained(tiny, tokenizer, named, fiel
     settings, train = ModelSettings(**{field: 2}), encode_pairs(named, tokenizer, replace(READING, features="alone"))
     with pytest.raises(InputError, match=f"CFG.{field} .*'alone'"):
         build_model(tiny, tokenizer, "pairwise", SHARES, settings, features="alone", train=train)
+
+
+def test_prediction_never_reads_less_than_training():
+    assert PredictionSettings().reading(READING) == READING
+    assert PredictionSettings(predict_max_length=64).reading(READING) == replace(READING, max_length=64)
+    with pytest.raises(InputError, match=r"predict_max_length is 32, and CFG\.max_length 48"):
+        PredictionSettings(predict_max_length=32).reading(READING)
 
 
 def test_names_need_names(tiny, tokenizer, named):

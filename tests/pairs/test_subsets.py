@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src_py.errors import InputError
-from src_py.pairs import debug_line, debug_rows, log_spaced, nested_order, submission_name
+from src_py.pairs import debug_line, debug_rows, file_name, log_spaced, nested_order
 
 
 def test_every_beginning_is_stratified_and_contains_the_smaller_ones():
@@ -35,8 +35,8 @@ def test_a_debug_run_keeps_class_shares_and_every_test_row(pairs):
 
 
 def test_a_debug_run_is_marked_and_an_ordinary_one_is_not():
-    assert submission_name(0) == "submission.csv"
-    assert submission_name(2000) == "debug_submission.csv"
+    assert file_name("submission.csv", 0) == "submission.csv"
+    assert file_name("submission.csv", 2000) == "debug_submission.csv"
     assert debug_line(0, 57_477) == ""
     assert "DEBUG RUN on 2,000 of 57,477" in debug_line(2000, 57_477)
 
