@@ -1,7 +1,7 @@
 """Length and format of answers, counted without reading them."""
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,8 @@ _SHARES = ("digits", "capitals", "beyond ASCII", "commas", "list items")
 _WORD = re.compile(r"\w+")
 
 
-class Counts(NamedTuple):
+@dataclass(frozen=True)
+class Counts:
     """`a` and `b` (rows, k) hold the same k figures of each answer, `shared` (rows, m) what does not change when the
     answers change places; `names` and `shared_names` say which."""
 

@@ -15,7 +15,7 @@ class LengthFeatures(FeatureGroup):
 
     @staticmethod
     def count(table: pd.DataFrame, embed=None) -> Sides:
-        return Sides(*count_answers(table))
+        return Sides(**vars(count_answers(table)))
 
     @staticmethod
     def take(counted: Sides, rows: np.ndarray) -> Sides:

@@ -7,17 +7,12 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from src_py.pairs.counts import Counts
+
 
 @dataclass(frozen=True)
-class Sides:
-    """`a` and `b` (rows, k) hold the same k figures of each answer, `shared` (rows, m) what does not change when the
-    answers change places; `names` and `shared_names` say which."""
-
-    a: np.ndarray
-    b: np.ndarray
-    shared: np.ndarray
-    names: tuple[str, ...]
-    shared_names: tuple[str, ...]
+class Sides(Counts):
+    """Figures of pairs that may be counted or fitted, and what can be done with them."""
 
     def __len__(self) -> int:
         return len(self.a)
