@@ -107,7 +107,7 @@ def add_extra(
         tables.append(kept)
         total += len(kept)
         ends[file.name] = total
-        later = "" if without is None else f", {left_out:,} left out, whose prompt is among the validation rows"
+        later = "" if without is None else f", {left_out:,} left out, whose prompt is held out"
         print(f"{file.name}: {len(kept):,} rows added{later}")
     return _stack(tables), ends
 
