@@ -158,14 +158,14 @@ def group_table(
             for column, losses in (("model", model), ("calibrated", after)):
                 difference = (losses - constant)[where]
                 row[f"{column} - constant"] = difference.mean()
-                row[f"{column} +-"] = _half_width(difference, prompt[where])
+                row[f"{column} +-"] = half_width(difference, prompt[where])
             rows[(grouping, name)] = row
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["grouping", "group"])
     order = np.lexsort((-table["model - constant"], table.index.get_level_values(0) != "all"))
     return table.iloc[order].astype({"rows": int})
 
 
-def _half_width(values: np.ndarray, prompt: np.ndarray) -> float:
+def half_width(values: np.ndarray, prompt: np.ndarray) -> float:
     """Of the 95 % interval of a mean, with prompts as the units of the sample."""
     sums = pd.Series(values - values.mean()).groupby(prompt).sum()
     if len(sums) < 2:

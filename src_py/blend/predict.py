@@ -1,0 +1,98 @@
+"""Predict new rows with the members' saved models, as many of them as the time allows."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src_py.blend.foreign import ForeignMember
+from src_py.blend.member import Member
+from src_py.errors import InputError
+from src_py.kaggle.clock import Clock
+from src_py.kaggle.resume import is_scoring_run
+
+SAMPLE = 500  # training rows that stand for test rows
+
+
+def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], list[str]]:
+    """Members that can predict these test rows, and one sentence for each that only has a file for other rows."""
+    able, left_out = [], []
+    for member in members:
+        missing = member.missing(test["id"]) if isinstance(member, ForeignMember) else 0
+        if missing:
+            left_out.append(
+                f"{member.folder}: its file answers {len(test) - missing:,} of {len(test):,} test rows. A file that was "
+                "made for the visible rows cannot answer the hidden ones; only models can."
+            )
+        else:
+            able.append(member)
+    return able, left_out
+
+
+def measure_members(members: list[Member], table: pd.DataFrame, rows: int, precision: str) -> dict[str, float]:
+    """Seconds that each member will take for `rows` rows like those of `table`, by name; about 3 are spent on each."""
+    sample = table.sample(min(len(table), SAMPLE), random_state=0)
+    return {member.name: member.seconds(sample, rows, precision) for member in members}
+
+
+def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: float) -> list[str]:
+    """Names of the members that together take at most `room` seconds.
+
+    What brings the least for its time goes first, until the rest fits; members that take no time stay. If none is left,
+    the fastest one stays.
+
+    Args:
+        worth: of each member in nats, what leaving it out costs.
+    """
+    kept = list(seconds)
+    while sum(seconds[name] for name in kept) > room:
+        slow = [name for name in kept if seconds[name] > 0]
+        kept.remove(min(slow, key=lambda name: (max(worth[name], 0.0) / seconds[name], -seconds[name])))
+    return kept or [min(seconds, key=lambda name: seconds[name])]
+
+
+def predict_members(
+    members: list[Member],
+    test: pd.DataFrame,
+    classes: tuple[str, ...],
+    precision: str,
+    scratch: Path,
+    seconds: Mapping[str, float],
+    clock: Clock,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Probabilities (test rows, classes) of each member, by name, and a sentence for each that failed.
+
+    In a scoring run a member that fails is left out: the others can still answer. In any other run its error is raised.
+
+    Args:
+        members: the most important first; the first one predicts whatever the clock says.
+        scratch: folder for tokenised texts and embeddings that members share.
+        seconds: that each will take; a member for which no time is left is left out.
+
+    Raises:
+        InputError: from a member, unless this is a scoring run; or when no member is left.
+    """
+    done: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
+    left_out: list[str] = []
+    for member in members:
+        if found and not clock.room_for(seconds[member.name]):
+            left_out.append(f"{member.folder}: the members before it took longer than forecast; there is no time left.")
+            continue
+        begun = time.time()
+        try:
+            done[member.digest] = (
+                member.predict(test, classes, precision, scratch, done) if len(test) else np.empty((0, len(classes)))
+            )
+        except (InputError, RuntimeError, ValueError, MemoryError) as error:
+            if not is_scoring_run():
+                raise
+            left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
+            continue
+        found[member.name] = done[member.digest]
+        print(f"{member.name}: {len(test):,} rows in {time.time() - begun:.0f} s")
+    if not found:
+        raise InputError(f"No member could predict the test rows. {' '.join(left_out)}")
+    return found, left_out
