@@ -179,6 +179,56 @@ clock.mark("Weights")
 # %%
 truth, shares = labels[known], class_shares(labels, len(classes))
 parts = {member.name: member.oof[known] for member in members}
-display(score_table(parts, chosen, truth, prompts[known], shares).round(4))
+scores = score_table(parts, chosen, truth, prompts[known], shares)
+display(scores.round(4))
 if len(parts) > 1:
     display(plot_errors(parts, truth, shares), plot_gains(chosen.table))
+
+# %%
+worth = scores.join(chosen.table[["weight", "cost of leaving out", "cost +-"]]).rename_axis("member")
+write_csv(output / "members.csv", worth.reset_index())
+rows = train.loc[known, ["id", "label"]].reset_index(drop=True)
+write_csv(output / "oof_blend.csv", rows.join(pd.DataFrame(chosen.cross_fitted, columns=list(classes))))
+display(plot_calibration(chosen.uncalibrated, chosen.cross_fitted, truth))
+
+# %% [markdown]
+# In the confusion matrix, the diagonal holds the correct predictions. Below it: **where is the blend over-certain?** Each
+# line of the table is a group of rows, the worst ones first. Where `calibrated - constant` is above 0 by more than its
+# `+-` (half of the 95 % interval), it is sure of itself without reason; test rows of that kind will cost you.
+
+# %%
+groups = calibration_groups(train[known], cfg.seed)
+table = group_table(truth, chosen.uncalibrated, chosen.cross_fitted, shares, groups, prompts[known])
+display(plot_predictions(truth, chosen.cross_fitted, classes), table.round(3), plot_groups(table))
+clock.mark("Evaluate")
+
+# %% [markdown]
+# ## Submission
+#
+# The members' saved models predict the test rows, one member after another, on both GPUs; members that read alike share
+# the tokenised texts. In the scoring run a member that fails is left out, and the weights are fitted again without it.
+
+# %%
+order = sorted(chosen.blend.weights, key=lambda name: -chosen.blend.weights[name])
+used = [member for name in order for member in members if member.name == name]
+now = {name: value * len(test) / HIDDEN_ROWS for name, value in seconds.items()}
+predicted, failed = predict_members(used, test, classes, precision, scratch_folder(output), now, clock)
+for sentence in failed:
+    print(f"LEFT OUT: {sentence}")
+if failed:
+    chosen = blend_of(list(predicted))
+final = chosen.blend.apply(predicted, answer_lengths(test))
+submission = write_submission(output / "submission.csv", test["id"], final, contest)
+save_record(output, chosen, {member.name: member.digest for member in members}, list(predicted))
+clock.mark("Submission")
+display(submission.head(), clock.table())
+
+# %% [markdown]
+# ## What to change next
+#
+# - **Submit**: this notebook is the one to submit; the scoring run predicts the hidden rows with the same members.
+# - **A better blend** needs members with different errors: another encoder, `style = "joint"`, longer texts, other seeds
+#   of `finetune_deberta`, or `embed_deberta_lightgbm`. Train all folds, so that the weights have all rows to go by.
+# - **A foreign member that should count in the scoring run** must come with its model: fine-tune it with
+#   `finetune_deberta`, or add its predictions in a cell of your own after `predict_members`.
+# - **Too slow?** Lower `hours` to see what would be left out, or name members in `exclude`.

@@ -424,4 +424,5 @@ if forecast:
 # - **The fine-tuned model in the blend**: run `finetune_deberta`, best with all five folds, and attach its output.
 # - **Faster**: leave `word2vec` out of `groups`, `max_length = 256`, `search_minutes = 0`.
 # - **Scoring run**: attach this notebook's output and the same encoder; the notebook then only predicts.
+# - **Several runs in one submission**: attach their outputs to `blend_submissions`.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.

@@ -488,5 +488,6 @@ if forecast:
 #   `reinit_layers = 1` first: large encoders sometimes fail to start.
 # - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.
 # - **Longer texts**: `max_length = 1024` if the truncation report shows many rows mostly cut.
-# - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
+# - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts. `blend_submissions` does
+#   the same with any number of outputs, and trains nothing by mistake.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.

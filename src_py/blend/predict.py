@@ -12,6 +12,7 @@ from src_py.blend.member import Member
 from src_py.errors import InputError
 from src_py.kaggle.clock import Clock
 from src_py.kaggle.resume import is_scoring_run
+from src_py.kaggle.session import free_memory
 
 SAMPLE = 500  # training rows that stand for test rows
 
@@ -23,8 +24,8 @@ def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], 
         missing = member.missing(test["id"]) if isinstance(member, ForeignMember) else 0
         if missing:
             left_out.append(
-                f"{member.folder}: its file answers {len(test) - missing:,} of {len(test):,} test rows. A file that was "
-                "made for the visible rows cannot answer the hidden ones; only models can."
+                f"{member.folder}: its file answers {len(test) - missing:,} of {len(test):,} test rows. A file made for "
+                "the visible rows cannot answer the hidden ones, only models can."
             )
         else:
             able.append(member)
@@ -34,7 +35,11 @@ def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], 
 def measure_members(members: list[Member], table: pd.DataFrame, rows: int, precision: str) -> dict[str, float]:
     """Seconds that each member will take for `rows` rows like those of `table`, by name; about 3 are spent on each."""
     sample = table.sample(min(len(table), SAMPLE), random_state=0)
-    return {member.name: member.seconds(sample, rows, precision) for member in members}
+    found = {}
+    for member in members:
+        found[member.name] = member.seconds(sample, rows, precision)
+        free_memory()
+    return found
 
 
 def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: float) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from src_py.blend.member import Member, encoder_name, folder_size
 from src_py.errors import InputError
 from src_py.kaggle.resume import run_problem
-from src_py.kaggle.session import all_devices, free_memory
+from src_py.kaggle.session import all_devices
 from src_py.model.fine_tuned import RECIPE, read_fine_tuned
 from src_py.model.pace import Part, measure_paces, part_work, seconds_like, sequence_lengths, typical
 from src_py.model.predict import batch_logits, prediction_parts
