@@ -22,6 +22,7 @@ from tools.percent import SyncError, read_cells
 from tools.pull import Pulled, pull
 
 MACHINES = {"GPU T4 x2": "NvidiaTeslaT4", "none": None}
+PUSHED = r"Kernel version .*successfully pushed"
 SOURCES = {
     "competition": "competition_sources",
     "dataset": "dataset_sources",
@@ -88,7 +89,7 @@ def push(recipe: Path, user: str, root: Path, seconds: int | None) -> int | None
     words = ["kernels", "push", "-p", str(folder), *(["-t", str(seconds)] if seconds else [])]
     machine = described.get("machine_shape")
     words += ["--accelerator", machine] if machine else []
-    said = client(words, r"Kernel version .*successfully pushed", described["id"])
+    said = client(words, PUSHED, described["id"])
     print(mask(said), flush=True)
     version = re.search(r"^Kernel version (\d+) successfully pushed", said, re.MULTILINE)
     return int(version[1]) if version else None

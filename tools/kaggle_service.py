@@ -35,7 +35,7 @@ class Unknown(SyncError):
 _UNEXPLAINED = rf"\S*$(?!\n{REASON})"
 _MEANINGS: tuple[tuple[str, str, type[SyncError]], ...] = (
     (
-        r"Authentication required to call the Kaggle API",
+        r"Authentication required to call the Kaggle API|: 401 Client Error",
         "it found no token that Kaggle accepts; run `kaggle auth login`, or create one at "
         "https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token",
         SyncError,
@@ -64,7 +64,7 @@ _MEANINGS: tuple[tuple[str, str, type[SyncError]], ...] = (
         "Kaggle cannot be reached; check the network, and the proxy if you need one",
         Unreachable,
     ),
-    (r"^(429 Client Error|5\d\d Server Error)", "Kaggle answers {0}; try again later", Unreachable),
+    (r"(?:^|: )(429 Client Error|5\d\d Server Error)", "Kaggle answers {0}; try again later", Unreachable),
     (r"^Kernel push error: (.+?)\.?$", "Kaggle refused it: {0}", SyncError),
     (
         r"^The following are not valid (.+?) and could not be added to the kernel: (.+)$",

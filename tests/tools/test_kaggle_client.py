@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from tests.tools.project import add_headings
+from tools import kaggle_client, kaggle_service
 from tools.build import recipes
 from tools.kaggle_client import MACHINES, header, metadata
 from tools.kaggle_service import mask
@@ -126,15 +127,25 @@ def test_whose_account_has_to_be_said(client, stub):
 
 
 @pytest.fixture
-def saying(client, tmp_path, monkeypatch):
-    """The command with a client that says what it is given, ends with a code, and writes nothing."""
+def instead(tmp_path, monkeypatch):
+    """Puts a client in the real one's place that says what it is given, ends with a code, and writes nothing."""
     package = tmp_path / "client/kaggle"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "client"))
 
-    def run(target, text, code=0, **variables):
+    def place(text, code=0):
         (package / "__main__.py").write_text(f"import sys\n\nprint({text!r})\nsys.exit({code})\n")
+
+    return place
+
+
+@pytest.fixture
+def saying(client, instead, monkeypatch):
+    """The command with such a client."""
+
+    def run(target, text, code=0, **variables):
+        instead(text, code)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return client(target, "USER=someone")
@@ -159,10 +170,10 @@ PUSHED = "Kernel version 2 successfully pushed.  Please check progress at https:
         (PUSHED, 1),
     ],
 )
-def test_what_the_client_says_is_read_as_it_is_meant(saying, text, code):
-    done = saying("push", text, code)
-    assert done.returncode != 0
-    assert "kaggle kernels push failed" in done.stderr
+def test_what_the_client_says_is_read_as_it_is_meant(instead, text, code):
+    instead(text, code)
+    with pytest.raises(SyncError, match="kaggle kernels push failed"):
+        kaggle_service.client(["kernels", "push"], kaggle_client.PUSHED)
 
 
 def test_a_word_that_reads_like_an_error_is_none(saying):

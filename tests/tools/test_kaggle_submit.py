@@ -215,6 +215,8 @@ URL = "for url: https://api.kaggle.com/v1/competitions.CompetitionApiService/Cre
             SyncError,
         ),
         (f"400 Client Error: Bad {URL}\nKaggle's reason: Still running.", "refused it: Still running.", SyncError),
+        (f"Traceback\nrequests.exceptions.HTTPError: 401 Client Error: Unauthorized {URL}", "no token that", SyncError),
+        (f"Traceback\nrequests.exceptions.HTTPError: 500 Server Error: Oh {URL}", "answers 500 Server", Unreachable),
         (f"502 Server Error: Bad Gateway {URL}", "Kaggle answers 502 Server Error; try again later", Unreachable),
         (f"429 Client Error: Too Many Requests {URL}", "Kaggle answers 429 Client Error", Unreachable),
         ("Cannot access kernel 'a/b' (Permission 'kernels.get' was denied). The most", "shows no notebook", Unknown),
