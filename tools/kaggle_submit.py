@@ -148,16 +148,17 @@ def wait_for_run(notebook: str, version: int, pushed: bool, poll: float, deadlin
             another's state may be a later version's.
         SyncError: when it has not finished in time.
     """
-    name, failures, looks = f"{notebook}/{version}", [""], [0]
+    name, failed, looks = f"{notebook}/{version}", "", 0
 
     def look() -> str:
-        state, failures[0] = run_state(name)
-        looks[0] += 1
+        nonlocal failed, looks
+        state, failed = run_state(name)
+        looks += 1
         return state
 
     def finished(state: str) -> bool:
         # Right after a push the first answer may still be about the version before.
-        return state in FINISHED and (looks[0] > 1 or version == 1 or not pushed)
+        return state in FINISHED and (looks > 1 or version == 1 or not pushed)
 
     state = watch(look, finished, f"{notebook} version {version}", poll, deadline)
     if state is None:
@@ -168,7 +169,7 @@ def wait_for_run(notebook: str, version: int, pushed: bool, poll: float, deadlin
         except SyncError as error:
             lines = [str(error)]
         print("\n".join(["The end of its log:", *(f"  {line}" for line in lines or ["(empty)"])]), flush=True)
-        why = f": {mask(failures[0]).rstrip('.')}" if failures[0] else ""
+        why = f": {mask(failed).rstrip('.')}" if failed else ""
         raise RunFailed(f"{notebook} version {version} ended as {state!r}{why}; nothing was submitted.")
 
 
