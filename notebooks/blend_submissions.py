@@ -39,7 +39,6 @@ class CFG:
     exclude = []  # names of members, from the table below, to leave out
     # Blend
     calibrate = True  # the blend, on the out-of-fold rows
-    stacker = True  # try a regression on the members' logits and the answers' lengths; used if it is better
     # Machine
     precision = "fp16"  # "bf16" where the GPU supports it natively, or "fp32"
     hours = 8.5  # for everything; Kaggle ends code-competition notebooks after 9
@@ -66,11 +65,11 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.blend import (
-    BlendSettings, answer_lengths, answering, choose_blend, common_rows, find_members, fit_into, measure_members,
-    member_table, plot_calibration, plot_errors, plot_gains, predict_members, save_record, score_table,
+    BlendSettings, answering, choose_blend, common_rows, find_members, fit_into, measure_members, member_table,
+    plot_calibration, plot_correlation, plot_worth, predict_members, save_record, score_table,
 )  # fmt: skip
 from src_py.config import check_config
-from src_py.evaluation import class_shares, group_table, mix, plot_groups, plot_predictions
+from src_py.evaluation import class_shares, group_table, plot_groups, plot_predictions
 from src_py.kaggle import (
     HIDDEN_ROWS, Clock, DataPaths, Machine, choose_precision, describe_hardware, scratch_folder, start_session,
     write_csv,
@@ -141,10 +140,9 @@ clock.mark("Members")
 def blend_of(names: list[str]):
     """Weights for these members, fitted on the rows that all members know."""
     parts = {member.name: member.oof[known] for member in members if member.name in names}
-    lengths = answer_lengths(train[known]) if cfg.stacker else None
     groups = calibration_groups(train[known], cfg.seed)
     calibrate = cfg.calibrate and len(parts) > 1  # a single member was calibrated by its own run
-    return choose_blend(parts, labels[known], prompts[known], groups, cfg.seed, lengths, calibrate)
+    return choose_blend(parts, labels[known], prompts[known], groups, cfg.seed, calibrate=calibrate)
 
 
 # %%
@@ -159,7 +157,7 @@ print(chosen.reason)
 # %%
 worth = chosen.table["cost of leaving out"].fillna(0.0).to_dict()
 needed = {name: seconds[name] for name in chosen.blend.weights}
-for rows, limit in ((HIDDEN_ROWS, 3600 * cfg.hours), (len(test), clock.limit - clock.now)):
+for rows, limit in ((HIDDEN_ROWS, 3600 * cfg.hours), (len(test), clock.left)):
     share = rows / HIDDEN_ROWS
     fits = fit_into({name: value * share for name, value in needed.items()}, worth, limit)
     for name in sorted(set(needed) - set(fits)):
@@ -182,14 +180,14 @@ parts = {member.name: member.oof[known] for member in members}
 scores = score_table(parts, chosen, truth, prompts[known], shares)
 display(scores.round(4))
 if len(parts) > 1:
-    display(plot_errors(parts, truth, shares), plot_gains(chosen.table))
+    display(plot_correlation(parts, truth), plot_worth(chosen, parts, truth, prompts[known]))
 
 # %%
 worth = scores.join(chosen.table[["weight", "cost of leaving out", "cost +-"]]).rename_axis("member")
 write_csv(output / "members.csv", worth.reset_index())
 rows = train.loc[known, ["id", "label"]].reset_index(drop=True)
 write_csv(output / "oof_blend.csv", rows.join(pd.DataFrame(chosen.cross_fitted, columns=list(classes))))
-display(plot_calibration(chosen.uncalibrated, chosen.cross_fitted, truth))
+display(plot_calibration(chosen, truth, classes))
 
 # %% [markdown]
 # In the confusion matrix, the diagonal holds the correct predictions. Below it: **where is the blend over-certain?** Each
@@ -217,7 +215,7 @@ for sentence in failed:
     print(f"LEFT OUT: {sentence}")
 if failed:
     chosen = blend_of(list(predicted))
-final = chosen.blend.apply(predicted, answer_lengths(test))
+final = chosen.blend.apply(predicted)
 submission = write_submission(output / "submission.csv", test["id"], final, contest)
 save_record(output, chosen, {member.name: member.digest for member in members}, list(predicted))
 clock.mark("Submission")

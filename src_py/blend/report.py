@@ -23,12 +23,10 @@ class BlendSettings(Settings):
     Args:
         exclude: names of members to leave out.
         calibrate: the blend, on its out-of-fold predictions.
-        stacker: try a regression on the members' logits and the answers' lengths.
     """
 
     exclude: tuple[str, ...] = setting(())
     calibrate: bool = setting(True)
-    stacker: bool = setting(True)
 
 
 def score_table(
