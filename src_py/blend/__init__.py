@@ -1,0 +1,1 @@
+"""Everything that was trained, in one submission: members, their weights, and what they predict."""
