@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.metrics import standard_error
 
 _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
 
@@ -167,10 +168,7 @@ def group_table(
 
 def half_width(values: np.ndarray, prompt: np.ndarray) -> float:
     """Of the 95 % interval of a mean, with prompts as the units of the sample."""
-    sums = pd.Series(values - values.mean()).groupby(prompt).sum()
-    if len(sums) < 2:
-        return float("nan")
-    return float(1.96 * np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
+    return 1.96 * standard_error(values, prompt)
 
 
 def plot_groups(table: pd.DataFrame) -> Figure:
