@@ -28,7 +28,6 @@
 #
 # This is the only cell you need to edit. There is nothing to train, so every run does the same.
 
-
 # %%
 class CFG:
     # Paths

@@ -394,6 +394,7 @@ clock.mark("Evaluate")
 # The saved models predict the test rows, whether they were fitted just now or attached, so this run rehearses the
 # scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
 
+
 # %%
 def predict_fine_tuned(table: pd.DataFrame) -> np.ndarray:
     """Probabilities of the fine-tuned model in the blend, if there is one."""
