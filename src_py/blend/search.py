@@ -14,7 +14,7 @@ from src_py.evaluation.metrics import standard_error
 from src_py.pairs.split import grouped_folds
 
 PARTS = 5  # of the prompts: each is left out in turn
-KNOWS = 2.5  # standard errors by which a member's logits have to point towards the labels
+KNOWS = 3.0  # standard errors by which a member's logits have to point towards the labels
 ALIKE = 1e-6  # the largest difference in probability up to which two members are one
 
 COPY, IGNORANT, IDLE = "the same predictions as another", "says nothing about the labels", "not worth its place"
