@@ -14,7 +14,7 @@ from src_py.evaluation.metrics import standard_error
 from src_py.pairs.split import grouped_folds
 
 PARTS = 5  # of the prompts: each is left out in turn
-KNOWS = 3.0  # standard errors by which a member's logits have to point towards the labels
+KNOWS = 3.0  # standard errors by which a member's logits have to point towards the labels, or half of the best's
 ALIKE = 1e-6  # the largest difference in probability up to which two members are one
 
 COPY, IGNORANT, IDLE = "the same predictions as another", "says nothing about the labels", "not worth its place"
@@ -86,6 +86,7 @@ class Found:
             where none were fitted.
         space_gain: what `space` saves against the other in nats; NaN where there is no choice.
         left_out: by member's number, why.
+        signal: by how many standard errors the logits of the best member point towards the labels.
     """
 
     staying: Staying
@@ -95,6 +96,7 @@ class Found:
     noise: float
     space_gain: float
     left_out: dict[int, str]
+    signal: float = float("inf")
 
     @property
     def weights(self) -> np.ndarray:
@@ -137,16 +139,15 @@ def find(rows: Rows) -> Found:
         losses = problem.held_losses(distinct, x[None])
         return Found(Staying(distinct, x, x[None], losses), SPACES[0], True, nan, nan, nan, left_out)
     knows = signal(rows.predictions, rows.labels, rows.prompt)
-    candidates = [member for member in distinct if knows[member] > KNOWS]
-    if not candidates:
-        staying = judge(rows.problem(SPACES[0]), distinct, EQUAL)
-        return Found(staying, SPACES[0], True, nan, nan, nan, left_out)
+    best_known = float(knows[distinct].max())
+    candidates = [member for member in distinct if knows[member] > min(KNOWS, best_known / 2)] or distinct
     left_out |= {member: IGNORANT for member in distinct if member not in candidates}
     found = [_in_space(rows, space, candidates, knows, left_out) for space in SPACES]
     best, other = sorted(found, key=lambda one: one.staying.losses.mean())
     if len(best.staying.chosen) == 1:  # it says the same in either space
-        return replace(best, space=SPACES[0])
-    return replace(best, space_gain=float((other.staying.losses - best.staying.losses).mean()))
+        return replace(best, space=SPACES[0], signal=best_known)
+    space_gain = float((other.staying.losses - best.staying.losses).mean())
+    return replace(best, space_gain=space_gain, signal=best_known)
 
 
 def _in_space(rows: Rows, space: str, candidates: list[int], knows: np.ndarray, left_out: dict[int, str]) -> Found:

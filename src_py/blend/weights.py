@@ -8,7 +8,7 @@ import pandas as pd
 
 from src_py.blend.elimination import EQUAL, FEW_ROWS, PULL, judge
 from src_py.blend.fit import logarithms
-from src_py.blend.search import PARTS, Found, Rows, find, weighted
+from src_py.blend.search import KNOWS, PARTS, Found, Rows, find, weighted
 from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
 from src_py.evaluation.metrics import standard_error
@@ -75,8 +75,8 @@ def choose_blend(
 ) -> BlendChoice:
     """Choose the members of a blend, the space in which they are blended, their weights, and a calibration.
 
-    1. Of members with the same predictions the first stays, and of all only those whose logits point towards the
-       labels by more than noise.
+    1. Of members with the same predictions the first stays, and of all only those whose logits clearly point towards
+       the labels.
     2. Those that are not worth their place leave, one after another: see `eliminate`.
     3. Weighted means of probabilities and of logits go through this separately; the one with the lower log loss wins.
     4. Fitted weights replace equal ones only if they are better by more than the standard error of the difference.
@@ -128,9 +128,10 @@ def _blend(found: Found, names: list[str], calibration: CalibrationChoice | None
 
 def _who(found: Found, names: list[str]) -> str:
     """The sentence on who stays."""
+    known = "No member is surely better than the constant predictor: " if found.signal < KNOWS else ""
     if len(names) == 1:
-        return "There is one member."
-    sentence = f"{len(found.staying.chosen)} of {len(names)} members stay"
+        return f"{known}there is one member." if known else "There is one member."
+    sentence = f"{known}{len(found.staying.chosen)} of {len(names)} members stay"
     for why in dict.fromkeys(found.left_out.values()):
         left = [names[member] for member, own in found.left_out.items() if own == why]
         sentence += f"; left out, {why}: {', '.join(left)}"
@@ -143,8 +144,6 @@ def _weighing(found: Found, rows: Rows) -> str:
         return "A single member needs no weights."
     if len(rows.parts) < 2:
         return f"Equal weights: the rows have fewer than {PARTS} prompts, too few to fit any."
-    if np.isnan(found.gain):
-        return "Equal weights: no member is better than the constant predictor by more than noise."
     count = len(rows.labels)
     space = f"of {found.space}, {found.space_gain:.4f} nats better than that of the other kind"
     if not found.equal:

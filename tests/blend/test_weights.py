@@ -190,9 +190,11 @@ def test_new_rows_are_blended_as_the_old_ones_and_the_choice_is_reproducible(goo
     np.testing.assert_allclose(choice.cross_fitted.sum(1), 1)
 
 
-def test_members_that_are_no_better_than_the_constant_predictor_get_equal_weights_and_it_is_said():
-    choice = choose(ten_useless(400), np.random.default_rng(6).integers(3, size=400))
-    assert "no member is better than the constant predictor" in choice.reason
+def test_members_that_all_know_nothing_are_blended_and_it_is_said():
+    labels = np.random.default_rng(6).integers(3, size=400)
+    choice = choose(ten_useless(400), labels)
+    assert choice.reason.startswith("No member is surely better than the constant predictor: ")
+    assert log_loss(choice.cross_fitted, labels) < np.log(3) + 0.05
 
 
 def test_too_few_prompts_to_judge_by():
