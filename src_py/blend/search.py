@@ -29,6 +29,7 @@ class Rows:
         labels, prompt: (rows,) class numbers, and numbers of the prompts from 0 on.
         groups: by grouping, the group of every row, (rows,).
         part: (rows,) number of the part, of which each is left out in turn; a prompt's rows are in one.
+        lengths: (rows, 2) of answers A and B, if known.
     """
 
     predictions: np.ndarray
@@ -36,9 +37,10 @@ class Rows:
     prompt: np.ndarray
     groups: Mapping[str, np.ndarray]
     part: np.ndarray
+    lengths: np.ndarray | None = None
 
     @classmethod
-    def of(cls, members: Mapping[str, np.ndarray], labels, prompts, groups, seed: int) -> "Rows":
+    def of(cls, members: Mapping[str, np.ndarray], labels, prompts, groups, seed: int, lengths=None) -> "Rows":
         """Raises: ValueError, as `choose_blend` says."""
         if not members:
             raise ValueError("A blend needs at least one member.")
@@ -49,7 +51,8 @@ class Rows:
                 raise ValueError(f"Member {name} has predictions of shape {predicted.shape}, the first of {shape}.")
             if bad := int((~np.isfinite(predicted).all(1)).sum()):
                 raise ValueError(f"Member {name} has no finite prediction for {bad} of {shape[0]} rows.")
-        for name, values in {"labels": labels, "prompts": prompts, **groups}.items():
+        given = {"labels": labels, "prompts": prompts, **groups} | ({} if lengths is None else {"lengths": lengths})
+        for name, values in given.items():
             if len(values) != shape[0]:
                 raise ValueError(f"{shape[0]} rows of predictions, but {len(values)} of {name}.")
         labels, prompt = np.asarray(labels), pd.factorize(np.asarray(prompts))[0]
@@ -57,7 +60,8 @@ class Rows:
         if len(np.unique(prompt)) >= PARTS:
             part = grouped_folds(labels, prompt, PARTS, seed)
         groups = {name: np.asarray(group) for name, group in groups.items()}
-        return cls(np.stack(list(arrays.values()), axis=2), labels, prompt, groups, part)
+        lengths = None if lengths is None else np.asarray(lengths)
+        return cls(np.stack(list(arrays.values()), axis=2), labels, prompt, groups, part, lengths)
 
     @property
     def parts(self) -> np.ndarray:
@@ -67,7 +71,8 @@ class Rows:
     def take(self, where: np.ndarray) -> "Rows":
         """Some of the rows."""
         groups = {name: group[where] for name, group in self.groups.items()}
-        return Rows(self.predictions[where], self.labels[where], self.prompt[where], groups, self.part[where])
+        lengths = None if self.lengths is None else self.lengths[where]
+        return Rows(self.predictions[where], self.labels[where], self.prompt[where], groups, self.part[where], lengths)
 
     def problem(self, space: str) -> Problem:
         """Of finding weights in that space."""
