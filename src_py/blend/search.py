@@ -14,7 +14,7 @@ from src_py.evaluation.metrics import standard_error
 from src_py.pairs.split import grouped_folds
 
 PARTS = 5  # of the prompts: each is left out in turn
-KNOWS = 2.5  # standard errors by which a member's logits have to point towards the labels
+KNOWS = 3.0  # standard errors by which a member's logits have to point towards the labels, or half of the best's
 ALIKE = 1e-6  # the largest difference in probability up to which two members are one
 
 COPY, IGNORANT, IDLE = "the same predictions as another", "says nothing about the labels", "not worth its place"
@@ -29,6 +29,7 @@ class Rows:
         labels, prompt: (rows,) class numbers, and numbers of the prompts from 0 on.
         groups: by grouping, the group of every row, (rows,).
         part: (rows,) number of the part, of which each is left out in turn; a prompt's rows are in one.
+        lengths: (rows, 2) of answers A and B, if known.
     """
 
     predictions: np.ndarray
@@ -36,9 +37,10 @@ class Rows:
     prompt: np.ndarray
     groups: Mapping[str, np.ndarray]
     part: np.ndarray
+    lengths: np.ndarray | None = None
 
     @classmethod
-    def of(cls, members: Mapping[str, np.ndarray], labels, prompts, groups, seed: int) -> "Rows":
+    def of(cls, members: Mapping[str, np.ndarray], labels, prompts, groups, seed: int, lengths=None) -> "Rows":
         """Raises: ValueError, as `choose_blend` says."""
         if not members:
             raise ValueError("A blend needs at least one member.")
@@ -49,7 +51,8 @@ class Rows:
                 raise ValueError(f"Member {name} has predictions of shape {predicted.shape}, the first of {shape}.")
             if bad := int((~np.isfinite(predicted).all(1)).sum()):
                 raise ValueError(f"Member {name} has no finite prediction for {bad} of {shape[0]} rows.")
-        for name, values in {"labels": labels, "prompts": prompts, **groups}.items():
+        given = {"labels": labels, "prompts": prompts, **groups} | ({} if lengths is None else {"lengths": lengths})
+        for name, values in given.items():
             if len(values) != shape[0]:
                 raise ValueError(f"{shape[0]} rows of predictions, but {len(values)} of {name}.")
         labels, prompt = np.asarray(labels), pd.factorize(np.asarray(prompts))[0]
@@ -57,7 +60,8 @@ class Rows:
         if len(np.unique(prompt)) >= PARTS:
             part = grouped_folds(labels, prompt, PARTS, seed)
         groups = {name: np.asarray(group) for name, group in groups.items()}
-        return cls(np.stack(list(arrays.values()), axis=2), labels, prompt, groups, part)
+        lengths = None if lengths is None else np.asarray(lengths)
+        return cls(np.stack(list(arrays.values()), axis=2), labels, prompt, groups, part, lengths)
 
     @property
     def parts(self) -> np.ndarray:
@@ -67,7 +71,8 @@ class Rows:
     def take(self, where: np.ndarray) -> "Rows":
         """Some of the rows."""
         groups = {name: group[where] for name, group in self.groups.items()}
-        return Rows(self.predictions[where], self.labels[where], self.prompt[where], groups, self.part[where])
+        lengths = None if self.lengths is None else self.lengths[where]
+        return Rows(self.predictions[where], self.labels[where], self.prompt[where], groups, self.part[where], lengths)
 
     def problem(self, space: str) -> Problem:
         """Of finding weights in that space."""
@@ -86,6 +91,7 @@ class Found:
             where none were fitted.
         space_gain: what `space` saves against the other in nats; NaN where there is no choice.
         left_out: by member's number, why.
+        signal: by how many standard errors the logits of the best member point towards the labels.
     """
 
     staying: Staying
@@ -95,6 +101,7 @@ class Found:
     noise: float
     space_gain: float
     left_out: dict[int, str]
+    signal: float = float("inf")
 
     @property
     def weights(self) -> np.ndarray:
@@ -137,16 +144,15 @@ def find(rows: Rows) -> Found:
         losses = problem.held_losses(distinct, x[None])
         return Found(Staying(distinct, x, x[None], losses), SPACES[0], True, nan, nan, nan, left_out)
     knows = signal(rows.predictions, rows.labels, rows.prompt)
-    candidates = [member for member in distinct if knows[member] > KNOWS]
-    if not candidates:
-        staying = judge(rows.problem(SPACES[0]), distinct, EQUAL)
-        return Found(staying, SPACES[0], True, nan, nan, nan, left_out)
+    best_known = float(knows[distinct].max())
+    candidates = [member for member in distinct if knows[member] > min(KNOWS, best_known / 2)] or distinct
     left_out |= {member: IGNORANT for member in distinct if member not in candidates}
     found = [_in_space(rows, space, candidates, knows, left_out) for space in SPACES]
     best, other = sorted(found, key=lambda one: one.staying.losses.mean())
     if len(best.staying.chosen) == 1:  # it says the same in either space
-        return replace(best, space=SPACES[0])
-    return replace(best, space_gain=float((other.staying.losses - best.staying.losses).mean()))
+        return replace(best, space=SPACES[0], signal=best_known)
+    space_gain = float((other.staying.losses - best.staying.losses).mean())
+    return replace(best, space_gain=space_gain, signal=best_known)
 
 
 def _in_space(rows: Rows, space: str, candidates: list[int], knows: np.ndarray, left_out: dict[int, str]) -> Found:

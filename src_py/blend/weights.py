@@ -1,14 +1,15 @@
 """Which members a blend has, their weights, and what its score is on prompts that had no say in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from src_py.blend.elimination import EQUAL, FEW_ROWS, PULL, judge
 from src_py.blend.fit import logarithms
-from src_py.blend.search import PARTS, Found, Rows, find, weighted
+from src_py.blend.search import KNOWS, PARTS, Found, Rows, find, weighted
+from src_py.blend.stacker import Stacker, fit_stacker
 from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
 from src_py.evaluation.metrics import standard_error
@@ -23,22 +24,34 @@ class Blend:
     Args:
         weights: of the members that stay, summing to 1.
         space: "probabilities" (weighted mean) or "logits" (weighted geometric mean, made to sum to 1 again).
+        stacker: applied last; None where it does not help.
     """
 
     weights: dict[str, float]
     space: str
     calibration: Calibration
+    stacker: Stacker | None = None
 
     def apply(self, predictions: Mapping[str, np.ndarray], lengths: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (rows, classes) from those of the members; others than the blend's are not looked at.
 
         Swapping A and B in all members swaps the first two probabilities, to the last bit.
 
+        Args:
+            predictions: by member, (rows, classes).
+            lengths: (rows, 2) of answers A and B, as in `choose_blend`; for a blend with a stacker.
+
         Raises:
             KeyError: a member of the blend has no predictions.
+            ValueError: a blend with a stacker without lengths.
         """
         parts = [np.asarray(predictions[name], dtype=np.float64) for name in self.weights]
-        return self.calibration.apply(weighted(parts, np.array(list(self.weights.values())), self.space))
+        blended = self.calibration.apply(weighted(parts, np.array(list(self.weights.values())), self.space))
+        if self.stacker is None:
+            return blended
+        if lengths is None:
+            raise ValueError("The blend has a stacker, which needs the lengths of the answers.")
+        return self.stacker.apply(blended, lengths)
 
 
 @dataclass(frozen=True)
@@ -75,8 +88,8 @@ def choose_blend(
 ) -> BlendChoice:
     """Choose the members of a blend, the space in which they are blended, their weights, and a calibration.
 
-    1. Of members with the same predictions the first stays, and of all only those whose logits point towards the
-       labels by more than noise.
+    1. Of members with the same predictions the first stays, and of all only those whose logits clearly point towards
+       the labels.
     2. Those that are not worth their place leave, one after another: see `eliminate`.
     3. Weighted means of probabilities and of logits go through this separately; the one with the lower log loss wins.
     4. Fitted weights replace equal ones only if they are better by more than the standard error of the difference.
@@ -89,27 +102,54 @@ def choose_blend(
         labels: (rows,) class numbers.
         prompts: (rows,) number of the prompt.
         groups: by grouping, the group of every row, (rows,); for `fit_calibration`.
+        lengths: (rows, 2) of answers A and B, in any unit. With them, a stacker is tried; it stays if it is better by
+            more than two standard errors.
         calibrate: whether to calibrate the blend.
 
     Raises:
         ValueError: no member, arrays of different lengths, or predictions that are not finite.
     """
-    rows = Rows.of(members, labels, prompts, groups, seed)
+    rows = Rows.of(members, labels, prompts, groups, seed, lengths)
     names = list(members)
     found = find(rows)
     calibration = _calibrate(found, rows) if calibrate else None
     blend = _blend(found, names, calibration)
-    same_rows = blend.apply(members)
+    stacker, stacked = _stack(found, rows, blend.calibration)
+    blend = replace(blend, stacker=stacker)
+    same_rows = blend.apply(members, lengths)
     cross_fitted, uncalibrated = same_rows.copy(), _blend(found, names, None).apply(members)
     for number in rows.parts if len(rows.parts) > 1 else []:
         rest, held = rows.take(rows.part != number), rows.part == number
         other = find(rest)
-        own = _calibrate(other, rest, CALIBRATION_ROWS) if calibrate else None
-        uncalibrated[held] = _blend(other, names, None).apply({name: p[held] for name, p in members.items()})
-        cross_fitted[held] = own.calibration.apply(uncalibrated[held]) if own else uncalibrated[held]
-    reason = f"{_who(found, names)} {_weighing(found, rows)} {calibration.reason if calibration else 'Not calibrated.'}"
+        plain = _blend(other, names, None)
+        fitted = _blend(other, names, _calibrate(other, rest, CALIBRATION_ROWS) if calibrate else None)
+        fitted = replace(fitted, stacker=_stack(other, rest, fitted.calibration)[0])
+        own = {name: predicted[held] for name, predicted in members.items()}
+        uncalibrated[held] = plain.apply(own)
+        cross_fitted[held] = fitted.apply(own, None if lengths is None else lengths[held])
     table = _table(found, rows, names, blend.weights)
+    last = f"{calibration.reason if calibration else 'Not calibrated.'}{stacked}"
+    reason = f"{_who(found, names)} {_weighing(found, rows)} {last}"
     return BlendChoice(blend, cross_fitted, uncalibrated, same_rows, table, reason)
+
+
+def _stack(found: Found, rows: Rows, calibration: Calibration) -> tuple[Stacker | None, str]:
+    """A stacker if it is worth it, and a sentence; judged on parts that had no say in it."""
+    if rows.lengths is None or len(rows.parts) < 2:
+        return None, ""
+    held, every = calibration.apply(found.held(rows)), np.arange(len(rows.labels))
+    gains = np.empty(len(held))
+    for number in rows.parts:
+        own, rest = np.flatnonzero(rows.part == number), rows.part != number
+        stacker = fit_stacker(held[rest], rows.lengths[rest], rows.labels[rest])
+        after = logarithms(stacker.apply(held[own], rows.lengths[own]))
+        gains[own] = after[every[: len(own)], rows.labels[own]]
+    gains -= logarithms(held)[every, rows.labels]
+    gain, noise = gains.mean(), standard_error(gains, rows.prompt)
+    change = f"{'saves' if gain > 0 else 'costs'} {abs(gain):.4f} nats (standard error {noise:.4f})"
+    if gain <= 2 * noise:
+        return None, f" No stacker: one on the lengths {change}."
+    return fit_stacker(held, rows.lengths, rows.labels), f" A stacker on the lengths {change}."
 
 
 def _calibrate(found: Found, rows: Rows, limit: int | None = None) -> CalibrationChoice:
@@ -128,9 +168,10 @@ def _blend(found: Found, names: list[str], calibration: CalibrationChoice | None
 
 def _who(found: Found, names: list[str]) -> str:
     """The sentence on who stays."""
+    known = "No member is surely better than the constant predictor: " if found.signal < KNOWS else ""
     if len(names) == 1:
-        return "There is one member."
-    sentence = f"{len(found.staying.chosen)} of {len(names)} members stay"
+        return f"{known}there is one member." if known else "There is one member."
+    sentence = f"{known}{len(found.staying.chosen)} of {len(names)} members stay"
     for why in dict.fromkeys(found.left_out.values()):
         left = [names[member] for member, own in found.left_out.items() if own == why]
         sentence += f"; left out, {why}: {', '.join(left)}"
@@ -143,8 +184,6 @@ def _weighing(found: Found, rows: Rows) -> str:
         return "A single member needs no weights."
     if len(rows.parts) < 2:
         return f"Equal weights: the rows have fewer than {PARTS} prompts, too few to fit any."
-    if np.isnan(found.gain):
-        return "Equal weights: no member is better than the constant predictor by more than noise."
     count = len(rows.labels)
     space = f"of {found.space}, {found.space_gain:.4f} nats better than that of the other kind"
     if not found.equal:

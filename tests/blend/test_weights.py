@@ -41,22 +41,22 @@ def log_loss(probabilities, labels) -> float:
     return score(labels, probabilities)["log_loss"]
 
 
-def choose(members, labels, prompts=None, **options):
+def choose(members, labels, prompts=None, calibrate=False, **options):
     prompts = np.arange(len(labels)) if prompts is None else prompts
-    return choose_blend(members, labels, prompts, {}, **options)
+    return choose_blend(members, labels, prompts, {}, calibrate=calibrate, **options)
 
 
 @pytest.fixture(scope="module")
 def good():
     """Three members of different strength, the labels, and their blend."""
     members, labels = simulate((1.0, 1.3, 1.6))
-    return members, labels, choose(members, labels)
+    return members, labels, choose(members, labels, calibrate=True)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ten_useless_members_get_no_weight_and_change_nothing(good, seed):
     members, labels, without = good
-    choice = choose(members | ten_useless(seed=seed), labels)
+    choice = choose(members | ten_useless(seed=seed), labels, calibrate=True)
     assert sum(weight for name, weight in choice.blend.weights.items() if "useless" in name) < 0.02
     assert abs(log_loss(choice.cross_fitted, labels) - log_loss(without.cross_fitted, labels)) < 0.001
     assert "says nothing about the labels: useless 0" in choice.reason
@@ -66,7 +66,7 @@ def test_ten_useless_members_get_no_weight_and_change_nothing(good, seed):
 def test_useless_members_are_found_among_two_classes_and_on_few_rows():
     for classes, rows in ((2, ROWS), (3, 300)):
         members, labels = simulate((0.8, 1.0), rows, classes=classes)
-        choice = choose(members | ten_useless(rows, classes=classes), labels, calibrate=False)
+        choice = choose(members | ten_useless(rows, classes=classes), labels)
         assert sum(weight for name, weight in choice.blend.weights.items() if "useless" in name) < 0.02
 
 
@@ -75,7 +75,7 @@ def test_a_member_that_only_tames_others_that_are_too_sure_is_of_no_use():
     members, labels = simulate((1.0, 1.3))
     sure = {name: softmax(4 * np.log(predicted), axis=1) for name, predicted in members.items()}
     flat = np.tile(SHARES, (ROWS, 1)) + np.random.default_rng(0).normal(0, 0.001, (ROWS, 1)) * [1, -1, 0]
-    choice = choose(sure | {"flat": flat}, labels)
+    choice = choose(sure | {"flat": flat}, labels, calibrate=True)
     assert "flat" not in choice.blend.weights
     assert choice.blend.calibration.temperature > 1.5
 
@@ -110,7 +110,7 @@ def test_a_much_better_member_gets_more_than_equal_weight():
 def test_duplicates_of_a_member_do_not_hurt(good):
     members, labels, without = good
     copies = {f"copy {number}": members["good 2"] for number in range(4)}
-    choice = choose(members | copies, labels)
+    choice = choose(members | copies, labels, calibrate=True)
     assert choice.blend == without.blend
     np.testing.assert_array_equal(choice.cross_fitted, without.cross_fitted)
     assert "the same predictions as another: copy 0, copy 1, copy 2, copy 3" in choice.reason
@@ -127,7 +127,7 @@ def test_of_near_duplicates_some_stay_and_the_score_does_not_suffer(good):
     choice = choose(members | near, labels)
     like_it = [name for name in choice.blend.weights if name == "good 0" or "near" in name]
     assert 1 <= len(like_it) < 5
-    assert log_loss(choice.cross_fitted, labels) < log_loss(without.cross_fitted, labels) + 0.001
+    assert log_loss(choice.uncalibrated, labels) < log_loss(without.uncalibrated, labels) + 0.001
 
 
 def test_on_few_rows_equal_weights_win_and_the_reason_says_so():
@@ -139,11 +139,11 @@ def test_on_few_rows_equal_weights_win_and_the_reason_says_so():
 
 def test_a_single_member_is_only_calibrated():
     members, labels = simulate((0.8,))
-    choice = choose({"one": members["good 0"]}, labels, calibrate=False)
+    choice = choose({"one": members["good 0"]}, labels)
     assert choice.blend == Blend({"one": 1.0}, "probabilities", Calibration())
     np.testing.assert_array_equal(choice.cross_fitted, members["good 0"])
     sure = softmax(3 * np.log(members["good 0"]), axis=1)
-    assert choose({"one": sure}, labels).blend.calibration.temperature == pytest.approx(3, rel=0.2)
+    assert choose({"one": sure}, labels, calibrate=True).blend.calibration.temperature == pytest.approx(3, rel=0.2)
 
 
 def test_the_honest_score_is_worse_than_that_of_the_same_rows():
@@ -151,7 +151,7 @@ def test_the_honest_score_is_worse_than_that_of_the_same_rows():
     honest, flattering = [], []
     for seed in range(4):
         members, labels = simulate((1.5, 2.0, 2.5, 3.0), 400, seed)
-        choice = choose(members, labels)
+        choice = choose(members, labels, calibrate=True)
         honest.append(log_loss(choice.cross_fitted, labels))
         flattering.append(log_loss(choice.same_rows, labels))
     assert np.mean(honest) > np.mean(flattering) + 0.002
@@ -161,13 +161,34 @@ def test_the_honest_blend_of_a_row_does_not_know_its_prompts_labels(good):
     """All rows of one prompt get other labels: their own honest predictions stay as they were."""
     members, labels, _ = good
     prompts = np.arange(ROWS) // 2
-    before = choose(members, labels, prompts, calibrate=False)
+    before = choose(members, labels, prompts)
     own = 2 * np.flatnonzero(labels[::2] != labels[1::2])[0] + np.array([0, 1])
     changed = labels.copy()
     changed[own] = labels[own[::-1]]  # the class shares of the prompt stay, and so does the split
-    after = choose(members, changed, prompts, calibrate=False)
+    after = choose(members, changed, prompts)
     np.testing.assert_array_equal(after.cross_fitted[own], before.cross_fitted[own])
     assert after.blend != before.blend
+
+
+def test_a_stacker_on_the_lengths_stays_only_where_it_helps():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 2000, size=(ROWS, 2))
+    longer = np.log(lengths[:, 0] / lengths[:, 1])
+    knows_nothing_of_it = rng.normal(0, 0.9, size=(ROWS, 3))
+    truth = softmax(knows_nothing_of_it + np.stack([longer, -longer, -np.abs(longer)], axis=1) / 2, axis=1)
+    labels = (rng.random((ROWS, 1)) > truth.cumsum(1)[:, :-1]).sum(1)
+    members = {"one": softmax(knows_nothing_of_it, axis=1)}
+    plain, choice = choose(members, labels), choose(members, labels, lengths=lengths)
+    assert log_loss(choice.cross_fitted, labels) < log_loss(plain.cross_fitted, labels) - 0.05
+    assert choice.blend.stacker.longer == pytest.approx(0.5, abs=0.15)
+    swapped = choice.blend.apply({"one": members["one"][:, [1, 0, 2]]}, lengths[:, ::-1])
+    np.testing.assert_array_equal(swapped[:, [1, 0, 2]], choice.same_rows)
+    with pytest.raises(ValueError, match="needs the lengths"):
+        choice.blend.apply(members)
+    members, labels = simulate((0.5,), 600)
+    useless = choose(members, labels, lengths=lengths[:600])
+    assert useless.blend.stacker is None
+    assert "No stacker: one on the lengths" in useless.reason
 
 
 @pytest.mark.parametrize("space", ["probabilities", "logits"])
@@ -180,7 +201,7 @@ def test_a_swap_of_a_and_b_in_all_members_is_one_in_the_blend_to_the_last_bit(go
 
 def test_new_rows_are_blended_as_the_old_ones_and_the_choice_is_reproducible(good):
     members, labels, choice = good
-    again = choose(members, labels)
+    again = choose(members, labels, calibrate=True)
     assert again.blend == choice.blend
     np.testing.assert_array_equal(again.cross_fitted, choice.cross_fitted)
     one = choice.blend.apply({name: predicted[5:6] for name, predicted in members.items()})
@@ -190,9 +211,11 @@ def test_new_rows_are_blended_as_the_old_ones_and_the_choice_is_reproducible(goo
     np.testing.assert_allclose(choice.cross_fitted.sum(1), 1)
 
 
-def test_members_that_are_no_better_than_the_constant_predictor_get_equal_weights_and_it_is_said():
-    choice = choose(ten_useless(400), np.random.default_rng(6).integers(3, size=400))
-    assert "no member is better than the constant predictor" in choice.reason
+def test_members_that_all_know_nothing_are_blended_and_it_is_said():
+    labels = np.random.default_rng(6).integers(3, size=400)
+    choice = choose(ten_useless(400), labels, calibrate=True)
+    assert choice.reason.startswith("No member is surely better than the constant predictor: ")
+    assert log_loss(choice.cross_fitted, labels) < np.log(3) + 0.1
 
 
 def test_too_few_prompts_to_judge_by():
@@ -241,7 +264,7 @@ def test_what_cannot_be_blended_is_an_error(good):
 def test_the_pictures_show_every_member(good):
     members, labels, _ = good
     everyone = members | {name: ten_useless()[name] for name in ("useless 4", "useless 9")}
-    choice = choose(everyone, labels)
+    choice = choose(everyone, labels, calibrate=True)
     correlation = error_correlation(everyone, labels)
     assert correlation.loc["good 0", "good 1"] > 0.1 > abs(correlation.loc["good 0", "useless 9"])
     axes = plot_correlation(everyone, labels).axes[0]
