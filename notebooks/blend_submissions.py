@@ -38,6 +38,7 @@ class CFG:
     exclude = []  # names of members, from the table below, to leave out
     # Blend
     calibrate = True  # the blend, on the out-of-fold rows
+    stacker = True  # try a regression on the blend's logits and the answers' lengths; used if it is better
     # Machine
     precision = "fp16"  # "bf16" where the GPU supports it natively, or "fp32"
     hours = 8.5  # for everything; Kaggle ends code-competition notebooks after 9
@@ -64,7 +65,7 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.blend import (
-    BlendSettings, answering, choose_blend, common_rows, find_members, fit_into, measure_members, member_table,
+    BlendSettings, answer_lengths, answering, choose_blend, common_rows, find_members, fit_into, measure_members, member_table,
     plot_calibration, plot_correlation, plot_worth, predict_members, save_record, score_table,
 )  # fmt: skip
 from src_py.config import check_config
@@ -140,8 +141,10 @@ def blend_of(names: list[str]):
     """Weights for these members, fitted on the rows that all members know."""
     parts = {member.name: member.oof[known] for member in members if member.name in names}
     groups = calibration_groups(train[known], cfg.seed)
-    calibrate = cfg.calibrate and len(parts) > 1  # a single member was calibrated by its own run
-    return choose_blend(parts, labels[known], prompts[known], groups, cfg.seed, calibrate=calibrate)
+    several = len(parts) > 1  # a single member was calibrated by its own run: it only predicts
+    lengths = answer_lengths(train[known]) if cfg.stacker and several else None
+    rows = (labels[known], prompts[known], groups, cfg.seed)
+    return choose_blend(parts, *rows, lengths=lengths, calibrate=cfg.calibrate and several)
 
 
 # %%
@@ -214,7 +217,7 @@ for sentence in failed:
     print(f"LEFT OUT: {sentence}")
 if failed:
     chosen = blend_of(list(predicted))
-final = chosen.blend.apply(predicted)
+final = chosen.blend.apply(predicted, answer_lengths(test))
 submission = write_submission(output / "submission.csv", test["id"], final, contest)
 save_record(output, chosen, {member.name: member.digest for member in members}, list(predicted))
 clock.mark("Submission")

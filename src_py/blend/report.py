@@ -23,10 +23,12 @@ class BlendSettings(Settings):
     Args:
         exclude: names of members to leave out.
         calibrate: the blend, on its out-of-fold predictions.
+        stacker: try a regression on the blend's logits and the answers' lengths.
     """
 
     exclude: tuple[str, ...] = setting(())
     calibrate: bool = setting(True)
+    stacker: bool = setting(True)
 
 
 def score_table(
@@ -73,6 +75,7 @@ def save_record(output: Path, chosen: BlendChoice, digests: Mapping[str, str], p
         "weights": blend.weights,
         "space": blend.space,
         "calibration": asdict(blend.calibration),
+        "stacker": asdict(blend.stacker) if blend.stacker else None,
         "predicted": predicted,
     }
     write_text(output / RECORD, json.dumps(record, indent=1))

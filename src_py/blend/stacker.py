@@ -3,10 +3,12 @@
 from dataclasses import astuple, dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.special import log_softmax, softmax
 
 from src_py.blend.fit import TIE, logarithms
 
+ANSWERS = ("response_a", "response_b")
 _STEPS = 20  # of Newton's method; it ends much earlier
 
 
@@ -54,6 +56,12 @@ def fit_stacker(probabilities: np.ndarray, lengths: np.ndarray, labels: np.ndarr
         if np.abs(step).max() < 1e-8:
             break
     return Stacker(*x.tolist())
+
+
+def answer_lengths(table: pd.DataFrame) -> np.ndarray:
+    """Characters of answers A and B, (rows, 2), of a table from `load_pairs`."""
+    sides = [table[name].map(lambda turns: sum(map(len, turns))).to_numpy(float) for name in ANSWERS]
+    return np.stack(sides, axis=1)
 
 
 def _columns(probabilities: np.ndarray, lengths: np.ndarray) -> np.ndarray:
