@@ -42,7 +42,7 @@ def load_pairs(
         `what was done`.
 
     Raises:
-        InputError: a file that `read_cells` refuses, an unreadable training cell, a bad label, labels that contradict
+        InputError: a file that `read_cells` refuses, an unreadable training cell, no answer with a text in training, a bad label, labels that contradict
             each other, a missing or duplicate id, an id of `sample` without a row, or undecodable bytes in more than
             2 rows and more than 1 % of them. The message names the path and the row.
     """
@@ -121,6 +121,11 @@ def read_texts(
         if canonical != "prompt":
             reader.counts["empty answer"] += sum(not "".join(turn).strip() for turn in turns)
         table[canonical] = pd.Series(turns, dtype=object)
+    if strict and reader.counts["empty answer"] == 2 * len(table):
+        raise InputError(
+            f"{path}: all answers in the columns {', '.join(contest.text_columns[1:])} are empty; attach the file that "
+            "has their texts."
+        )
     _check_encoding(path, reader.undecodable, len(table))
     return reader
 

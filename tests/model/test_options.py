@@ -62,7 +62,9 @@ def build(tiny, tokenizer, table, option):
 )
 def test_what_counts_alone_would_ignore_is_refused(settings):
     [field] = settings
-    with pytest.raises(InputError, match=f"CFG.{field} changes how the text is read, and .*'alone' reads none; leave it at"):
+    with pytest.raises(
+        InputError, match=f"CFG.{field} changes how the text is read, and .*'alone' reads none; leave it at"
+    ):
         check_options("pairwise", "alone", ModelSettings(**settings))
     check_options("pairwise", "alone", ModelSettings(freeze_layers=2, dropout=0.2))
 

@@ -12,7 +12,7 @@ from src_py.pairs.audit import add_extra, audit_extra, training_rows
 from src_py.pairs.contest import LMSYS, WSDM
 from src_py.pairs.copies import BAND, BANDS, NEAR, find_copies, similarity
 from src_py.pairs.extra import ExtraFile, load_extra
-from src_py.pairs.load import prompt_key, swap_sides
+from src_py.pairs.load import load_pairs, prompt_key, swap_sides
 
 ONE_HOT = ["winner_model_a", "winner_model_b", "winner_tie"]
 
@@ -99,6 +99,16 @@ def test_a_file_of_nothing_but_ties_is_refused_where_there_are_none(tmp_path, ro
     ties = rows.assign(winner_model_a=0, winner_model_b=0, winner_tie=1)
     with pytest.raises(InputError, match="all 4 rows are ties"):
         load_extra(write(tmp_path, ties), WSDM)
+
+
+@pytest.mark.parametrize("cell", [None, "", "[]", "[null]", '[" "]'])
+def test_a_file_whose_answers_are_all_missing_is_refused(tmp_path, rows, cell):
+    rows["response_b"] = cell
+    assert len(load_extra(write(tmp_path, rows), LMSYS)[0].table) == 4  # one side has texts
+    rows["response_a"] = cell
+    for load in (lambda: load_extra(write(tmp_path, rows), LMSYS), lambda: load_pairs(tmp_path / "more.csv", LMSYS)):
+        with pytest.raises(InputError, match=r"more\.csv: all answers in the columns response_a, response_b are empty"):
+            load()
 
 
 def test_copies_are_found_where_they_are_and_left_out(own):
