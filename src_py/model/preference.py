@@ -80,7 +80,7 @@ class ModelSettings(Settings):
 
 
 def check_options(style: str, features: str, settings: ModelSettings) -> None:
-    """Raise `InputError` for a head, a loss or a bias that the reading does not have, or what changes an unused encoder.
+    """Raise `InputError` for a head, a loss or a bias that the reading does not have, or of a text not read.
 
     Args:
         style, features: as in `Reading`.

@@ -42,9 +42,9 @@ def load_pairs(
         `what was done`.
 
     Raises:
-        InputError: a file that `read_cells` refuses, an unreadable training cell, no answer with a text in training, a bad label, labels that contradict
-            each other, a missing or duplicate id, an id of `sample` without a row, or undecodable bytes in more than
-            2 rows and more than 1 % of them. The message names the path and the row.
+        InputError: a file that `read_cells` refuses, an unreadable training cell, training answers that are all empty,
+            a bad label, labels that contradict each other, a missing or duplicate id, an id of `sample` without a row,
+            or undecodable bytes in more than 2 rows and more than 1 % of them. The message names the path and the row.
     """
     path = Path(path)
     names = read_names(path)

@@ -54,11 +54,26 @@ class TestArms:
             ("recipe+save_fp16=no", "which no arm can change"),
             ("recipe+magic", "is not an arm; write posted, recipe.*recipe.LEVER"),
             ("posted+features", "is not an arm"),
+            ("recipe+style=joint+names", r"in 'recipe.style=joint.names', names_loss needs CFG.style = 'pairwise'"),
+            ("recipe-pairwise+network_head", "head needs CFG.style = 'pairwise'"),
+            ("recipe+features_alone+lora", "lora_rank trains the encoder"),
+            ("recipe-frozen+lora", "set CFG.freeze_embeddings to True"),
         ],
     )
     def test_what_is_no_lever_is_one_sentence(self, name, sentence):
         with pytest.raises(InputError, match=sentence):
             GridSettings(arms=(name,))
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [("epochs=3", "epochs=3.0"), ("lora", "lora_rank=16"), ("ema+cosine", "cosine+ema"), ("lr=1e-5", "lr=0.00001")],
+    )
+    def test_an_arm_in_two_forms_is_one(self, one, other):
+        with pytest.raises(InputError, match=r"CFG\.levers has .* which train the same"):
+            GridSettings(preset="levers", levers=(one, "names", other))
+        with pytest.raises(InputError, match=r"CFG\.arms has .* which train the same"):
+            GridSettings(arms=("recipe", f"recipe+{one}", f"recipe+{other}"))
+        GridSettings(arms=(f"recipe+{one}", f"recipe+{one}+two_seeds", f"recipe-batch+{one}"))
 
     def test_an_average_of_models_cannot_be_the_submission(self):
         assert submission_arm(("recipe", "recipe+two_seeds")) == "recipe"
@@ -157,8 +172,8 @@ def parted(problem) -> Problem:
 
 def test_a_lever_takes_no_repair_from_the_recipe():
     """It would be trained and then compared with trials that there are not."""
-    with pytest.raises(InputError, match=r"CFG\.levers: 'lora-frozen' also takes a repair"):
-        GridSettings(preset="levers", levers=("ema", "lora-frozen"))
+    with pytest.raises(InputError, match=r"CFG\.levers: 'cosine-frozen' also takes a repair"):
+        GridSettings(preset="levers", levers=("ema", "cosine-frozen"))
     GridSettings(preset="levers", levers=("lora+ema", "encoder_dropout=-1"))
 
 
