@@ -196,7 +196,8 @@ labels = train["label"].to_numpy()
 fold_of = assign_folds(train, cfg.n_folds, cfg.seed, cfg.split)
 folds = () if finished else cfg.folds
 is_valid = fold_of == cfg.folds[0]
-display(class_table(labels[~is_valid], labels[is_valid], classes))
+if folds:  # a run that only predicts holds nothing out
+    display(class_table(labels[~is_valid], labels[is_valid], classes))
 
 # %% [markdown]
 # **Extra rows** (`extra_files`, `pseudo_files`) are compared with the contest's first: copies are left out, and so are
@@ -389,19 +390,21 @@ clock.mark("Train")
 #
 # Does it learn? Compare the curve with the constant predictor's line. Training loss that falls while validation stays
 # at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
-# predictor and with a regression that sees only lengths.
+# predictor and with a regression that sees only lengths. The first two models are shown in full, further ones by
+# their verdict; the file `history.csv` in a model's folder holds its curve.
 
 # %%
 if debug_size:
     print(debug)
 validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": str}) for name in trained}
-for name, validation in validations.items():
+for number, (name, validation) in enumerate(validations.items()):
     fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
     rest, rows = train[own & (fold_of != fold)], train[fold_of == fold]
     verdict = judge_training(rest, rows, validation[list(classes)].to_numpy(), prompt_key(rows), history)
     print(f"{name}: {verdict}")
     lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
-    display(verdict.table, history.round(4), plot_learning(history, lines))
+    if number < 2:
+        display(verdict.table, history.round(4), plot_learning(history, lines))
 
 # %% [markdown]
 # All validation rows together, averaged over the seeds. In the confusion matrix, the diagonal holds the correct
