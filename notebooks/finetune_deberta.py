@@ -118,8 +118,8 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.doctor import check_before_training, judge_training
 from src_py.evaluation import (
-    Calibration, class_shares, class_table, fit_calibration, group_table, history_table, plot_groups, plot_learning,
-    plot_predictions, read_predictions, score, validation_table,
+    Calibration, class_shares, class_table, counts_of, fit_calibration, group_table, history_table, plot_groups,
+    plot_learning, plot_predictions, read_predictions, score, validation_table,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run, find_extra,
@@ -127,8 +127,8 @@ from src_py.kaggle import (
 )  # fmt: skip
 from src_py.model import (
     ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_options,
-    check_precision, choose_attention, find_encoder, finished_models, model_names, predict_pairs, predict_saved,
-    save_trained, stopped_models,
+    check_precision, choose_attention, find_encoder, finished_models, model_names, predict_counts, predict_pairs,
+    predict_saved, save_trained, stopped_models, without_text,
 )  # fmt: skip
 from src_py.pairs import (
     ExtraRows, Reading, Validation, add_extra, assign_folds, audit_extra, calibration_groups, check_teacher, debug_line,
@@ -293,6 +293,8 @@ def train_model(name: str, until: float) -> None:
     """Train one model, at most `until` then, and save it with its predictions and history."""
     trainer, fold, folder = new_trainer(name), models[name][0], output / name
     held, rest = train[fold_of == fold], train[own & (fold_of != fold)]
+    counted = encoded.select(np.flatnonzero(fold_of == fold))
+    start = predict_counts(trainer.model, counted)
     rows_after = (len(held) + len(test)) * (1 if reading.style == "pairwise" else 2)
     stopped = fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes, scratch_folder(output))
     raw = predict_pairs(trainer.model, tokenizer, held, predict_reading, precision=precision)
@@ -302,7 +304,9 @@ def train_model(name: str, until: float) -> None:
     prior = fit_trivial(rest, len(classes)) if cfg.trivial_prior else None
     options = (calibrate(raw, held), prior, key_of(run), stopped, ended)
     settings = SavedSettings(RECIPE, classes, predict_reading, trainer.model.architecture.settings, *options)
-    write_csv(folder / "validation.csv", validation_table(held, fold, classes, raw, settings.finish(raw, held)))
+    blind = without_text(raw, start, predict_counts(trainer.model, counted), held["label"].to_numpy())
+    tables = [None if found is None else settings.finish(found, held) for found in (raw, blind)]
+    write_csv(folder / "validation.csv", validation_table(held, fold, classes, raw, *tables))
     write_csv(folder / "history.csv", history_table(trainer.state.log_history).reset_index())
     save_trained(trainer.model, tokenizer, folder, settings, cfg.save_fp16)
     shutil.rmtree(output / "checkpoints" / name, ignore_errors=True)
@@ -390,7 +394,8 @@ clock.mark("Train")
 #
 # Does it learn? Compare the curve with the constant predictor's line. Training loss that falls while validation stays
 # at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
-# predictor and with a regression that sees only lengths. The first two models are shown in full, further ones by
+# predictor and with a regression that sees only lengths; a model with `features` starts from the counts, so that what
+# it reads has to bring it below the line of the counts alone. The first two models are shown in full, further ones by
 # their verdict; the file `history.csv` in a model's folder holds its curve.
 
 # %%
@@ -400,11 +405,11 @@ validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": 
 for number, (name, validation) in enumerate(validations.items()):
     fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
     rest, rows = train[own & (fold_of != fold)], train[fold_of == fold]
-    verdict = judge_training(rest, rows, validation[list(classes)].to_numpy(), prompt_key(rows), history)
+    predicted, counts = validation[list(classes)].to_numpy(), counts_of(validation, classes)
+    verdict = judge_training(rest, rows, predicted, prompt_key(rows), history, counts)
     print(f"{name}: {verdict}")
-    lines = {"constant predictor": verdict.constant, "length only": verdict.length_only}
     if number < 2:
-        display(verdict.table, history.round(4), plot_learning(history, lines))
+        display(verdict.table, history.round(4), plot_learning(history, verdict.lines))
 
 # %% [markdown]
 # All validation rows together, averaged over the seeds. In the confusion matrix, the diagonal holds the correct
