@@ -99,6 +99,7 @@ class TestTrials:
     def test_a_saved_model_predicts_as_its_trial_did(self, problem, tmp_path, end):
         outcome = run_trial(problem, Trial(f"recipe{end}", 16, 0), tmp_path / "model")
         predicted = predict_saved([tmp_path / "model"], problem.valid, problem.classes)
+        assert (outcome.blind is not None) == ("features" in end)
         if "joint" not in end:  # predicted in both orders there
             np.testing.assert_allclose(predicted, outcome.probabilities[-1], atol=1e-5)
 
