@@ -47,7 +47,7 @@ class CFG:
     soft_weight = 0.5  # the teacher's share in the loss of these rows
     # Reading a pair
     style = "pairwise"  # read P+A and P+B and compare; "joint" reads P, A and B in one sequence
-    features = "off"  # "on": counts of length and format beside the text; "alone": in place of it
+    features = "on"  # counts of length and format beside the text; "alone": in place of it; "off"
     max_length = 512  # tokens in a sequence
     predict_max_length = 0  # in prediction, when it should be longer; 0: as in training
     prompt_share = 0.3  # of the tokens; what the prompt leaves goes to the answer
@@ -240,7 +240,8 @@ clock.mark("Encode")
 
 # %% [markdown]
 # The encoder keeps **fp32 master weights**: the public checkpoints are stored in fp16 and cannot be trained as they
-# are. The head starts at the constant predictor. The pairwise head scores both answers with the same weights and
+# are. The head starts at the constant predictor; with `features`, at a small network on counts of length and format, which
+# is fitted first, since it takes more epochs than an encoder. The pairwise head scores both answers with the same weights and
 # compares the scores (Bradley–Terry with ties), so swapping A and B swaps its probabilities exactly.
 
 
@@ -489,9 +490,9 @@ if forecast:
 #
 #   In brackets: what a T4's 15 GB must hold, counted without a card (peak of a step, copy of the gradients for the second
 #   GPU, 15% for fragmentation, 1 GB for CUDA). If a card holds less, the step is split by itself.
-# - **More score?** Counts of length and format (`features`), a teacher (`soft_labels`), further rows (`extra_files`),
-#   adapters (`lora_rank`), several `seeds`: each is off until it is shown to help on your rows, which
-#   `ablate_subset_vs_full` with `preset = "levers"` measures. `rows = 2000` is a quick trial.
+# - **More score?** A teacher (`soft_labels`), further rows (`extra_files`), adapters (`lora_rank`), several `seeds`: each
+#   is off until it is shown to help on your rows, which `ablate_subset_vs_full` with `preset = "levers"` measures; it
+#   also measures what the counts of length and format (`features`) bring, which are on. `rows = 2000` is a quick trial.
 # - **Large model**: `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try another `seed` or
 #   `reinit_layers = 1` first: large encoders sometimes fail to start.
 # - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.

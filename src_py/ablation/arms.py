@@ -24,7 +24,9 @@ REPAIRS = {  # what each of them changes in the posted settings
     "warmup": "the learning rate rises over the first steps",
     "head": "starts at the constant predictor and pools the mean, not random on [CLS]",
     "frozen": "word embeddings are frozen",
+    "features": "counts of length and format go to the head beside the text",
 }
+_EARLIER = {"features": "features=on"}  # a lever before the recipe had them: its name still says what it did
 KINDS = (Reading, ModelSettings, TrainingSettings)  # whose settings an arm may change
 SAME = {"evals_per_epoch", "save_fp16", "attention", "micro_batch"}  # but these: they change no trial's result
 _CHANGE = re.compile(r"(?=[+-][A-Za-z_])")  # a value may hold a sign, too: encoder_dropout=-1, lr=1e-5
@@ -68,14 +70,9 @@ class Arm:
     @property
     def trains(self) -> tuple:
         """Equal for arms that are trained alike, whatever the order and the form of what their names hold."""
-        return (
-            self.name.startswith("posted"),
-            self.repairs,
-            frozenset(self.changes),
-            self.longer,
-            self.models,
-            self.needs,
-        )
+        changes = {"features": "on" if "features" in self else "off"} | dict(self.changes)
+        repairs = self.repairs - {"features"}
+        return self.name.startswith("posted"), repairs, frozenset(changes.items()), self.longer, self.models, self.needs
 
     def change(self, settings: Kind) -> Kind:
         """`settings` with those that the arm changes."""
@@ -84,7 +81,7 @@ class Arm:
 
 
 def parse_arm(name: str) -> Arm:
-    """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`, `recipe+features`, `recipe+pooling=cls`,
+    """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`, `recipe+lora`, `recipe+pooling=cls`,
     `recipe-frozen+ema+epochs=3`.
 
     Raises:
@@ -93,6 +90,8 @@ def parse_arm(name: str) -> Arm:
     """
     base, *parts = _CHANGE.split(name)
     plus, minus = ([part[1:] for part in parts if part[0] == sign] for sign in "+-")
+    if base == "recipe":
+        plus = [_EARLIER.get(part, part) for part in plus]
     repairs = plus if base == "posted" else minus
     known = set(repairs) <= set(REPAIRS) and len(set(parts)) == len(parts)
     if base == "posted" and known and not minus:
@@ -151,7 +150,8 @@ def _check(arm: Arm, kind: type[Settings]) -> None:
 def _check_together(arm: Arm) -> None:
     """As the first cell of `finetune_deberta` does: settings of which each is fine alone."""
     try:
-        reading = arm.change(Reading("pairwise" if "pairwise" in arm else "joint"))
+        features = "on" if "features" in arm else "off"
+        reading = arm.change(Reading("pairwise" if "pairwise" in arm else "joint", features=features))
         pooling = "mean" if "head" in arm else "cls"
         model = arm.change(ModelSettings(pooling=pooling, freeze_embeddings="frozen" in arm))
         check_options(reading.style, reading.features, model)

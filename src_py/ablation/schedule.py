@@ -77,6 +77,11 @@ class GridSettings(Settings):
         _refuse_twins("arms", self.arms)
         _refuse_twins("levers", self.levers)
         for lever in self.levers:
+            if parse_arm(lever_arm(lever)).trains == parse_arm("recipe").trains:
+                raise InputError(
+                    f"CFG.levers: {lever!r} is what the recipe does; to see what it brings, measure the recipe without "
+                    "it, such as 'features_off'."
+                )
             if parse_arm(lever_arm(lever)).base != "recipe":  # whose trials it is compared with
                 raise InputError(
                     f"CFG.levers: {lever!r} also takes a repair from the recipe, whose trials it would be compared "
@@ -233,7 +238,7 @@ def time_trials(problem: Problem, trials: list[Trial], gpus: tuple[int, ...] = (
 def _shape(trial: Trial) -> tuple:
     """What the pace of one of a trial's models depends on."""
     arm = parse_arm(trial.arm)
-    repairs = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
+    repairs = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch", "features"))
     return *repairs, arm.longer, *(change for change in arm.changes if change[0] in PACE)
 
 

@@ -35,7 +35,7 @@ from src_py.model.counted import predict_counts, without_text
 from src_py.model.predict import predict_logits
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, save_trained
-from src_py.pairs.encode import encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.trainer import make_trainer
@@ -199,7 +199,11 @@ def _tokenizer_and_encode(arm: Arm, problem: Problem):
         tokenizer = load_tokenizer(problem.model_dir)
         return tokenizer, lambda table, reading: encode_pairs(table, tokenizer, reading, cut=cut)
     tokenizer = posted_tokenizer(problem.model_dir, posted_config())
-    return tokenizer, lambda table, reading: encode_posted(table, tokenizer, reading.max_length, reading.style, cut)
+
+    def encode(table: pd.DataFrame, reading: Reading) -> Dataset:
+        return encode_posted(table, tokenizer, reading.max_length, reading.style, cut, reading.features)
+
+    return tokenizer, encode
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):
