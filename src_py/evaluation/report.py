@@ -34,17 +34,30 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
 
 
 def validation_table(
-    held: pd.DataFrame, fold: int, classes: tuple[str, ...], raw: np.ndarray, final: np.ndarray
+    held: pd.DataFrame,
+    fold: int,
+    classes: tuple[str, ...],
+    raw: np.ndarray,
+    final: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Predictions of held-out rows: id, fold, label, a column a class, and the same before calibration as raw_<class>.
+    """Predictions of held-out rows: id, fold, label, a column a class, the same before calibration as raw_<class>, and
+    those of the counts alone as counts_<class>, if there are any.
 
     Args:
         held: with id and label.
-        raw, final: probabilities (rows, classes).
+        raw, final, counts: probabilities (rows, classes).
     """
     columns = dict(zip(classes, final.T)) | {f"raw_{name}": values for name, values in zip(classes, raw.T)}
+    columns |= {} if counts is None else {f"counts_{name}": values for name, values in zip(classes, counts.T)}
     known = pd.DataFrame({"id": held["id"], "fold": fold, "label": held["label"]}).reset_index(drop=True)
     return known.assign(**columns)
+
+
+def counts_of(validation: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray | None:
+    """Probabilities (rows, classes) of the counts alone, from a `validation_table`; None where it has none."""
+    names = [f"counts_{name}" for name in classes]
+    return validation[names].to_numpy() if set(names) <= set(validation) else None
 
 
 def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame | None:
