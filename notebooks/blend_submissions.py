@@ -77,7 +77,8 @@ from src_py.kaggle import (
 from src_py.pairs import calibration_groups, find_contest, load_pairs, prompt_key, write_submission
 
 # %%
-cfg = check_config(CFG, DataPaths, BlendSettings, Machine, overrides=os.environ.get("RECIPE_CFG", ""))
+kinds = (DataPaths, BlendSettings, Machine)
+cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
 contest, classes = files.contest, files.contest.classes

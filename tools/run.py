@@ -134,10 +134,11 @@ def main(words: list[str]) -> int:
         if chosen.action == "demo":
             demo(chosen.recipe)
             return 0
-        overrides = {
-            "input_dir": str(chosen.data.resolve()),
-            "model_dir": str(chosen.model.resolve()) if chosen.model else "",
-        }
+        overrides = {"input_dir": str(chosen.data.resolve())}
+        if chosen.recipe.takes_encoder:
+            overrides["model_dir"] = str(chosen.model.resolve()) if chosen.model else ""
+        elif chosen.model:
+            raise SyncError(f"{chosen.recipe.name} takes no MODEL; put the encoder's folder below DATA.")
         out = chosen.out or ROOT / "build" / "run" / chosen.recipe.name
         print(f"Open {run_notebook(chosen.recipe.name, out.resolve(), overrides, chosen.cfg)}")
     except SyncError as error:
