@@ -60,7 +60,6 @@ class CFG:
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from IPython.display import display
 

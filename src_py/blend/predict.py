@@ -24,7 +24,7 @@ def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], 
         missing = member.missing(test["id"]) if isinstance(member, ForeignMember) else 0
         if missing:
             left_out.append(
-                f"{member.folder}: its file answers {len(test) - missing:,} of {len(test):,} test rows. A file made for "
+                f"{member.folder}: its file answers {len(test) - missing:,} of {len(test):,} test rows. A file for "
                 "the visible rows cannot answer the hidden ones, only models can."
             )
         else:
