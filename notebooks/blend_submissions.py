@@ -64,8 +64,9 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.blend import (
-    BlendSettings, answer_lengths, answering, choose_blend, common_rows, find_members, fit_into, measure_members, member_table,
-    plot_calibration, plot_correlation, plot_worth, predict_members, save_record, score_table,
+    BlendSettings, answer_lengths, answering, choose_blend, common_rows, find_members, fit_into, forecast_line, measure_members,
+    member_table,
+    plot_calibration, plot_correlation, plot_worth, predict_members, save_record, say_left_out, score_table,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import class_shares, group_table, plot_groups, plot_predictions
@@ -110,21 +111,22 @@ clock.mark("Data")
 # %%
 found = find_members(cfg.input_dir, train, prompts, contest, cfg.exclude)
 able, cannot_answer = answering(found.members, test)
-members, known = common_rows(able, prompts)
-for sentence in (*found.left_out, *cannot_answer, *members.left_out):
-    print(f"NOT IN THE BLEND: {sentence}")
-members = members.members
-print(f"In the blend: {', '.join(member.name for member in members)}")
+say_left_out([*found.left_out, *cannot_answer])
+(members, too_few), known = common_rows(able, prompts)
+say_left_out(too_few)
+print(f"{known.sum():,} of {len(train):,} training rows are known to all of: {', '.join(m.name for m in members)}")
 
 # %% [markdown]
 # **Will it finish in time?** About three seconds are spent on each member to measure its models on training rows. In the
 # table, `log loss` is out of fold, `+-` half of its 95 % interval, and the last column what the scoring run will take.
 
 # %%
-seconds = measure_members(members, train, HIDDEN_ROWS, precision)
+seconds, broken = measure_members(members, train, HIDDEN_ROWS, precision)
+say_left_out(broken)
+members = [member for member in members if member.name in seconds]
 minutes = {name: value / 60 for name, value in seconds.items()}
 display(member_table(members, labels, prompts, minutes, HIDDEN_ROWS).round(4))
-print(f"All together: {sum(minutes.values()):.0f} minutes for {HIDDEN_ROWS:,} rows, and CFG.hours is {cfg.hours:g}.")
+print(forecast_line(members, seconds, cfg.hours))
 clock.mark("Members")
 
 # %% [markdown]
@@ -213,8 +215,7 @@ order = sorted(chosen.blend.weights, key=lambda name: -chosen.blend.weights[name
 used = [member for name in order for member in members if member.name == name]
 now = {name: value * len(test) / HIDDEN_ROWS for name, value in seconds.items()}
 predicted, failed = predict_members(used, test, classes, precision, scratch_folder(output), now, clock)
-for sentence in failed:
-    print(f"LEFT OUT: {sentence}")
+say_left_out(failed)
 if failed:
     chosen = blend_of(list(predicted))
 final = chosen.blend.apply(predicted, answer_lengths(test))

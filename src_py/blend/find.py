@@ -91,11 +91,25 @@ def find_members(
     return found
 
 
+def say_left_out(sentences: Iterable[str]) -> None:
+    """Print why members are not in the blend, one line each."""
+    for sentence in sentences:
+        print(f"NOT IN THE BLEND: {sentence}")
+
+
 def common_rows(members: list[Member], prompts: np.ndarray) -> tuple[Found, np.ndarray]:
     """Members that are known for the same rows, and (training rows,) which these are.
 
     While they have too few rows in common, the one that costs the others most rows is left out.
+
+    Raises:
+        InputError: there is no member.
     """
+    if not members:
+        raise InputError(
+            "There is nothing to predict with: attach the output of a finished run of finetune_deberta or "
+            "embed_deberta_lightgbm. Lines above say what cannot take part, and why."
+        )
     found = Found(list(members), [])
     while True:
         known = np.all([member.known for member in found.members], axis=0)

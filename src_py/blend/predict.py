@@ -10,11 +10,12 @@ import pandas as pd
 from src_py.blend.foreign import ForeignMember
 from src_py.blend.member import Member
 from src_py.errors import InputError
-from src_py.kaggle.clock import Clock
+from src_py.kaggle.clock import HIDDEN_ROWS, Clock
 from src_py.kaggle.resume import is_scoring_run
 from src_py.kaggle.session import free_memory
 
 SAMPLE = 500  # training rows that stand for test rows
+FAILURES = (InputError, RuntimeError, ValueError, OSError, MemoryError)  # of one member; the others can still answer
 
 
 def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], list[str]]:
@@ -32,14 +33,40 @@ def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], 
     return able, left_out
 
 
-def measure_members(members: list[Member], table: pd.DataFrame, rows: int, precision: str) -> dict[str, float]:
-    """Seconds that each member will take for `rows` rows like those of `table`, by name; about 3 are spent on each."""
+def measure_members(
+    members: list[Member], table: pd.DataFrame, rows: int, precision: str
+) -> tuple[dict[str, float], list[str]]:
+    """Seconds that each member will take for `rows` rows like those of `table`, by name; about 3 are spent on each.
+
+    In a scoring run a member that cannot be loaded is left out, with a sentence; in any other run its error is raised.
+
+    Raises:
+        InputError: from a member, unless this is a scoring run; or when no member is left.
+    """
     sample = table.sample(min(len(table), SAMPLE), random_state=0)
-    found = {}
+    found, left_out = {}, []
     for member in members:
-        found[member.name] = member.seconds(sample, rows, precision)
+        try:
+            found[member.name] = member.seconds(sample, rows, precision)
+        except FAILURES as error:
+            if not is_scoring_run():
+                raise
+            left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
         free_memory()
-    return found
+    if not found:
+        raise InputError(f"No member can predict. {' '.join(left_out)}")
+    return found, left_out
+
+
+def forecast_line(members: list[Member], seconds: Mapping[str, float], hours: float) -> str:
+    """What the scoring run will take, against its limit; or that it cannot be answered at all."""
+    if all(isinstance(member, ForeignMember) for member in members):
+        return (
+            "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others, and would fail. Attach "
+            "an output of finetune_deberta or embed_deberta_lightgbm."
+        )
+    minutes = sum(seconds.values()) / 60
+    return f"All together: {minutes:.0f} minutes for {HIDDEN_ROWS:,} rows; CFG.hours allows {60 * hours:.0f}."
 
 
 def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: float) -> list[str]:
@@ -91,7 +118,7 @@ def predict_members(
             done[member.digest] = (
                 member.predict(test, classes, precision, scratch, done) if len(test) else np.empty((0, len(classes)))
             )
-        except (InputError, RuntimeError, ValueError, MemoryError) as error:
+        except FAILURES as error:
             if not is_scoring_run():
                 raise
             left_out.append(f"{member.folder}: {type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from src_py.blend.find import common_rows, find_members, member_table
-from src_py.blend.predict import answering, fit_into, measure_members, predict_members
+from src_py.blend.predict import answering, fit_into, forecast_line, measure_members, predict_members
 from src_py.errors import InputError
 from src_py.kaggle.clock import Clock
 from src_py.model.preference import build_model
@@ -297,7 +297,7 @@ def test_a_model_with_another_order_of_classes_answers_in_this_order(find, input
 
 
 def test_damage_that_shows_only_in_prediction_ends_a_run_but_not_a_scoring_run(
-    find, tune, foreign, test_rows, tmp_path, monkeypatch
+    find, tune, foreign, table, test_rows, tmp_path, monkeypatch
 ):
     output = tune()
     foreign(change=lambda oof: oof.assign(a=oof["b"], b=oof["a"]))
@@ -306,11 +306,20 @@ def test_damage_that_shows_only_in_prediction_ends_a_run_but_not_a_scoring_run(
     with pytest.raises(InputError, match=r"head\.safetensors"):
         _predict(members, test_rows, tmp_path)
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    seconds, failed = measure_members(members, table, 10, "fp32")
+    assert (list(seconds), failed) == (["tuned", "llm"], [])  # the first model is sound
     predicted, failed = _predict(members, test_rows, tmp_path)
     assert list(predicted) == ["llm"]
     assert "head.safetensors" in failed[0]
     with pytest.raises(InputError, match="No member could predict"):
         _predict(members[:1], test_rows, tmp_path)
+    (output / "fold_0/head.safetensors").write_bytes(b"damaged")
+    seconds, failed = measure_members(members, table, 10, "fp32")
+    assert list(seconds) == ["llm"]
+    assert "head.safetensors" in failed[0]
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN")
+    with pytest.raises(InputError, match=r"head\.safetensors"):
+        measure_members(members, table, 10, "fp32")
 
 
 def test_a_boosted_member_needs_its_encoder_and_its_fine_tuned_model(find, inputs, fitted):
@@ -339,6 +348,16 @@ def test_members_share_rows_or_the_one_that_costs_most_is_left_out(find, tune, f
     assert "weights need 200" in kept.left_out[0]
 
 
+def test_without_a_single_model_the_notebook_says_that_the_scoring_run_would_fail(find, foreign, tune, prompts):
+    foreign(change=lambda oof: oof.assign(a=oof["b"], b=oof["a"]))
+    members = find().members
+    assert forecast_line(members, {"llm": 0.0}, 8.5).startswith("NO MEMBER HAS A MODEL")
+    tune()
+    assert "90 minutes for 25,000 rows; CFG.hours allows 510" in forecast_line(find().members, {"tuned": 5400.0}, 8.5)
+    with pytest.raises(InputError, match="nothing to predict with"):
+        common_rows([], prompts)
+
+
 def test_what_brings_least_for_its_time_is_left_out_first():
     seconds = {"slow": 100.0, "useless": 10.0, "good": 50.0, "file": 0.0}
     worth = {"slow": 0.01, "useless": 0.0, "good": 0.02, "file": 0.0}
@@ -362,6 +381,6 @@ def test_seconds_grow_with_the_rows(find, tune, foreign, inputs, fitted, table):
     tune()
     shutil.copytree(fitted, inputs / "boosted")
     members = find().members
-    few, many = (measure_members(members, table, rows, "fp32") for rows in (1_000, 100_000))
+    few, many = (measure_members(members, table, rows, "fp32")[0] for rows in (1_000, 100_000))
     for name in few:
         assert many[name] > 10 * few[name] > 0
