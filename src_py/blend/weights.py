@@ -14,7 +14,7 @@ from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
 from src_py.evaluation.metrics import standard_error
 
-CALIBRATION_ROWS = 10_000  # for the honest score: on more, a temperature is the same to two decimals
+CALIBRATION_ROWS = 10_000  # for the honest score alone: the calibration is fitted five more times, and it is slow
 
 
 @dataclass(frozen=True)
