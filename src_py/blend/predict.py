@@ -62,7 +62,7 @@ def forecast_line(members: list[Member], seconds: Mapping[str, float], hours: fl
     """What the scoring run will take, against its limit; or that it cannot be answered at all."""
     if all(isinstance(member, ForeignMember) for member in members):
         return (
-            "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others and would fail; attach "
+            "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others. Attach "
             "an output of finetune_deberta or embed_deberta_lightgbm."
         )
     minutes = sum(seconds.values()) / 60
