@@ -4,110 +4,115 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src_py.blend.fit import SMALLEST, Problem, logarithms
+from src_py.blend.rows import Rows
 from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.blend import SMALLEST, fit_weights, logarithms, mix
 from src_py.evaluation.metrics import standard_error
 
-PULL = 30.0  # rows, towards equal weights; see `Problem`
-EQUAL = 1e6  # rows: so strong a pull leaves nothing else
-FEW_ROWS = 1500  # below, a good member's worth is often within noise, and equal weights are hard to beat
+PULL = 10.0  # rows, towards equal weights
+FEW_ROWS = 1500  # below, a good member's worth is often within noise
 WORTH = 0.001  # nats: a member that brings less is not worth its computing time, however sure that is
 WEAK = 0.3  # of the best member's signal: in a calibrated member, a tenth of the best one's gain
 
 
-def signal(predictions: np.ndarray, labels: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+def signal(rows: Rows) -> np.ndarray:
     """By how many standard errors each member's logits point towards the labels, (members,).
 
     It is the score test of the member's weight beside the constant predictor: no matter how sure a member is of
     itself, it is around 0 where it knows nothing.
-
-    Args:
-        predictions: (rows, classes, members).
     """
-    logs = logarithms(predictions)
-    shares = class_shares(labels, logs.shape[1])
-    towards = logs[np.arange(len(labels)), labels] - np.einsum("ncm,c->nm", logs, shares)
-    errors = [standard_error(member, prompt) for member in towards.T]
+    logs = logarithms(rows.predictions)
+    shares = class_shares(rows.labels, logs.shape[1])
+    towards = logs[np.arange(len(rows.labels)), rows.labels] - np.einsum("ncm,c->nm", logs, shares)
+    errors = [standard_error(member, rows.prompt) for member in towards.T]
     return towards.mean(0) / np.maximum(errors, SMALLEST)
 
 
 @dataclass(frozen=True)
-class Staying:
-    """A blend of some of the members.
+class Judged:
+    """A blend of some members.
 
     Args:
-        chosen: their numbers.
-        parameters: on all rows, as `Problem.fit` gives them.
-        of_part: (parts, parameters) without each part.
-        losses: (rows,) log loss with the parameters from the other parts.
+        chosen: numbers of the members.
+        space: in which they are blended.
+        weights: (members,) on all rows.
+        of_part: (parts, members) their weights without each part.
+        blended: (rows, classes) each row's blend, with the weights without its part.
+        losses: (rows,) its log loss.
     """
 
     chosen: list[int]
-    parameters: np.ndarray
+    space: str
+    weights: np.ndarray
     of_part: np.ndarray
+    blended: np.ndarray
     losses: np.ndarray
 
 
-def judge(problem: Problem, chosen: list[int], pull: float, start: np.ndarray | None = None) -> Staying:
-    """The blend of the `chosen` members; fitted from `start` on."""
-    parameters = problem.fit(chosen, pull, start)
-    of_part = problem.without_parts(chosen, parameters, pull)
-    return Staying(chosen, parameters, of_part, problem.held_losses(chosen, of_part))
+def judge(rows: Rows, chosen: list[int], space: str, equal: bool = False) -> Judged:
+    """The blend of the `chosen` members, with fitted or with equal weights."""
+    members = [rows.predictions[:, :, member] for member in chosen]
+
+    def weigh(where: np.ndarray) -> np.ndarray:
+        if equal or not where.any():
+            return np.full(len(chosen), 1 / len(chosen))
+        return fit_weights([member[where] for member in members], rows.labels[where], space, PULL)
+
+    every = np.ones(len(rows.labels), bool)
+    of_part = np.array([weigh(rows.part != number) for number in rows.parts])
+    return _held(rows, chosen, space, weigh(every), of_part)
 
 
-def _losses_without(problem: Problem, staying: Staying, pull: float) -> list[np.ndarray]:
-    """By place, the log loss (rows,) of the blend without that member, with parameters from the other parts. It is two
-    steps from a fit: exact for members that are hardly missed, slightly too high for others."""
-    losses = []
-    for place, x in enumerate(problem.without_each(staying.chosen, staying.parameters, pull)):
-        others = _without(staying.chosen, [place])
-        losses.append(problem.held_losses(others, problem.without_parts(others, x, pull)))
-    return losses
-
-
-def eliminate(problem: Problem, chosen: list[int], knows: np.ndarray, prompt: np.ndarray) -> Staying:
+def eliminate(rows: Rows, chosen: list[int], space: str, knows: np.ndarray) -> Judged:
     """Leave out one member after another, the one that costs least first, until each that stays is worth its place.
 
     A member leaves if that costs less than the standard error over prompts, and at most `WORTH`: where the rows cannot
     tell, a member of a few hundredths of a nat would else be lost. On fewer than `FEW_ROWS` rows it leaves only if
-    that gains more than the standard error. A weak member has to prove its worth: it leaves unless that costs more
-    than two standard errors. What all that left cost together may not be more than the limit for the last.
+    that gains more than the standard error. A weak member has to prove its worth: it leaves unless that costs more than two standard
+    errors. The costs of all that left may not add up to more than the limit for one.
 
     Args:
         knows: (members,) from `signal`.
     """
     weak = knows < WEAK * knows[chosen].max()
-    few = len(prompt) < FEW_ROWS
-    now = best = judge(problem, list(chosen), PULL)
+    now = best = judge(rows, chosen, space)
     while len(now.chosen) > 1:
-        best = min(best, now, key=lambda staying: staying.losses.mean())
-        places = range(len(now.chosen))
-        # One without any weight costs nothing, and so do all such members together.
-        leaving = [place for place in places if now.parameters[place] == 0 and not now.of_part[:, place].any()]
-        if not leaving:
-            without = _losses_without(problem, now, PULL)
-            leaving = [
-                place
-                for place in places
-                if _may_leave(without[place] - now.losses, prompt, weak[now.chosen[place]], few)
-                and _may_leave(without[place] - best.losses, prompt, weak[now.chosen[place]], few)
-            ]
-            leaving = sorted(leaving, key=lambda place: without[place].mean())[:1]
-        if not leaving:
+        costs = {}
+        for place, member in enumerate(now.chosen):
+            without = _without(rows, now, place).losses
+            if all(_may_leave(without - before.losses, rows.prompt, weak[member]) for before in (now, best)):
+                costs[member] = without.mean()
+        if not costs:
             break
-        now = judge(problem, _without(now.chosen, leaving), PULL)
+        leaving = min(costs, key=lambda member: costs[member])
+        now = judge(rows, [member for member in now.chosen if member != leaving], space)
+        best = min(now, best, key=lambda one: one.losses.mean())
     return now
 
 
-def _without(chosen: list[int], places: list[int]) -> list[int]:
-    return [member for place, member in enumerate(chosen) if place not in places]
+def _without(rows: Rows, blend: Judged, place: int) -> Judged:
+    """The blend without one member, its weight shared among the others in proportion to theirs."""
+    keep = np.arange(len(blend.chosen)) != place
+    rest = [np.where(keep.any() and part[keep].sum() > 0, part[keep], 1.0) for part in [blend.weights, *blend.of_part]]
+    weights, *of_part = [part / part.sum() for part in rest]
+    chosen = [member for member, stays in zip(blend.chosen, keep) if stays]
+    return _held(rows, chosen, blend.space, weights, np.array(of_part))
 
 
-def _may_leave(costs: np.ndarray, prompt: np.ndarray, weak: bool, few: bool) -> bool:
+def _held(rows: Rows, chosen: list[int], space: str, weights: np.ndarray, of_part: np.ndarray) -> Judged:
+    blended = np.empty(rows.predictions.shape[:2])
+    for number, own in zip(rows.parts, of_part):
+        where = rows.part == number
+        blended[where] = mix([rows.predictions[where, :, member] for member in chosen], own, space)
+    losses = -logarithms(blended[np.arange(len(rows.labels)), rows.labels])
+    return Judged(chosen, space, weights, of_part, blended, losses)
+
+
+def _may_leave(costs: np.ndarray, prompt: np.ndarray, weak: bool) -> bool:
     """Whether so little is lost, row by row, that it is not worth the members that have left."""
     noise = standard_error(costs, prompt)
     if weak:
         limit = 2 * noise
     else:
-        limit = -noise if few else min(noise, WORTH)
+        limit = -noise if len(prompt) < FEW_ROWS else min(noise, WORTH)
     return costs.mean() <= limit

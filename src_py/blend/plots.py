@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src_py.blend.fit import logarithms
 from src_py.blend.weights import BlendChoice
 from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.blend import logarithms
 from src_py.evaluation.metrics import standard_error
 from src_py.evaluation.report import calibration
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, softmax
 
-from src_py.blend.fit import TIE, logarithms
+from src_py.evaluation.blend import logarithms
+from src_py.evaluation.calibration import TIE
 
 ANSWERS = ("response_a", "response_b")
 _STEPS = 20  # of Newton's method; it ends much earlier

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from src_py.blend.elimination import EQUAL, FEW_ROWS, PULL, judge
-from src_py.blend.fit import logarithms
-from src_py.blend.search import KNOWS, PARTS, Found, Rows, find, weighted
+from src_py.blend.elimination import FEW_ROWS, judge
+from src_py.blend.rows import PARTS, Rows
+from src_py.blend.search import KNOWS, Found, find
 from src_py.blend.stacker import Stacker, fit_stacker
 from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.blend import logarithms, mix
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
 from src_py.evaluation.metrics import standard_error
 
@@ -46,7 +47,7 @@ class Blend:
             ValueError: a blend with a stacker without lengths.
         """
         parts = [np.asarray(predictions[name], dtype=np.float64) for name in self.weights]
-        blended = self.calibration.apply(weighted(parts, np.array(list(self.weights.values())), self.space))
+        blended = self.calibration.apply(mix(parts, np.array(list(self.weights.values())), self.space))
         if self.stacker is None:
             return blended
         if lengths is None:
@@ -137,7 +138,7 @@ def _stack(found: Found, rows: Rows, calibration: Calibration) -> tuple[Stacker 
     """A stacker if it is worth it, and a sentence; judged on parts that had no say in it."""
     if rows.lengths is None or len(rows.parts) < 2:
         return None, ""
-    held, every = calibration.apply(found.held(rows)), np.arange(len(rows.labels))
+    held, every = calibration.apply(found.blend.blended), np.arange(len(rows.labels))
     gains = np.empty(len(held))
     for number in rows.parts:
         own, rest = np.flatnonzero(rows.part == number), rows.part != number
@@ -154,7 +155,7 @@ def _stack(found: Found, rows: Rows, calibration: Calibration) -> tuple[Stacker 
 
 def _calibrate(found: Found, rows: Rows, limit: int | None = None) -> CalibrationChoice:
     """Fitted on the blend with weights from other parts; on about `limit` rows, the same whole prompts each time."""
-    held = found.held(rows)
+    held = found.blend.blended
     if limit and len(held) > limit:
         some = rows.prompt % -(-len(held) // limit) == 0
         held, rows = held[some], rows.take(some)
@@ -162,8 +163,10 @@ def _calibrate(found: Found, rows: Rows, limit: int | None = None) -> Calibratio
 
 
 def _blend(found: Found, names: list[str], calibration: CalibrationChoice | None) -> Blend:
-    weights = {names[member]: weight for member, weight in zip(found.staying.chosen, found.weights.tolist()) if weight}
-    return Blend(weights, found.space, calibration.calibration if calibration else Calibration())
+    weights = {
+        names[member]: weight for member, weight in zip(found.blend.chosen, found.blend.weights.tolist()) if weight
+    }
+    return Blend(weights, found.blend.space, calibration.calibration if calibration else Calibration())
 
 
 def _who(found: Found, names: list[str]) -> str:
@@ -171,7 +174,7 @@ def _who(found: Found, names: list[str]) -> str:
     known = "No member is surely better than the constant predictor: " if found.signal < KNOWS else ""
     if len(names) == 1:
         return f"{known}there is one member." if known else "There is one member."
-    sentence = f"{known}{len(found.staying.chosen)} of {len(names)} members stay"
+    sentence = f"{known}{len(found.blend.chosen)} of {len(names)} members stay"
     for why in dict.fromkeys(found.left_out.values()):
         left = [names[member] for member, own in found.left_out.items() if own == why]
         sentence += f"; left out, {why}: {', '.join(left)}"
@@ -180,12 +183,12 @@ def _who(found: Found, names: list[str]) -> str:
 
 def _weighing(found: Found, rows: Rows) -> str:
     """The sentence on the weights and their space."""
-    if len(found.staying.chosen) == 1:
+    if len(found.blend.chosen) == 1:
         return "A single member needs no weights."
     if len(rows.parts) < 2:
         return f"Equal weights: the rows have fewer than {PARTS} prompts, too few to fit any."
     count = len(rows.labels)
-    space = f"of {found.space}, {found.space_gain:.4f} nats better than that of the other kind"
+    space = f"of {found.blend.space}, {found.space_gain:.4f} nats better than that of the other kind"
     if not found.equal:
         return (
             f"The mean {space}, has fitted weights: on {count:,} rows they save {found.gain:.4f} nats "
@@ -212,19 +215,17 @@ def _table(found: Found, rows: Rows, names: list[str], weights: Mapping[str, flo
 
 def _costs(found: Found, rows: Rows) -> list[np.ndarray]:
     """By member, what the blend loses without it, (rows,): beside all others that stay. NaN where nothing is judged."""
-    staying, pull = found.staying, EQUAL if found.equal else PULL
     members = range(rows.predictions.shape[2])
     if len(rows.parts) < 2:
         return [np.full(len(rows.labels), np.nan) for _ in members]
-    problem, chosen = rows.problem(found.space), staying.chosen
-    costs = []
+    now, costs = found.blend, []
     for member in members:
-        others = [other for other in chosen if other != member]
-        if member not in chosen:
-            costs.append(staying.losses - judge(problem, [*chosen, member], pull).losses)
+        others = [other for other in now.chosen if other != member]
+        if member not in now.chosen:
+            costs.append(now.losses - judge(rows, [*now.chosen, member], now.space, found.equal).losses)
         else:
-            without = judge(problem, others, pull).losses if others else _constant_losses(rows)
-            costs.append(without - staying.losses)
+            without = judge(rows, others, now.space, found.equal).losses if others else _constant_losses(rows)
+            costs.append(without - now.losses)
     return costs
 
 

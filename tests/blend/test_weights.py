@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from src_py.blend.fit import Problem
 from src_py.blend.plots import error_correlation, plot_calibration, plot_correlation, plot_worth
 from src_py.blend.weights import Blend, choose_blend
+from src_py.evaluation.blend import fit_weights, mix
 from src_py.evaluation.calibration import Calibration
 from src_py.evaluation.metrics import score
 
@@ -226,25 +226,16 @@ def test_too_few_prompts_to_judge_by():
 
 
 @pytest.mark.parametrize("space", ["probabilities", "logits"])
-def test_the_weights_are_the_best_and_one_step_is_enough_without_a_part(space):
+def test_fitted_weights_are_the_best_and_a_pull_brings_them_nearer_to_equal(space):
     members, labels = simulate((1.0, 1.4, 2.0), 1000)
-    stacked, part = np.stack(list(members.values()), axis=2), np.arange(1000) % 5
-    problem = Problem(stacked, labels, part, space)
-    x = problem.fit([0, 1, 2], pull=1.0)
-    rng = np.random.default_rng(0)
-    least = problem.held_losses([0, 1, 2], np.tile(x, (5, 1))).mean()
-    for _ in range(20):
-        other = np.abs(x + rng.normal(0, 0.05, x.shape))
-        assert problem.held_losses([0, 1, 2], np.tile(other, (5, 1))).mean() > least - 1e-5
-    without = problem.without_each([0, 1, 2], x, 1.0)
-    for kept, start, close in (([0, 1, 2], x, 1e-4), ([0, 1], without[2], 5e-4), ([1, 2], without[0], 2e-3)):
-        quick = problem.held_losses(kept, problem.without_parts(kept, start, 1.0))
-        exact = np.empty(1000)
-        for number in range(5):
-            rest, held = part != number, part == number
-            found = Problem(stacked[rest], labels[rest], part[rest], space).fit(kept, 1.0)
-            exact[held] = Problem(stacked[held], labels[held], part[held], space).held_losses(kept, found[None])
-        assert quick.mean() == pytest.approx(exact.mean(), abs=close)
+    parts, draw = list(members.values()), np.random.default_rng(0)
+    weights = fit_weights(parts, labels, space)
+    least = log_loss(mix(parts, weights, space), labels)
+    for other in draw.dirichlet(np.ones(3), 30):
+        assert log_loss(mix(parts, other, space), labels) > least - 1e-6
+    pulled = fit_weights(parts, labels, space, pull=1000.0)
+    assert np.ptp(pulled) < 0.7 * np.ptp(weights)
+    assert fit_weights(parts, labels, space, pull=1e9) == pytest.approx(np.full(3, 1 / 3), abs=1e-3)
 
 
 def test_what_cannot_be_blended_is_an_error(good):
