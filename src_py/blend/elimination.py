@@ -93,10 +93,13 @@ def eliminate(rows: Rows, chosen: list[int], space: str, knows: np.ndarray) -> J
 def _without(rows: Rows, blend: Judged, place: int) -> Judged:
     """The blend without one member, its weight shared among the others in proportion to theirs."""
     keep = np.arange(len(blend.chosen)) != place
-    rest = [np.where(keep.any() and part[keep].sum() > 0, part[keep], 1.0) for part in [blend.weights, *blend.of_part]]
-    weights, *of_part = [part / part.sum() for part in rest]
+
+    def share(weights: np.ndarray) -> np.ndarray:
+        rest = weights[keep] if weights[keep].sum() > 0 else np.ones(keep.sum())
+        return rest / rest.sum()
+
     chosen = [member for member, stays in zip(blend.chosen, keep) if stays]
-    return _held(rows, chosen, blend.space, weights, np.array(of_part))
+    return _held(rows, chosen, blend.space, share(blend.weights), np.array([share(part) for part in blend.of_part]))
 
 
 def _held(rows: Rows, chosen: list[int], space: str, weights: np.ndarray, of_part: np.ndarray) -> Judged:
