@@ -63,7 +63,7 @@ class BoostedMember(Member):
             raise InputError(f"{output} cannot take part: {problem}.")
         folder = output / "tabular"
         blend = read_blend(folder)
-        if set(blend.classes) != set(classes):
+        if blend.classes != tuple(classes):
             raise InputError(
                 f"{folder} was trained for the classes {', '.join(blend.classes)}, but this contest has "
                 f"{', '.join(classes)}; attach a run on this data, or none."
@@ -110,22 +110,19 @@ class BoostedMember(Member):
         classes: tuple[str, ...],
         precision: str,
         scratch: Path,
-        done: Mapping[str, np.ndarray],
+        done: dict[str, np.ndarray],
     ) -> np.ndarray:
         def fine_tuned(rows: pd.DataFrame, member: FineTunedMember) -> np.ndarray:
-            found = done.get(member.digest)
-            if found is None:
-                found = member.predict(rows, classes, precision, scratch, done)
-            return found[:, [classes.index(name) for name in own]]
+            if member.digest not in done:
+                done[member.digest] = member.predict(rows, classes, precision, scratch, done)
+            return done[member.digest]
 
-        own = self.blend.classes
-        predicted = predict_blend(
+        return predict_blend(
             self.folder / "tabular",
             table,
             partial(_embed, self.model_dir, self.blend.features, precision, scratch) if self.model_dir else None,
             partial(fine_tuned, member=self.fine_tuned) if self.fine_tuned else None,
         )
-        return predicted[:, [own.index(name) for name in classes]]
 
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str) -> float:
         """As in `Member`. A fine-tuned model in its blend counts in full, though it may have predicted already."""

@@ -68,8 +68,8 @@ def eliminate(rows: Rows, chosen: list[int], space: str, knows: np.ndarray) -> J
 
     A member leaves if that costs less than the standard error over prompts, and at most `WORTH`: where the rows cannot
     tell, a member of a few hundredths of a nat would else be lost. On fewer than `FEW_ROWS` rows it leaves only if
-    that gains more than the standard error. A weak member has to prove its worth: it leaves unless that costs more than two standard
-    errors. The costs of all that left may not add up to more than the limit for one.
+    that gains more than the standard error. A weak member has to prove its worth: it leaves unless that costs more
+    than two standard errors. The costs of all that left may not add up to more than the limit for one.
 
     Args:
         knows: (members,) from `signal`.

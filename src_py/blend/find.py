@@ -31,6 +31,13 @@ OTHER_OUTPUTS = {
 FEWEST_ROWS = 200  # below, the standard error of a difference in log loss (0.3 / sqrt(rows)) is above 0.02
 FEWEST_PROMPTS = 5
 SAME = 1e-6  # probabilities that are closer are the same
+TOO_GOOD = 0.1  # nats below the best checked member
+RESERVED = (
+    "constant predictor",
+    "plain mean",
+    "blend",
+    "blend, on the rows it was fitted on",
+)  # lines of `score_table`
 
 
 class Found(NamedTuple):
@@ -63,22 +70,24 @@ def find_members(
     inside = {*trained, *boosted, *others}
     foreign = [folder for folder, names in folders.items() if folder not in inside and is_foreign(names)]
     name_of = _names(sorted({*trained, *boosted, *foreign}), Path(root))
-    if unknown := sorted(set(exclude) - set(name_of.values())):
-        raise InputError(f"CFG.exclude names {unknown[0]!r}; attached are {', '.join(name_of.values()) or 'none'}.")
     found = Found([], [f"{folder}: {OTHER_OUTPUTS[name]}." for folder, name in sorted(others.items())])
+    taken, named = {*RESERVED, *name_of.values()}, set()
 
     def take(folders: Iterable[Path], read: Callable[[str, Path], Member]) -> None:
         for folder in folders:
             name = name_of[folder]
             try:
-                if name in exclude:
-                    raise InputError(f"{folder}: CFG.exclude names it.")
                 member = read(name, folder)
-                if any(member.name == other.name for other in found.members):  # a foreign one says its name itself
-                    member = replace(member, name=name)
+                if member.name in RESERVED or (member.name != name and member.name in taken):
+                    member = replace(member, name=f"{member.name} ({name})")  # a foreign one says its name itself
+                taken.add(member.name)
+                if wanted := {name, member.name} & set(exclude):
+                    named.update(wanted)
+                    raise InputError(f"{folder}: CFG.exclude names it.")
                 _check(member, found.members, prompts)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 found.left_out.append(str(error))
+                named.update({name} & set(exclude))
             else:
                 found.members.append(member)
 
@@ -88,7 +97,31 @@ def find_members(
     encoders = {encoder_digest(folder): folder for folder in attached_encoders(root)} if boosted else {}
     take(sorted(boosted), lambda name, folder: BoostedMember.read(name, folder, table, classes, encoders, fine_tuned))
     take(foreign, lambda name, folder: ForeignMember.read(name, folder, table, contest))
+    if unknown := sorted(set(exclude) - named):
+        attached = ", ".join(sorted(taken - set(RESERVED))) or "none"
+        raise InputError(f"CFG.exclude names {unknown[0]!r}; attached are {attached}.")
     return found
+
+
+def unchecked(members: list[Member], labels: np.ndarray) -> list[str]:
+    """One sentence for each member whose file does not say its folds."""
+
+    def loss(member: Member) -> float:
+        known = member.known
+        return float(-np.log(member.oof[known, labels[known]].clip(1e-15)).mean())
+
+    foreign = [member for member in members if isinstance(member, ForeignMember) and not member.checked]
+    checked = [loss(member) for member in members if member not in foreign]
+    sentences = []
+    for member in foreign:
+        text = f"{member.name} does not say its folds: nobody can check that its predictions are out of fold."
+        if checked and loss(member) < min(checked) - TOO_GOOD:
+            text += (
+                f" Its log loss of {loss(member):.4f} is far below the others'; if its model has seen these rows, it "
+                "gets far too much weight. Name it in CFG.exclude unless you know better."
+            )
+        sentences.append(text)
+    return sentences
 
 
 def say_left_out(sentences: Iterable[str]) -> None:
@@ -124,11 +157,29 @@ def common_rows(members: list[Member], prompts: np.ndarray) -> tuple[Found, np.n
         )
 
 
+def limiting_line(members: list[Member], known: np.ndarray) -> str:
+    """On how many rows the weights are fitted, and which member limits them most, if one does.
+
+    Args:
+        known: (training rows,) from `common_rows`.
+    """
+    line = f"Candidates: {', '.join(member.name for member in members)}. All of them know {int(known.sum()):,} of "
+    line += f"{len(known):,} training rows."
+    without = {
+        member.name: int(np.all([other.known for other in members if other is not member], axis=0).sum())
+        for member in (members if len(members) > 1 else [])
+    }
+    most = max(without, key=lambda name: without[name], default="")
+    if most and without[most] > 1.5 * known.sum():
+        line += f" Without {most} they know {without[most]:,}: train its other folds, or name it in CFG.exclude."
+    return line
+
+
 def member_table(
-    members: list[Member], labels: np.ndarray, prompts: np.ndarray, minutes: dict[str, float], hidden_rows: int
+    members: list[Member], labels: np.ndarray, prompts: np.ndarray, seconds: dict[str, float], hidden_rows: int
 ) -> pd.DataFrame:
     """One row a member: what it is, rows known, log loss on them with half of its 95 % interval, its own temperature,
-    gigabytes, and `minutes` for so many hidden rows."""
+    gigabytes, and minutes for so many hidden rows, from `seconds`."""
     rows = {}
     for member in members:
         known = member.known
@@ -142,7 +193,7 @@ def member_table(
             "+-": half_width(losses, prompts[known]),
             "temperature": member.temperature,
             "GB": member.size / 1e9,
-            f"minutes for {hidden_rows:,} rows": minutes.get(member.name, float("nan")),
+            f"minutes for {hidden_rows:,} rows": seconds.get(member.name, float("nan")) / 60,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("member")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,13 @@ class ForeignMember(Member):
             InputError: a file is missing, ambiguous or damaged, or as for `read_oof`.
         """
         given = _marker(folder)
-        oof_path = _file(folder, given.get("oof", ""), ("oof",), "out-of-fold predictions", "oof")
-        test_path = _file(folder, given.get("test", ""), ("submission.csv", "test", "sub"), "test predictions", "test")
+        oof_path = _file(folder, contest, given.get("oof", ""), ("oof",), "out-of-fold predictions", "oof")
+        begins = ("submission.csv", "test", "sub")
+        test_path = _file(folder, contest, given.get("test", ""), begins, "test predictions", "test")
         remedy = f"correct that file, or remove {folder.name} from the inputs"
-        oof = read_oof(oof_path, table, contest.classes, remedy, columns=_columns(oof_path, contest), folds=False)
-        test = read_probabilities(test_path, contest.classes, _columns(test_path, contest), remedy)
+        columns = [_columns(path, contest) for path in (oof_path, test_path)]
+        oof = read_oof(oof_path, table, contest.classes, remedy, columns=columns[0], folds=False)
+        test = read_probabilities(test_path, contest.classes, columns[1] or {}, remedy)
         digest = hashlib.sha256(oof_path.read_bytes() + test_path.read_bytes()).hexdigest()[:24]
         folds = set(oof.fold_of.tolist()) - {NO_FOLD}
         return cls(
@@ -84,7 +85,7 @@ class ForeignMember(Member):
         classes: tuple[str, ...],
         precision: str,
         scratch: Path,
-        done: Mapping[str, np.ndarray],
+        done: dict[str, np.ndarray],
     ) -> np.ndarray:
         found = self.test.reindex(table["id"])[list(classes)].to_numpy(float)
         if len(found) and not np.isfinite(found).all():
@@ -111,35 +112,39 @@ def _marker(folder: Path) -> dict[str, str]:
         if not valid or (unknown := set(found) - set(FIELDS)):
             what = f"has {sorted(unknown)[0]!r}" if valid else "is not an object of texts"
             raise ValueError(f"it {what}; it may have {', '.join(FIELDS)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({str(error)[:150]}); correct or remove it.") from error
     return found
 
 
-def _file(folder: Path, wanted: str, patterns: tuple[str, ...], what: str, field: str) -> Path:
-    """The file that the marker names, or the only one that begins as one of the patterns, earlier ones first."""
+def _file(folder: Path, contest: Contest, wanted: str, begins: tuple[str, ...], what: str, field: str) -> Path:
+    """The file that the marker names, or the only one with a column a class that begins as one of `begins`, earlier
+    ones first."""
     if wanted:
         if Path(wanted).name != wanted or not (folder / wanted).is_file():
             raise InputError(f"{folder / MARKER} names {wanted!r}, which is not a file in that folder; correct it.")
         return folder / wanted
-    names = sorted(path.name for path in folder.glob("*.csv"))
-    for pattern in patterns:
+    names = sorted(path.name for path in folder.glob("*.csv") if _columns(path, contest) is not None)
+    found: list[str] = []
+    for pattern in begins:
         found = [name for name in names if name.startswith(pattern)]
         if len(found) == 1:
             return folder / found[0]
         if found:
             break
-    which = f"several files may be its {what} ({', '.join(found)})" if found else f"it has no csv file with its {what}"
+    which = f"it has no csv file of {what} with a column for each class"
+    if found:
+        which = f"several files may be its {what} ({', '.join(found)})"
     raise InputError(f"{folder} cannot take part: {which}; name the file as {field!r} in a {MARKER} beside it.")
 
 
-def _columns(path: Path, contest: Contest) -> dict[str, str]:
-    """The names that a file has for id and classes, where they are the submission's."""
+def _columns(path: Path, contest: Contest) -> dict[str, str] | None:
+    """The names that a file has for id and classes: the classes' own, or else the submission's; None if neither."""
     try:
         names = set(pd.read_csv(path, nrows=0).columns)
     except (OSError, ValueError):
-        names = set()
-    columns = {"id": contest.id_column}
-    if len(contest.submission_columns) == len(contest.classes) and set(contest.submission_columns) <= names:
-        columns |= dict(zip(contest.classes, contest.submission_columns))
-    return columns
+        return None
+    for columns in (contest.classes, contest.submission_columns):
+        if len(columns) == len(contest.classes) and {contest.id_column, *columns} <= names:
+            return {"id": contest.id_column} | dict(zip(contest.classes, columns))
+    return None

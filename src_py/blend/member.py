@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +61,13 @@ class Member(ABC):
         classes: tuple[str, ...],
         precision: str,
         scratch: Path,
-        done: Mapping[str, np.ndarray],
+        done: dict[str, np.ndarray],
     ) -> np.ndarray:
         """Probabilities (rows, classes) of a table's rows.
 
         Args:
             scratch: a folder for what other members can use, such as tokenised texts.
-            done: predictions of the same rows by other members, by their digest.
+            done: predictions of the same rows by other members, by their digest; what is predicted on the way is added.
 
         Raises:
             InputError: when a file that it needs is missing or damaged.

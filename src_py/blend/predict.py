@@ -9,13 +9,13 @@ import pandas as pd
 
 from src_py.blend.foreign import ForeignMember
 from src_py.blend.member import Member
+from src_py.blend.weights import BlendChoice
 from src_py.errors import InputError
 from src_py.kaggle.clock import HIDDEN_ROWS, Clock
 from src_py.kaggle.resume import is_scoring_run
 from src_py.kaggle.session import free_memory
 
 SAMPLE = 500  # training rows that stand for test rows
-FAILURES = (InputError, RuntimeError, ValueError, OSError, MemoryError)  # of one member; the others can still answer
 
 
 def answering(members: list[Member], test: pd.DataFrame) -> tuple[list[Member], list[str]]:
@@ -48,11 +48,12 @@ def measure_members(
     for member in members:
         try:
             found[member.name] = member.seconds(sample, rows, precision)
-        except FAILURES as error:
+        except Exception as error:  # whatever it is: the other members can still answer
             if not is_scoring_run():
                 raise
             left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
-        free_memory()
+        finally:
+            free_memory()
     if not found:
         raise InputError(f"No member can predict. {' '.join(left_out)}")
     return found, left_out
@@ -69,6 +70,36 @@ def forecast_line(members: list[Member], seconds: Mapping[str, float], hours: fl
     return f"All together: {minutes:.0f} minutes for {HIDDEN_ROWS:,} rows; CFG.hours allows {60 * hours:.0f}."
 
 
+def who_fits(
+    members: list[Member],
+    choice: BlendChoice,
+    seconds: Mapping[str, float],
+    rows: int,
+    room: float,
+    files: bool = True,
+) -> list[str]:
+    """Names of the blend's members that predict `rows` rows in `room` seconds, see `fit_into`.
+
+    Args:
+        seconds: of each member for `HIDDEN_ROWS` rows.
+        files: whether members that only have a file can answer these rows.
+    """
+    able = {member.name for member in members if files or not isinstance(member, ForeignMember)}
+    needed = {name: seconds[name] * rows / HIDDEN_ROWS for name in choice.blend.weights if name in able}
+    worth = choice.table["cost of leaving out"].fillna(0.0).to_dict()
+    return fit_into(needed, worth, room) if needed else []
+
+
+def scoring_line(later: BlendChoice, now: BlendChoice, labels: np.ndarray) -> str:
+    """What the scoring run blends where that differs from this run, and its honest log loss."""
+    rows = np.arange(len(labels))
+    losses = [float(-np.log(one.cross_fitted[rows, labels].clip(1e-15)).mean()) for one in (later, now)]
+    return (
+        f"The scoring run will blend {', '.join(later.blend.weights)} only: out of fold its log loss is "
+        f"{losses[0]:.4f}, where this run's blend has {losses[1]:.4f}."
+    )
+
+
 def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: float) -> list[str]:
     """Names of the members that together take at most `room` seconds.
 
@@ -79,8 +110,7 @@ def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: flo
         worth: of each member in nats, what leaving it out costs.
     """
     kept = list(seconds)
-    while sum(seconds[name] for name in kept) > room:
-        slow = [name for name in kept if seconds[name] > 0]
+    while sum(seconds[name] for name in kept) > room and (slow := [name for name in kept if seconds[name] > 0]):
         kept.remove(min(slow, key=lambda name: (max(worth[name], 0.0) / seconds[name], -seconds[name])))
     return kept or [min(seconds, key=lambda name: seconds[name])]
 
@@ -115,16 +145,24 @@ def predict_members(
             continue
         begun = time.time()
         try:
-            done[member.digest] = (
-                member.predict(test, classes, precision, scratch, done) if len(test) else np.empty((0, len(classes)))
-            )
-        except FAILURES as error:
+            predicted = done.get(member.digest, np.empty((0, len(classes))))
+            if len(predicted) < len(test):
+                predicted = member.predict(test, classes, precision, scratch, done)
+            found[member.name] = done[member.digest] = _checked(predicted, len(test), classes)
+        except Exception as error:  # whatever it is: the other members can still answer
             if not is_scoring_run():
                 raise
             left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
             continue
-        found[member.name] = done[member.digest]
+        finally:
+            free_memory()
         print(f"{member.name}: {len(test):,} rows in {time.time() - begun:.0f} s")
     if not found:
         raise InputError(f"No member could predict the test rows. {' '.join(left_out)}")
     return found, left_out
+
+
+def _checked(predicted: np.ndarray, rows: int, classes: tuple[str, ...]) -> np.ndarray:
+    if predicted.shape != (rows, len(classes)) or not np.isfinite(predicted).all():
+        raise ValueError(f"its predictions are not {rows} rows of {len(classes)} finite numbers")
+    return predicted

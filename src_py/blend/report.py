@@ -34,9 +34,9 @@ class BlendSettings(Settings):
 def score_table(
     members: Mapping[str, np.ndarray], chosen: BlendChoice, labels: np.ndarray, prompts: np.ndarray, shares: np.ndarray
 ) -> pd.DataFrame:
-    """Log loss of the constant predictor, of each member, of their plain mean, of the blend on prompts that had no part
-    in its weights, and of the blend on the rows that it was fitted on; and how much lower than the best member's each
-    is. `+-` is half of a 95 % interval, prompts taken as independent.
+    """Log loss and accuracy of the constant predictor, of each member, of their plain mean, of the blend on prompts
+    that had no part in its weights, and of the blend on the rows that it was fitted on; and how much lower than the
+    best member's the log loss is. `+-` is half of a 95 % interval, prompts taken as independent.
 
     Args:
         members: by name, probabilities (rows, classes) of the same rows.
@@ -45,7 +45,7 @@ def score_table(
     named = {"constant predictor": np.tile(shares, (len(labels), 1)), **members}
     if len(members) > 1:
         named["plain mean"] = mix(list(members.values()), np.full(len(members), 1 / len(members)))
-    named |= {"blend": chosen.cross_fitted, "weights read on their own rows": chosen.same_rows}
+    named |= {"blend": chosen.cross_fitted, "blend, on the rows it was fitted on": chosen.same_rows}
     rows = np.arange(len(labels))
     losses = {name: -np.log(p[rows, labels].clip(1e-15)) for name, p in named.items()}
     best = losses[min(members, key=lambda name: losses[name].mean())]
@@ -55,6 +55,7 @@ def score_table(
             "log loss +-": half_width(loss, prompts),
             "gain on the best member": (best - loss).mean(),
             "gain +-": half_width(best - loss, prompts) if loss is not best else 0.0,
+            "accuracy": (named[name].argmax(1) == labels).mean(),
         }
         for name, loss in losses.items()
     }

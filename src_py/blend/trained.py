@@ -1,7 +1,6 @@
 """Outputs of `finetune_deberta` as members of a blend."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from src_py.blend.member import Member, encoder_name, folder_size
 from src_py.errors import InputError
-from src_py.kaggle.resume import run_problem
+from src_py.kaggle.resume import recorded_run, run_problem
 from src_py.kaggle.session import all_devices
 from src_py.model.fine_tuned import RECIPE, read_fine_tuned
 from src_py.model.pace import Part, measure_paces, part_work, seconds_like, sequence_lengths, typical
@@ -37,7 +36,10 @@ class FineTunedMember(Member):
         """
         if problem := run_problem(output, RECIPE):
             raise InputError(f"{output} cannot take part: {problem}.")
-        found = read_fine_tuned(output, table, classes)
+        found, (key, _) = read_fine_tuned(output, table, classes), recorded_run(output, RECIPE)
+        for folder in found.folders:
+            if read_settings(folder).run not in ("", key):
+                raise InputError(f"{folder} is not from the run that {output.name} records; attach one whole output.")
         folds = len({folder.name.split("_seed_")[0] for folder in found.folders})
         return cls(name=name, folder=output, oof=found.oof, digest=found.digest, folds=folds, folders=found.folders)
 
@@ -63,13 +65,15 @@ class FineTunedMember(Member):
         classes: tuple[str, ...],
         precision: str,
         scratch: Path,
-        done: Mapping[str, np.ndarray],
+        done: dict[str, np.ndarray],
     ) -> np.ndarray:
         return predict_saved(self.folders, table, classes, precision, cache_dir=scratch / "tokens")
 
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str, budget: float = 3.0) -> float:
         """As in `Member`: its first model is measured for about `budget` seconds, the others are taken to be alike."""
+        begun = time.perf_counter()
         model, settings = load_to_predict(self.folders[0], precision)
+        load = time.perf_counter() - begun
         tokenizer, device = load_tokenizer(self.folders[0]), all_devices()[0]
         begun = time.perf_counter()
         encoded = encode_pairs(sample, tokenizer, settings.reading)
@@ -87,4 +91,4 @@ class FineTunedMember(Member):
         chosen = typical(np.array([work(batch) for batch in batches]))
         parts = [Part(batches[number], ready, work) for number in chosen]
         pace = measure_paces([parts], budget, torch.device(device))[0]
-        return len(self.folders) * seconds_like(lengths, rows, pace, row)
+        return len(self.folders) * (load + seconds_like(lengths, rows, pace, row))

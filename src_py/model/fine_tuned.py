@@ -78,7 +78,7 @@ def read_fine_tuned(output: Path, table: pd.DataFrame, classes: tuple[str, ...],
             raise InputError(f"{path} has predictions of fold_{fold}, but that folder is missing; {_ATTACH}.")
         folders += seeds
     for folder in folders:
-        if set(known := read_settings(folder).classes) != set(classes):
+        if (known := read_settings(folder).classes) != tuple(classes):
             raise InputError(
                 f"{folder} was trained for the classes {', '.join(known)}, but this contest has {', '.join(classes)}; "
                 "attach the run on this data, or none."

@@ -254,7 +254,7 @@ def predict_saved(
     """Mean probabilities of trained folders, each with its own calibration, float64 of shape (rows, classes).
 
     Args:
-        classes: their order in the result; a folder may have another one.
+        classes: of the contest, in order.
         cache_dir: where tokenised texts are kept for models that read alike, as in `encode_pairs`.
 
     Raises:
@@ -263,7 +263,7 @@ def predict_saved(
     if not folders:
         raise InputError("There is no trained model to predict with; train one, or attach the whole output of a run.")
     for folder in folders:
-        if set(found := read_settings(folder).classes) != set(classes):
+        if (found := read_settings(folder).classes) != tuple(classes):
             raise InputError(
                 f"The model in {folder} was trained for the classes {', '.join(found)}, but this contest has "
                 f"{', '.join(classes)}; attach a run on this contest's data."
@@ -274,8 +274,7 @@ def predict_saved(
         predicted = predict_pairs(
             model, load_tokenizer(folder), table, settings.reading, precision=precision, cache_dir=cache_dir
         )
-        finished = settings.finish(predicted, table)
-        total += finished[:, [settings.classes.index(name) for name in classes]]
+        total += settings.finish(predicted, table)
         del model
         free_memory()
     return total / len(folders)

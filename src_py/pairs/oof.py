@@ -76,10 +76,12 @@ def read_probabilities(path: Path, classes: Sequence[str], columns: Mapping[str,
     Raises:
         InputError: the file is missing or damaged, an id is repeated, or a row's probabilities do not sum to 1.
     """
-    return _read(path, classes, dict(columns), remedy, folds=False)[list(classes)]
+    return _read(path, classes, dict(columns), remedy, folds=False, rows=0)[list(classes)]
 
 
-def _read(path: Path, classes: Sequence[str], columns: dict[str, str], remedy: str, folds: bool) -> pd.DataFrame:
+def _read(
+    path: Path, classes: Sequence[str], columns: dict[str, str], remedy: str, folds: bool, rows: int = 1
+) -> pd.DataFrame:
     """The classes' probabilities, and fold and label where they are needed or there, indexed by id; all are sound."""
     try:
         id_column = columns.pop("id", "id")
@@ -94,7 +96,9 @@ def _read(path: Path, classes: Sequence[str], columns: dict[str, str], remedy: s
     limits = {"fold": 100, "label": len(classes)}
     whole = all(np.isin(found[name], range(limits[name])).all() for name in beside)
     sound = (probabilities >= 0).all() and (np.abs(probabilities.sum(1) - 1) < 1e-3).all()
-    if not (len(found) and whole and sound and found.index.is_unique):
+    if not (len(found) >= rows and whole and sound and found.index.is_unique):
         also = " with a fold, a label and" if folds else ", and"
         raise InputError(f"{path} does not hold one row an id{also} probabilities that sum to 1; {remedy}.")
+    if len(found) and np.isin(probabilities, (0, 1)).all():
+        raise InputError(f"{path} holds labels where predictions should be: every probability is 0 or 1; {remedy}.")
     return found.astype(dict.fromkeys(beside, int))

@@ -2,19 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
-from src_py.blend.find import common_rows, find_members, member_table
-from src_py.blend.predict import answering, fit_into, forecast_line, measure_members, predict_members
+from src_py.blend.find import common_rows, find_members, limiting_line, member_table, unchecked
+from src_py.blend.predict import (
+    answering,
+    fit_into,
+    forecast_line,
+    measure_members,
+    predict_members,
+    scoring_line,
+    who_fits,
+)
+from src_py.blend.weights import Blend, choose_blend
 from src_py.errors import InputError
+from src_py.evaluation.calibration import Calibration
 from src_py.kaggle.clock import Clock
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, predict_saved, save_trained
-from src_py.pairs.contest import LMSYS
+from src_py.pairs.contest import LMSYS, WSDM, write_submission
 from src_py.pairs.encode import Reading
 from src_py.pairs.load import load_pairs, prompt_key
 from src_py.pairs.tokenizer import load_tokenizer
@@ -165,11 +177,19 @@ def test_outputs_of_every_kind_are_found_and_predict(
     assert "2 layers of 32" in shown.loc["tuned", "encoder"]
 
 
-def test_predictions_of_one_row_and_of_none(find, tune, test_rows, tmp_path):
+def test_predictions_of_one_row_and_of_none(find, tune, foreign, inputs, fitted, test_rows, tmp_path):
     tune()
+    shutil.copytree(fitted, inputs / "boosted")
+    foreign(change=lambda oof: oof.assign(a=oof["b"], b=oof["a"]))
     for rows in (test_rows[:1], test_rows[:0]):
-        predicted, _ = _predict(find().members, rows, tmp_path)
-        assert predicted["tuned"].shape == (len(rows), 3)
+        members, left_out = answering(find().members, rows)
+        assert left_out == []
+        predicted, _ = _predict(members, rows, tmp_path)
+        assert [array.shape for array in predicted.values()] == [(len(rows), 3)] * 3
+        blend = Blend(dict.fromkeys(predicted, 1 / 3), "logits", Calibration())
+        assert len(write_submission(tmp_path / "submission.csv", rows["id"], blend.apply(predicted), LMSYS)) == len(
+            rows
+        )
 
 
 def test_a_member_with_one_fold_takes_part_on_its_rows(find, tune, foreign, prompts):
@@ -182,6 +202,7 @@ def test_a_member_with_one_fold_takes_part_on_its_rows(find, tune, foreign, prom
     kept, known = common_rows(members, prompts)
     assert len(kept.members) == 2
     assert known.tolist() == halves.tolist()
+    assert "Without tuned they know 500" in limiting_line(members, known)
 
 
 @pytest.mark.parametrize(
@@ -218,11 +239,14 @@ def test_what_cannot_take_part_is_left_out_in_a_sentence_and_the_others_stay(fin
         ({"change": lambda oof: oof.assign(id="9" + oof["id"])}, "other training rows"),
         ({"change": lambda oof: oof.assign(a=0.9)}, "sum to 1"),
         ({"change": lambda oof: oof[:150]}, "known for 150 rows"),
-        ({"change": lambda oof: oof.drop(columns="tie")}, "cannot be read"),
+        (
+            {"change": lambda oof: oof.drop(columns="tie")},
+            "no csv file of out-of-fold predictions with a column for each",
+        ),
         ({"marker": {"oof": "../oof.csv"}}, "not a file in that folder"),
         ({"marker": {"fold": "oof.csv"}}, "it may have name, oof, test, encoder"),
         ({"test": ["1", "1"]}, "one row an id"),
-        ({"files": ("oof_2.csv", "other.csv")}, "no csv file with its test predictions"),
+        ({"files": ("oof_2.csv", "other.csv")}, "no csv file of test predictions"),
     ],
 )
 def test_a_foreign_folder_that_does_not_fit_is_left_out_in_a_sentence(find, foreign, options, sentence):
@@ -275,25 +299,101 @@ def test_folders_of_one_name_are_told_apart(find, foreign, tune):
 
 
 def test_outputs_of_this_recipe_and_of_the_ablation_are_said_to_be_no_members(find, inputs, saved, foreign):
+    """They have files that would make them foreign members."""
     foreign()
-    for recipe in ("blend_submissions", "ablate_subset_vs_full"):
-        _record(inputs / recipe, recipe)
-        (inputs / recipe / "oof_blend.csv").write_text("id,a,b,tie\n")
+    for number, recipe in enumerate(("blend_submissions", "ablate_subset_vs_full")):
+        shift = 0.9 - 0.1 * number
+        folder = foreign(
+            recipe, change=lambda oof, shift=shift: oof.assign(a=oof["a"] * shift, tie=1 - oof["a"] * shift - oof["b"])
+        )
+        _record(folder, recipe)
     shutil.copytree(saved, inputs / "ablate_subset_vs_full/trained/key_recipe_00000100")
     found = find()
     assert _names(found) == ["llm"]
+    ablation, blend = sorted(found.left_out)
+    assert "an ablation has no out-of-fold predictions" in ablation
+    assert "it is an output of this notebook" in blend
+
+
+def test_a_member_with_another_order_of_classes_is_left_out(find, inputs, tune, tiny, fitted):
+    output, tokenizer = tune(), load_tokenizer(tiny)
+    model = build_model(tiny, tokenizer, "pairwise", [0.6, 0.3, 0.1])
+    shutil.rmtree(output / "fold_2")
+    settings = SavedSettings("finetune_deberta", ("tie", "a", "b"), Reading(max_length=32))
+    save_trained(model, tokenizer, output / "fold_2", settings)
+    shutil.copytree(fitted, inputs / "boosted")
+    blend = SavedBlend(("b", "a", "tie"), FeatureSettings(("length",)), ("logistic",), (0,), {"all/logistic": 1.0}, 1.1)
+    save_blend(inputs / "boosted/tabular", blend)
+    found = find()
+    assert found.members == []
+    assert all("was trained for the classes" in sentence for sentence in found.left_out)
     assert len(found.left_out) == 2
 
 
-def test_a_model_with_another_order_of_classes_answers_in_this_order(find, inputs, tune, tiny, test_rows, tmp_path):
-    output, tokenizer = tune(folds=(0, 1)), load_tokenizer(tiny)
-    model = build_model(tiny, tokenizer, "joint", [0.6, 0.3, 0.1])
-    for name, classes in (("fold_2", ("tie", "a", "b")), ("straight", CLASSES)):
-        settings = SavedSettings("finetune_deberta", classes, Reading(style="joint", max_length=32))
-        save_trained(model, tokenizer, output / name, settings)
-    turned = predict_saved([output / "fold_2"], test_rows, CLASSES)
-    straight = predict_saved([output / "straight"], test_rows, CLASSES)
-    np.testing.assert_allclose(turned, straight[:, [1, 2, 0]])
+def test_a_fold_of_another_run_is_not_taken_along(find, tune, saved, tiny):
+    output, tokenizer = tune(), load_tokenizer(tiny)
+    shutil.rmtree(output / "fold_1")
+    model = build_model(tiny, tokenizer, "pairwise", [0.4, 0.3, 0.3])
+    settings = SavedSettings("finetune_deberta", CLASSES, Reading(max_length=32), run="another")
+    save_trained(model, tokenizer, output / "fold_1", settings)
+    assert "is not from the run that tuned records" in find().left_out[0]
+
+
+def test_labels_are_not_taken_for_predictions(find, foreign, table):
+    """The usual file has the labels under the names that the submission has, and predictions under others."""
+    truth = pd.DataFrame(np.eye(3)[table["label"]].astype(int), columns=list(LMSYS.submission_columns))
+
+    def with_labels(oof):
+        predictions = oof.rename(columns=dict(zip(CLASSES, ("pred_a", "pred_b", "pred_tie"))))
+        return predictions.join(truth)
+
+    foreign(change=with_labels)
+    assert "holds labels where predictions should be" in find().left_out[0]
+
+
+def test_a_file_without_folds_is_said_to_be_unchecked_and_one_that_knows_too_much_is_suspected(
+    find, foreign, tune, table
+):
+    labels = table["label"].to_numpy()
+    tune()
+    foreign("fair", change=lambda oof: oof.assign(a=oof["b"], b=oof["a"]))
+    foreign("leak", change=lambda oof: oof.assign(**dict(zip(CLASSES, (0.9 * np.eye(3)[labels] + 0.1 / 3).T))))
+    fair, leak = unchecked(find().members, labels)
+    assert "fair does not say its folds" in fair
+    assert "too much weight" not in fair
+    assert "too much weight" in leak
+
+
+def test_members_of_one_name_and_of_a_name_in_the_tables_are_told_apart(find, foreign):
+    for number, (name, marker) in enumerate([("x", "y"), ("y", None), ("z", "y"), ("blend", None)]):
+        shift = 1 - 0.1 * number
+        foreign(
+            name,
+            marker={"name": marker} if marker else None,
+            change=lambda oof, shift=shift: oof.assign(a=oof["a"] * shift, b=oof["b"] + oof["a"] * (1 - shift)),
+        )
+    names = _names(find())
+    assert len(set(names)) == 4
+    assert "blend" not in names
+    assert _names(find(exclude=["y (x)"])) == [name for name in names if name != "y (x)"]
+
+
+def test_a_marker_that_is_nested_too_deeply_is_one_sentence(find, foreign, inputs):
+    folder = foreign()
+    (folder / "member.json").write_text("[" * 200_000)
+    assert "member.json cannot be read" in find().left_out[0]
+
+
+def test_a_contest_with_one_column_of_winners_reads_the_probabilities_beside_it(inputs, table, prompts, test_rows):
+    """WSDM's submission has a name for each row; a member's file needs probabilities."""
+    folder, two = inputs / "other", table.assign(label=table["label"] % 2)
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0).uniform(0.2, 0.8, len(two))
+    pd.DataFrame({"id": two["id"], "a": draw, "b": 1 - draw}).to_csv(folder / "oof.csv", index=False)
+    pd.DataFrame({"id": test_rows["id"], "winner": "model_a"}).to_csv(folder / "submission.csv", index=False)
+    pd.DataFrame({"id": test_rows["id"], "a": 0.6, "b": 0.4}).to_csv(folder / "test_probabilities.csv", index=False)
+    (member,) = find_members(inputs, two, prompts, WSDM).members
+    assert member.predict(test_rows, ("a", "b"), "fp32", inputs, {}).tolist() == [[0.6, 0.4]] * len(test_rows)
 
 
 def test_damage_that_shows_only_in_prediction_ends_a_run_but_not_a_scoring_run(
@@ -320,6 +420,24 @@ def test_damage_that_shows_only_in_prediction_ends_a_run_but_not_a_scoring_run(
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN")
     with pytest.raises(InputError, match=r"head\.safetensors"):
         measure_members(members, table, 10, "fp32")
+
+
+def test_a_fine_tuned_model_in_a_boosted_blend_predicts_once(find, tune, inputs, fitted, test_rows, tmp_path, capsys):
+    tune()
+    digest = find().members[0].digest
+    shutil.copytree(fitted, inputs / "boosted")
+    weights = {"all/logistic": 0.5, "fine-tuned": 0.5}
+    blend = SavedBlend(CLASSES, FeatureSettings(("length",)), ("logistic",), (0,), weights, 1.0, fine_tuned=digest)
+    save_blend(inputs / "boosted/tabular", blend)
+    tuned, boosted = find().members
+    capsys.readouterr()
+    predicted, _ = _predict([boosted, tuned], test_rows, tmp_path)
+    assert capsys.readouterr().out.count("Predicting 12 pairs: 100%") == len(tuned.folders)
+    own = replace(blend, weights={"all/logistic": 1.0}, fine_tuned="")
+    plain = replace(boosted, blend=own, fine_tuned=None)
+    save_blend(inputs / "boosted/tabular", plain.blend)
+    alone = plain.predict(test_rows, CLASSES, "fp32", tmp_path, {})
+    np.testing.assert_allclose(predicted["boosted"], (alone + predicted["tuned"]) / 2, atol=1e-9)
 
 
 def test_a_boosted_member_needs_its_encoder_and_its_fine_tuned_model(find, inputs, fitted):
@@ -366,6 +484,25 @@ def test_what_brings_least_for_its_time_is_left_out_first():
     assert fit_into(seconds, worth, 60) == ["good", "file"]
     assert fit_into(seconds, worth, 1) == ["file"]
     assert fit_into({"a": 5.0, "b": 3.0}, {"a": 1.0, "b": 0.0}, 1) == ["b"]
+    assert fit_into(seconds, worth, -5) == ["file"]
+
+
+def test_without_time_or_without_a_model_a_member_is_left_to_the_others(find, tune, foreign, table, prompts):
+    """The choice is made again without it, and what the scoring run will blend is said."""
+    tune()
+    labels, noise = table["label"].to_numpy(), np.random.default_rng(1).normal(size=(len(table), 3))
+    foreign(change=lambda oof: oof.assign(**dict(zip(CLASSES, softmax(noise + np.eye(3)[labels], axis=1).T))))
+    members = find().members
+    choice = choose_blend({m.name: m.oof for m in members}, labels, prompts, {}, calibrate=False)
+    assert set(choice.blend.weights) == {"tuned", "llm"}
+    seconds = {"tuned": 9000.0, "llm": 0.0}
+    assert set(who_fits(members, choice, seconds, 25_000, 1e4)) == {"tuned", "llm"}
+    assert who_fits(members, choice, seconds, 25_000, 100) == ["llm"]
+    assert set(who_fits(members, choice, seconds, 250, 100)) == {"tuned", "llm"}
+    later = who_fits(members, choice, seconds, 25_000, 1e4, files=False)
+    assert later == ["tuned"]
+    alone = choose_blend({"tuned": members[0].oof}, labels, prompts, {}, calibrate=False)
+    assert "will blend tuned only: out of fold its log loss is" in scoring_line(alone, choice, labels)
 
 
 def test_a_member_for_which_no_time_is_left_is_not_started(find, tune, foreign, test_rows, tmp_path):
