@@ -86,7 +86,7 @@ RECIPES = {
             takes_encoder=False,
             members=(
                 ("finetune_deberta", "folds=0,1"),
-                ("finetune_deberta", "folds=0,1 style=joint seed=1"),
+                ("finetune_deberta", "folds=0,1 features=off"),
                 ("embed_deberta_lightgbm", ""),
             ),
             foreign=True,

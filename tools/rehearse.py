@@ -42,13 +42,13 @@ def rehearse(recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "absent").mkdir(parents=True)
     (folder / "absent/evaluate.py").write_text("raise ModuleNotFoundError(\"No module named 'evaluate'\")\n")
-    write_contest(folder / "contest", recipe.rehearsal_rows, 40)
+    truth = write_contest(folder / "contest", recipe.rehearsal_rows, 40)
     write_tiny_deberta(folder / "model", hidden_size=32)
 
     new = folder / "new/input"
     _mount(folder / "contest", new / "competitions" / SLUG, _visible(folder / "contest"))
     _mount(folder / "model", new / "models/microsoft/deberta-v3/transformers/tiny/1")
-    members = _members(recipe, folder, new)
+    members = _members(recipe, folder, new, truth)
     for member in members:
         _mount(member, new / "notebooks/somebody" / member.name)
     first = _run(recipe, folder, "save", new, {})
@@ -68,7 +68,7 @@ def rehearse(recipe: Recipe, folder: Path) -> None:
     _unlock(folder)
 
 
-def _members(recipe: Recipe, folder: Path, inputs: Path) -> list[Path]:
+def _members(recipe: Recipe, folder: Path, inputs: Path, truth: pd.DataFrame) -> list[Path]:
     """Outputs that the recipe needs, made by the other recipes, and somebody's predictions of the visible rows."""
     made = []
     for number, (name, cfg) in enumerate(recipe.members):
@@ -76,9 +76,8 @@ def _members(recipe: Recipe, folder: Path, inputs: Path) -> list[Path]:
         working = _run(other, folder, f"member-{number}", inputs, {})
         made.append(working.rename(working.with_name(f"{name.replace('_', '-')}-{number}")))
     if recipe.foreign:
-        rows = pd.concat([pd.read_csv(folder / "contest/train.csv"), pd.read_csv(next(inputs.rglob("test.csv")))])
-        truth = pd.DataFrame(np.random.default_rng(0).dirichlet(np.ones(3), len(rows)), columns=["a", "b", "tie"])
-        write_foreign(folder / "somebodys-llm", truth.assign(id=rows["id"].to_numpy()), len(rows) - 3)
+        visible = recipe.rehearsal_rows + len(pd.read_csv(next(inputs.rglob("test.csv"))))
+        write_foreign(folder / "somebodys-llm", truth[:visible], recipe.rehearsal_rows)
         made.append(folder / "somebodys-llm")
     return made
 
