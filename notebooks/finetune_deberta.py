@@ -490,9 +490,12 @@ if forecast:
 #
 #   In brackets: what a T4's 15 GB must hold, counted without a card (peak of a step, copy of the gradients for the second
 #   GPU, 15% for fragmentation, 1 GB for CUDA). If a card holds less, the step is split by itself.
-# - **More score?** A teacher (`soft_labels`), further rows (`extra_files`), adapters (`lora_rank`), several `seeds`: each
-#   is off until it is shown to help on your rows, which `ablate_subset_vs_full` with `preset = "levers"` measures; it
-#   also measures what the counts of length and format (`features`) bring, which are on. `rows = 2000` is a quick trial.
+# - **More score?** On 1,752 human judgements with a small BERT (MiniLM-L6), three seeds each, the counts of length and
+#   format (`features`, on by default) saved 0.158 nats; `reinit_layers = 1` saved 0.023; a teacher (`soft_labels`) saved
+#   0.016 on topics that training had not seen; `ema` cost 0.004. For `encoder_dropout = 0`, `predict_max_length`,
+#   `seeds = 2`, `head`, `pooling`, `lora_rank`, `schedule`, `label_smoothing` and `names_loss` no difference was seen. Your
+#   encoder and rows may differ: `ablate_subset_vs_full` with `preset = "levers"` measures them. Further rows
+#   (`extra_files`) are not measured yet. `rows = 2000` is a quick trial.
 # - **Large model**: `freeze_layers = 6`, `epochs = 1`. If a run stays at the constant line, try another `seed` or
 #   `reinit_layers = 1` first: large encoders sometimes fail to start.
 # - **More from the same data**: `folds = [0, 1, 2, 3, 4]` averages five models and completes `oof.csv` for blending.
