@@ -64,7 +64,7 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.blend import (
-    BlendSettings, answer_lengths, answering, choose_blend, common_rows, find_members, forecast_line, limiting_line,
+    BlendSettings, Job, answer_lengths, answering, choose_blend, common_rows, find_members, forecast_line, limiting_line,
     measure_members, member_table, plot_calibration, plot_correlation, plot_worth, predict_members, save_record,
     say_left_out, score_table, scoring_line, unchecked, who_fits,
 )  # fmt: skip
@@ -220,7 +220,8 @@ clock.mark("Evaluate")
 order = sorted(chosen.blend.weights, key=lambda name: -chosen.blend.weights[name])
 used = [member for name in order for member in members if member.name == name]
 needed = {name: value * len(test) / HIDDEN_ROWS for name, value in seconds.items()}
-predicted, failed = predict_members(used, test, classes, precision, scratch_folder(output), needed, clock)
+job = Job(test, classes, precision, scratch_folder(output))
+predicted, failed = predict_members(used, job, needed, clock)
 say_left_out(failed)
 if failed:
     chosen = blend_of(list(predicted))

@@ -394,14 +394,11 @@ clock.mark("Evaluate")
 # The saved models predict the test rows, whether they were fitted just now or attached, so this run rehearses the
 # scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
 
-
 # %%
-def predict_fine_tuned(table: pd.DataFrame) -> np.ndarray:
-    """Probabilities of the fine-tuned model in the blend, if there is one."""
-    return predict_saved(fine_tuned.folders, table, classes, precision)
-
-
-predicted = predict_blend((finished or output) / "tabular", test, embed, predict_fine_tuned)
+folder, tuned = (finished or output) / "tabular", None
+if FINE_TUNED in read_blend(folder).weights:
+    tuned = predict_saved(fine_tuned.folders, test, classes, precision)
+predicted = predict_blend(folder, test, embed, tuned)
 submission = write_submission(output / result_files[-1], test["id"], predicted, contest)
 if folds:
     end_run(output, run_files)

@@ -26,7 +26,6 @@ REPAIRS = {  # what each of them changes in the posted settings
     "frozen": "word embeddings are frozen",
     "features": "counts of length and format go to the head beside the text",
 }
-_EARLIER = {"features": "features=on"}  # a lever before the recipe had them: its name still says what it did
 KINDS = (Reading, ModelSettings, TrainingSettings)  # whose settings an arm may change
 SAME = {"evals_per_epoch", "save_fp16", "attention", "micro_batch"}  # but these: they change no trial's result
 _CHANGE = re.compile(r"(?=[+-][A-Za-z_])")  # a value may hold a sign, too: encoder_dropout=-1, lr=1e-5
@@ -90,8 +89,6 @@ def parse_arm(name: str) -> Arm:
     """
     base, *parts = _CHANGE.split(name)
     plus, minus = ([part[1:] for part in parts if part[0] == sign] for sign in "+-")
-    if base == "recipe":
-        plus = [_EARLIER.get(part, part) for part in plus]
     repairs = plus if base == "posted" else minus
     known = set(repairs) <= set(REPAIRS) and len(set(parts)) == len(parts)
     if base == "posted" and known and not minus:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src_py.blend.member import Member, encoder_config, encoder_name, folder_size
+from src_py.blend.member import Job, Member, encoder_config, encoder_name, folder_size
 from src_py.blend.trained import FineTunedMember
 from src_py.errors import InputError
 from src_py.kaggle.clock import Clock
@@ -18,7 +18,7 @@ from src_py.kaggle.resume import run_problem
 from src_py.pairs.oof import read_oof
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.tabular.forecast import SAMPLE, forecast_features
-from src_py.tabular.groups import Counted, FeatureSettings, embed_pairs
+from src_py.tabular.groups import Counted, embed_pairs
 from src_py.tabular.predict import predict_blend
 from src_py.tabular.saved import MARKER, OOF, RECIPE, SavedBlend, predict_folds, read_blend
 
@@ -104,25 +104,15 @@ class BoostedMember(Member):
     def size(self) -> int:
         return folder_size([self.folder / "tabular", *([self.model_dir] if self.model_dir else [])])
 
-    def predict(
-        self,
-        table: pd.DataFrame,
-        classes: tuple[str, ...],
-        precision: str,
-        scratch: Path,
-        done: dict[str, np.ndarray],
-    ) -> np.ndarray:
-        def fine_tuned(rows: pd.DataFrame, member: FineTunedMember) -> np.ndarray:
-            if member.digest not in done:
-                done[member.digest] = member.predict(rows, classes, precision, scratch, done)
-            return done[member.digest]
-
-        return predict_blend(
-            self.folder / "tabular",
-            table,
-            partial(_embed, self.model_dir, self.blend.features, precision, scratch) if self.model_dir else None,
-            partial(fine_tuned, member=self.fine_tuned) if self.fine_tuned else None,
-        )
+    def predict(self, job: Job) -> np.ndarray:
+        embed = fine_tuned = None
+        if self.model_dir:
+            options = {"model_dir": self.model_dir, "tokenizer": load_tokenizer(self.model_dir)}
+            options |= {"features": self.blend.features, "precision": job.precision}
+            embed = partial(embed_pairs, cache_dir=job.scratch / "embeddings", **options)
+        if self.fine_tuned:
+            fine_tuned = job.predictions_of(self.fine_tuned)
+        return predict_blend(self.folder / "tabular", job.table, embed, fine_tuned)
 
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str) -> float:
         """As in `Member`. A fine-tuned model in its blend counts in full, though it may have predicted already."""
@@ -136,9 +126,3 @@ class BoostedMember(Member):
         models = (time.perf_counter() - begun) / len(sample) * rows
         member = self.fine_tuned.seconds(sample, rows, precision) if self.fine_tuned else 0.0
         return forecast.embeddings[1] + forecast.others[1] + models + member
-
-
-def _embed(
-    model_dir: Path, features: FeatureSettings, precision: str, scratch: Path, table: pd.DataFrame
-) -> np.ndarray:
-    return embed_pairs(table, model_dir, load_tokenizer(model_dir), scratch / "embeddings", features, precision)

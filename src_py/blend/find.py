@@ -32,12 +32,8 @@ FEWEST_ROWS = 200  # below, the standard error of a difference in log loss (0.3 
 FEWEST_PROMPTS = 5
 SAME = 1e-6  # probabilities that are closer are the same
 TOO_GOOD = 0.1  # nats below the best checked member
-RESERVED = (
-    "constant predictor",
-    "plain mean",
-    "blend",
-    "blend, on the rows it was fitted on",
-)  # lines of `score_table`
+# Lines of `score_table`.
+RESERVED = ("constant predictor", "plain mean", "blend", "blend, on the rows it was fitted on")
 
 
 class Found(NamedTuple):
@@ -61,46 +57,65 @@ def find_members(
         InputError: a name in `exclude` that no member has.
     """
     folders = dict(walk(root))
-    trained = {folder.parent for folder, names in folders.items() if TRAINED_MARKER in names}
-    trained = {folder for folder in trained if not (folder.name == "trained" or _has(folders, folder, OTHER_OUTPUTS))}
-    trained |= {folder for folder in folders if _has(folders, folder, [f"{FINE_TUNED}_run.json"])}
-    boosted = {folder.parent for folder, names in folders.items() if TABULAR_MARKER in names}
-    boosted |= {folder for folder in folders if _has(folders, folder, [f"{BOOSTED}_run.json"])}
-    others = {folder: name for name in OTHER_OUTPUTS for folder in folders if name in folders[folder]}
-    inside = {*trained, *boosted, *others}
-    foreign = [folder for folder, names in folders.items() if folder not in inside and is_foreign(names)]
-    name_of = _names(sorted({*trained, *boosted, *foreign}), Path(root))
-    found = Found([], [f"{folder}: {OTHER_OUTPUTS[name]}." for folder, name in sorted(others.items())])
-    taken, named = {*RESERVED, *name_of.values()}, set()
+    trained, boosted, foreign, others = _sort(folders)
+    name_of = _names([*trained, *boosted, *foreign], Path(root))
+    found = Found([], [f"{folder}: {OTHER_OUTPUTS[name]}." for folder, name in others.items()])
+    classes, read = contest.classes, _Read(name_of, found.left_out)
+    read.add(trained, lambda name, folder: FineTunedMember.read(name, folder, table, classes))
+    tuned = {member.digest: member for member in read.members if isinstance(member, FineTunedMember)}
+    encoders = {encoder_digest(folder): folder for folder in attached_encoders(root)} if boosted else {}
+    read.add(boosted, lambda name, folder: BoostedMember.read(name, folder, table, classes, encoders, tuned))
+    read.add(foreign, lambda name, folder: ForeignMember.read(name, folder, table, contest))
+    known = {*name_of.values(), *(member.name for member in read.members)}
+    if unknown := sorted(set(exclude) - known):
+        raise InputError(f"CFG.exclude names {unknown[0]!r}; attached are {', '.join(sorted(known)) or 'none'}.")
+    for member in read.members:
+        problem = _problem(member, found.members, prompts)
+        if {member.name, name_of[member.folder]} & set(exclude):
+            problem = "CFG.exclude names it"
+        if problem:
+            found.left_out.append(f"{member.folder}: {problem}.")
+        else:
+            found.members.append(member)
+    return found
 
-    def take(folders: Iterable[Path], read: Callable[[str, Path], Member]) -> None:
+
+class _Read:
+    """Members as they are read, each with a name that no other has; what cannot be read goes to `left_out`."""
+
+    def __init__(self, name_of: dict[Path, str], left_out: list[str]):
+        self.members: list[Member] = []
+        self.name_of, self.left_out = name_of, left_out
+
+    def add(self, folders: list[Path], read: Callable[[str, Path], Member]) -> None:
         for folder in folders:
-            name = name_of[folder]
+            name = self.name_of[folder]
             try:
                 member = read(name, folder)
-                if member.name in RESERVED or (member.name != name and member.name in taken):
-                    member = replace(member, name=f"{member.name} ({name})")  # a foreign one says its name itself
-                taken.add(member.name)
-                if wanted := {name, member.name} & set(exclude):
-                    named.update(wanted)
-                    raise InputError(f"{folder}: CFG.exclude names it.")
-                _check(member, found.members, prompts)
             except (InputError, OSError) as error:
-                found.left_out.append(str(error))
-                named.update({name} & set(exclude))
-            else:
-                found.members.append(member)
+                self.left_out.append(str(error))
+                continue
+            taken = {*RESERVED, *(other.name for other in self.members), *(set(self.name_of.values()) - {name})}
+            if member.name in taken:  # a foreign one says its name itself
+                member = replace(member, name=f"{member.name} ({name})")
+            self.members.append(member)
 
-    classes = contest.classes
-    take(sorted(trained), lambda name, folder: FineTunedMember.read(name, folder, table, classes))
-    fine_tuned = {member.digest: member for member in found.members if isinstance(member, FineTunedMember)}
-    encoders = {encoder_digest(folder): folder for folder in attached_encoders(root)} if boosted else {}
-    take(sorted(boosted), lambda name, folder: BoostedMember.read(name, folder, table, classes, encoders, fine_tuned))
-    take(foreign, lambda name, folder: ForeignMember.read(name, folder, table, contest))
-    if unknown := sorted(set(exclude) - named):
-        attached = ", ".join(sorted(taken - set(RESERVED))) or "none"
-        raise InputError(f"CFG.exclude names {unknown[0]!r}; attached are {attached}.")
-    return found
+
+def _sort(folders: dict[Path, set[str]]) -> tuple[list[Path], list[Path], list[Path], dict[Path, str]]:
+    """Folders by what they hold: outputs of finetune_deberta, of embed_deberta_lightgbm, foreign predictions; and other
+    outputs with the name of their record."""
+
+    def holding(record: str) -> set[Path]:
+        return {folder for folder, names in folders.items() if record in names}
+
+    others = {folder: record for record in OTHER_OUTPUTS for folder in sorted(holding(record))}
+    trained = {folder.parent for folder in holding(TRAINED_MARKER)}
+    trained = {folder for folder in trained if not {folder, folder.parent} & set(others)}
+    trained |= holding(f"{FINE_TUNED}_run.json")
+    boosted = {folder.parent for folder in holding(TABULAR_MARKER)} | holding(f"{BOOSTED}_run.json")
+    inside = {*trained, *boosted, *others}
+    foreign = [folder for folder, names in folders.items() if folder not in inside and is_foreign(names)]
+    return sorted(trained), sorted(boosted), foreign, others
 
 
 def unchecked(members: list[Member], labels: np.ndarray) -> list[str]:
@@ -198,22 +213,19 @@ def member_table(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("member")
 
 
-def _has(folders: dict[Path, set[str]], folder: Path, names) -> bool:
-    return bool(folders.get(folder, set()) & set(names))
-
-
-def _check(member: Member, earlier: list[Member], prompts: np.ndarray) -> None:
-    """Raises `InputError` for too few rows, and for a copy of another member."""
+def _problem(member: Member, earlier: list[Member], prompts: np.ndarray) -> str:
+    """Why it cannot take part beside the earlier ones: too few rows, or a copy; "" if it can."""
     known = member.known
     if not _enough(known, prompts):
-        raise InputError(
-            f"{member.folder}: it is known for {int(known.sum())} rows with {len(np.unique(prompts[known]))} prompts, "
-            f"while weights need {FEWEST_ROWS} rows with {FEWEST_PROMPTS} prompts; attach a run on more rows."
+        return (
+            f"it is known for {int(known.sum())} rows with {len(np.unique(prompts[known]))} prompts, while weights "
+            f"need {FEWEST_ROWS} rows with {FEWEST_PROMPTS} prompts; attach a run on more rows"
         )
     for other in earlier:
         same = known.tolist() == other.known.tolist() and np.abs(member.oof[known] - other.oof[known]).max() < SAME
         if other.digest == member.digest or same:
-            raise InputError(f"{member.folder}: it predicts the same as {other.folder}; one of them is enough.")
+            return f"it predicts the same as {other.folder}; one of them is enough"
+    return ""
 
 
 def _enough(known: np.ndarray, prompts: np.ndarray) -> bool:

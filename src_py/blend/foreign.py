@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src_py.blend.member import Member
+from src_py.blend.member import Job, Member
 from src_py.errors import InputError
 from src_py.pairs.contest import Contest
 from src_py.pairs.oof import NO_FOLD, read_oof, read_probabilities
@@ -79,17 +79,8 @@ class ForeignMember(Member):
         """How many of these test rows its file does not answer."""
         return int((~ids.isin(self.test.index)).sum())
 
-    def predict(
-        self,
-        table: pd.DataFrame,
-        classes: tuple[str, ...],
-        precision: str,
-        scratch: Path,
-        done: dict[str, np.ndarray],
-    ) -> np.ndarray:
-        found = self.test.reindex(table["id"])[list(classes)].to_numpy(float)
-        if len(found) and not np.isfinite(found).all():
-            raise InputError(f"{self.folder} does not answer every test row; its file was made for other rows.")
+    def predict(self, job: Job) -> np.ndarray:
+        found = self.test.reindex(job.table["id"])[list(job.classes)].to_numpy(float)
         return found / found.sum(1, keepdims=True)
 
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str) -> float:

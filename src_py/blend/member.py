@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,8 @@ class Member(ABC):
         """Bytes that are read to predict."""
 
     @abstractmethod
-    def predict(
-        self,
-        table: pd.DataFrame,
-        classes: tuple[str, ...],
-        precision: str,
-        scratch: Path,
-        done: dict[str, np.ndarray],
-    ) -> np.ndarray:
-        """Probabilities (rows, classes) of a table's rows.
-
-        Args:
-            scratch: a folder for what other members can use, such as tokenised texts.
-            done: predictions of the same rows by other members, by their digest; what is predicted on the way is added.
+    def predict(self, job: "Job") -> np.ndarray:
+        """Probabilities (rows, classes) of the job's rows.
 
         Raises:
             InputError: when a file that it needs is missing or damaged.
@@ -76,6 +65,38 @@ class Member(ABC):
     @abstractmethod
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str) -> float:
         """What `predict` will take for `rows` rows like those of `sample`, measured in a few seconds."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows to predict, and what the members that predict them share.
+
+    Attributes:
+        table: test rows from `load_pairs`.
+        classes: of the contest, in order.
+        scratch: a folder for what several members use, such as tokenised texts.
+        done: predictions (rows, classes) by the member's digest.
+    """
+
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    precision: str
+    scratch: Path
+    done: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def predictions_of(self, member: Member) -> np.ndarray:
+        """Probabilities (rows, classes); a member that is also a part of another one predicts only once.
+
+        Raises:
+            ValueError: the member's predictions are not finite, or not one row for each of the job's.
+        """
+        if member.digest not in self.done:
+            shape = (len(self.table), len(self.classes))
+            predicted = member.predict(self) if len(self.table) else np.empty(shape)
+            if predicted.shape != shape or not np.isfinite(predicted).all():
+                raise ValueError(f"its predictions are not {shape[0]} rows of {shape[1]} finite numbers")
+            self.done[member.digest] = predicted
+        return self.done[member.digest]
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from src_py.blend.foreign import ForeignMember
-from src_py.blend.member import Member
+from src_py.blend.member import Job, Member
 from src_py.blend.weights import BlendChoice
 from src_py.errors import InputError
 from src_py.kaggle.clock import HIDDEN_ROWS, Clock
@@ -63,8 +62,8 @@ def forecast_line(members: list[Member], seconds: Mapping[str, float], hours: fl
     """What the scoring run will take, against its limit; or that it cannot be answered at all."""
     if all(isinstance(member, ForeignMember) for member in members):
         return (
-            "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others. Attach "
-            "an output of finetune_deberta or embed_deberta_lightgbm."
+            "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others. Attach an output of "
+            "finetune_deberta or embed_deberta_lightgbm."
         )
     minutes = sum(seconds.values()) / 60
     return f"All together: {minutes:.0f} minutes for {HIDDEN_ROWS:,} rows; CFG.hours allows {60 * hours:.0f}."
@@ -116,13 +115,7 @@ def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: flo
 
 
 def predict_members(
-    members: list[Member],
-    test: pd.DataFrame,
-    classes: tuple[str, ...],
-    precision: str,
-    scratch: Path,
-    seconds: Mapping[str, float],
-    clock: Clock,
+    members: list[Member], job: Job, seconds: Mapping[str, float], clock: Clock
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Probabilities (test rows, classes) of each member, by name, and a sentence for each that failed.
 
@@ -130,13 +123,11 @@ def predict_members(
 
     Args:
         members: the most important first; the first one predicts whatever the clock says.
-        scratch: folder for tokenised texts and embeddings that members share.
         seconds: that each will take; a member for which no time is left is left out.
 
     Raises:
         InputError: from a member, unless this is a scoring run; or when no member is left.
     """
-    done: dict[str, np.ndarray] = {}
     found: dict[str, np.ndarray] = {}
     left_out: list[str] = []
     for member in members:
@@ -145,24 +136,14 @@ def predict_members(
             continue
         begun = time.time()
         try:
-            predicted = done.get(member.digest, np.empty((0, len(classes))))
-            if len(predicted) < len(test):
-                predicted = member.predict(test, classes, precision, scratch, done)
-            found[member.name] = done[member.digest] = _checked(predicted, len(test), classes)
+            found[member.name] = job.predictions_of(member)
+            print(f"{member.name}: {len(job.table):,} rows in {time.time() - begun:.0f} s")
         except Exception as error:  # whatever it is: the other members can still answer
             if not is_scoring_run():
                 raise
             left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
-            continue
         finally:
             free_memory()
-        print(f"{member.name}: {len(test):,} rows in {time.time() - begun:.0f} s")
     if not found:
         raise InputError(f"No member could predict the test rows. {' '.join(left_out)}")
     return found, left_out
-
-
-def _checked(predicted: np.ndarray, rows: int, classes: tuple[str, ...]) -> np.ndarray:
-    if predicted.shape != (rows, len(classes)) or not np.isfinite(predicted).all():
-        raise ValueError(f"its predictions are not {rows} rows of {len(classes)} finite numbers")
-    return predicted

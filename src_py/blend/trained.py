@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src_py.blend.member import Member, encoder_name, folder_size
+from src_py.blend.member import Job, Member, encoder_name, folder_size
 from src_py.errors import InputError
 from src_py.kaggle.resume import recorded_run, run_problem
 from src_py.kaggle.session import all_devices
@@ -59,15 +59,8 @@ class FineTunedMember(Member):
     def size(self) -> int:
         return folder_size(self.folders)
 
-    def predict(
-        self,
-        table: pd.DataFrame,
-        classes: tuple[str, ...],
-        precision: str,
-        scratch: Path,
-        done: dict[str, np.ndarray],
-    ) -> np.ndarray:
-        return predict_saved(self.folders, table, classes, precision, cache_dir=scratch / "tokens")
+    def predict(self, job: Job) -> np.ndarray:
+        return predict_saved(self.folders, job.table, job.classes, job.precision, cache_dir=job.scratch / "tokens")
 
     def seconds(self, sample: pd.DataFrame, rows: int, precision: str, budget: float = 3.0) -> float:
         """As in `Member`: its first model is measured for about `budget` seconds, the others are taken to be alike."""

@@ -67,7 +67,7 @@ class BlendChoice:
         table: by member, in the given order: `log loss` and its `+-` (half of the 95 % interval, with prompts as
             independent), `weight`, `cost of leaving out` and its `+-` (`cost +-`): the log loss without the member
             minus that with it, both beside the other members that stay, on parts of the prompts that had no say.
-        reason: what was chosen and why, in up to three sentences.
+        reason: what was chosen and why, in a few sentences.
     """
 
     blend: Blend

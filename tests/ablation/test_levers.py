@@ -77,16 +77,16 @@ class TestArms:
         GridSettings(arms=(f"recipe+{one}", f"recipe+{one}+two_seeds", f"recipe-batch+{one}"))
 
     def test_counts_are_part_of_the_recipe_and_not_of_the_posted_settings(self, problem):
-        """What they bring is measured by adding or taking them; their earlier name as a lever is understood."""
+        """What they bring is measured by adding or taking them."""
         names = ("recipe", "recipe-features", "recipe+features_off", "posted", "posted+features", "recipe-pairwise")
         found = {name: reading_of(parse_arm(name), problem.settings, problem.model_dir).features for name in names}
         assert list(found.values()) == ["on", "off", "off", "off", "on", "on"]
-        assert parse_arm("recipe+features").trains == parse_arm("recipe").trains
+        assert parse_arm("recipe+features=on").trains == parse_arm("recipe").trains
         assert parse_arm("recipe-features").trains == parse_arm("recipe+features=off").trains
-        with pytest.raises(InputError, match=r"'features' is what the recipe does; .*'features_off'"):
-            GridSettings(preset="levers", levers=("features", "lora"))
-        with pytest.raises(InputError, match=r"CFG\.arms has 'recipe' and 'recipe.features', which train the same"):
-            GridSettings(arms=("recipe", "recipe+features"))
+        with pytest.raises(InputError, match=r"'features=on' is what the recipe does; .*'features_off'"):
+            GridSettings(preset="levers", levers=("features=on", "lora"))
+        with pytest.raises(InputError, match=r"CFG\.arms has 'recipe' and 'recipe.features=on', which train"):
+            GridSettings(arms=("recipe", "recipe+features=on"))
 
     def test_an_average_of_models_cannot_be_the_submission(self):
         assert submission_arm(("recipe", "recipe+two_seeds")) == "recipe"
@@ -233,14 +233,14 @@ class TestResults:
         assert compare(parted, {Trial("recipe", 50, 0): made}, *groups, unseen=True).gain == 0
 
     def test_the_table_has_both_gains_and_a_verdict(self, parted, outcome):
-        sharp = {"recipe": 0.4, "recipe+features": 0.9, "recipe+ema": 0.4, "recipe+lora": -0.3}
+        sharp = {"recipe": 0.4, "recipe+reinit": 0.9, "recipe+ema": 0.4, "recipe+lora": -0.3}
         outcomes = {Trial(arm, 50, seed): outcome(x, seed) for arm, x in sharp.items() for seed in range(3)}
         outcomes[Trial("recipe+cosine", 50, 0)] = outcome(0.9)
         for trial, made in outcomes.items():
             made.memory_gb = 2.0 if "lora" in trial.arm else 5.0
         table = lever_table(parted, outcomes).set_index("lever")
         assert table["verdict"].to_dict() == {
-            "features": "better",
+            "reinit": "better",
             "ema": "no difference seen",
             "lora": "worse",
             "cosine": "cannot tell",
@@ -259,13 +259,13 @@ class TestResults:
     def test_the_answer_says_what_helps_and_what_was_not_measured(self, parted, outcome):
         outcomes = {
             Trial(arm, 50, seed): outcome(x, seed)
-            for arm, x in {"recipe": 0.4, "recipe+features": 0.9, "recipe+ema": 0.4}.items()
+            for arm, x in {"recipe": 0.4, "recipe+reinit": 0.9, "recipe+ema": 0.4}.items()
             for seed in range(3)
         }
         trials = [*outcomes, Trial("recipe+names", 50, 0), Trial("recipe+lora", 50, 0)]
         tables = results_table(parted, outcomes), curve_table(parted, outcomes)
         said = str(answer_levers(parted, outcomes, *tables, trials, {"recipe+lora": "It needs peft."}))
-        assert "On rows like the training rows, better than the recipe: features by 0." in said
+        assert "On rows like the training rows, better than the recipe: reinit by 0." in said
         assert "no difference seen (the interval includes zero): ema." in said
         assert "On rows of a kind that training has not seen" in said
         assert "Not measured: names." in said

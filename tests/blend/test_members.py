@@ -11,6 +11,7 @@ import pytest
 from scipy.special import softmax
 
 from src_py.blend.find import common_rows, find_members, limiting_line, member_table, unchecked
+from src_py.blend.member import Job
 from src_py.blend.predict import (
     answering,
     fit_into,
@@ -153,7 +154,8 @@ def _names(found) -> list[str]:
 
 def _predict(members, rows, tmp_path, seconds=None, clock=None):
     seconds = seconds or {member.name: 0.0 for member in members}
-    return predict_members(members, rows, CLASSES, "fp32", tmp_path / "scratch", seconds, clock or Clock())
+    job = Job(rows, CLASSES, "fp32", tmp_path / "scratch")
+    return predict_members(members, job, seconds, clock or Clock())
 
 
 def test_outputs_of_every_kind_are_found_and_predict(
@@ -393,7 +395,7 @@ def test_a_contest_with_one_column_of_winners_reads_the_probabilities_beside_it(
     pd.DataFrame({"id": test_rows["id"], "winner": "model_a"}).to_csv(folder / "submission.csv", index=False)
     pd.DataFrame({"id": test_rows["id"], "a": 0.6, "b": 0.4}).to_csv(folder / "test_probabilities.csv", index=False)
     (member,) = find_members(inputs, two, prompts, WSDM).members
-    assert member.predict(test_rows, ("a", "b"), "fp32", inputs, {}).tolist() == [[0.6, 0.4]] * len(test_rows)
+    assert member.predict(Job(test_rows, ("a", "b"), "fp32", inputs)).tolist() == [[0.6, 0.4]] * len(test_rows)
 
 
 def test_damage_that_shows_only_in_prediction_ends_a_run_but_not_a_scoring_run(
@@ -436,7 +438,7 @@ def test_a_fine_tuned_model_in_a_boosted_blend_predicts_once(find, tune, inputs,
     own = replace(blend, weights={"all/logistic": 1.0}, fine_tuned="")
     plain = replace(boosted, blend=own, fine_tuned=None)
     save_blend(inputs / "boosted/tabular", plain.blend)
-    alone = plain.predict(test_rows, CLASSES, "fp32", tmp_path, {})
+    alone = plain.predict(Job(test_rows, CLASSES, "fp32", tmp_path))
     np.testing.assert_allclose(predicted["boosted"], (alone + predicted["tuned"]) / 2, atol=1e-9)
 
 
