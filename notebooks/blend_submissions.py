@@ -137,9 +137,9 @@ clock.mark("Members")
 #
 # The weights are fitted on the out-of-fold predictions of the rows that all members know: none below zero, summing to
 # one, pulled a little towards equal weights. Means of probabilities and means of logits (log probabilities) are both
-# tried. A member that brings nothing leaves, one that says nothing about the labels is never tried, and equal weights
-# stay unless fitted ones are better by more than noise. In the table, `cost of leaving out` is by how many nats the log
-# loss rises without the member.
+# tried. Members whose predictions say nothing about the labels are not tried, members that add nothing are left out, and
+# the weights are equal unless fitted ones are better by more than noise. In the table, `cost of leaving out` is by how
+# many nats the log loss rises without the member.
 
 
 # %%

@@ -162,7 +162,7 @@ def wait_for_run(notebook: str, version: int, pushed: bool, poll: float, deadlin
 
     state = watch(look, finished, f"{notebook} version {version}", poll, deadline)
     if state is None:
-        raise SyncError(f"{notebook} version {version} has not finished; it goes on at Kaggle.")
+        raise SyncError(f"{notebook} version {version} has not finished; it continues on Kaggle.")
     if state != "complete" and pushed:
         try:
             lines = log_lines(client(["kernels", "logs", name], "", notebook))
@@ -198,7 +198,7 @@ def submit(
         wait_for_run(notebook, version, pushed, poll, deadline)
         print(mask(client(["competitions", "submit", *words], r"(?!Could not )\S", contest)), flush=True)
     except KeyboardInterrupt:
-        raise SyncError(f"You stopped waiting; version {version} goes on at Kaggle. {later}") from None
+        raise SyncError(f"You stopped waiting; version {version} continues on Kaggle. {later}") from None
     except RunFailed:
         raise
     except SyncError as error:
@@ -280,7 +280,7 @@ def main(words: list[str], root: Path) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped; what has begun at Kaggle goes on there.", file=sys.stderr)
+        print("Stopped. What was started on Kaggle continues there.", file=sys.stderr)
         return 130
     return 0
 

@@ -127,7 +127,7 @@ def test_waiting_has_an_end_and_nothing_is_submitted_before_the_run_is_complete(
     stub.answers["GetKernelSessionStatus"] = states("RUNNING")
     code, _, err = kaggle("submit", "--version=3", "--wait=0")
     assert code == 1
-    assert f"{NOTEBOOK} version 3 has not finished; it goes on at Kaggle. `make submit " in err
+    assert f"{NOTEBOOK} version 3 has not finished; it continues on Kaggle. `make submit " in err
 
     def interrupted(_):
         raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_waiting_has_an_end_and_nothing_is_submitted_before_the_run_is_complete(
     monkeypatch.setattr(kaggle_submit, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted))
     code, _, err = kaggle("submit", "--version=3")
     assert code == 1
-    assert err.startswith("You stopped waiting; version 3 goes on at Kaggle. `make submit ")
+    assert err.startswith("You stopped waiting; version 3 continues on Kaggle. `make submit ")
     assert "CreateCodeSubmission" not in stub.calls()
 
 
