@@ -160,7 +160,7 @@ def test_the_table_of_a_model_keeps_what_its_counts_said(lengths):
 
 
 def test_a_model_is_compared_with_the_better_of_its_counts_before_and_after_training():
-    """Also when the training spoiled the counts, or when they learned on beside a text that says the same of every row."""
+    """Also when training spoiled the counts, or improved them beside a text that says the same of every row."""
     labels = np.array([0, 1, 0, 1])
     sharp, flat = (np.where(np.eye(3)[labels] > 0, top, (1 - top) / 2) for top in (0.8, 0.4))
     np.testing.assert_allclose(without_text(flat, sharp, flat, labels), sharp)
