@@ -21,11 +21,11 @@ import scipy
 from benchmarks.curves_recorded import read_recorded
 from benchmarks.curves_rivals import WAYS, Answer
 from benchmarks.curves_simulated import TRUTHS, UNSEEN, Recorded, simulate
-from src_py.ablation.curves import LEVEL, Forecast, fit_curve
+from src_py.ablation.curves import LEVEL, NOTHING, Forecast, fit_curve
 from tools.arguments import checked, new_folder, yes
 
 HERE = Path(__file__).resolve().parent
-FIRST_SEED, SEEDS, UNSEEN_SEEDS, QUICK_SEEDS = 5000, 300, 100, 8
+FIRST_SEED, SEEDS, UNSEEN_SEEDS, QUICK_SEEDS = 9000, 300, 100, 8
 
 
 def main(words: list[str] | None = None) -> None:
@@ -76,6 +76,7 @@ def measure(curve: Recorded) -> Iterator[dict]:
         }
         for name, (forecast, truth) in found.items():
             row |= {f"{name} {what}": value for what, value in _held(forecast, truth).items()}
+        row["wrong"] = _wrong(answer, curve)
         yield row | (_hindcast(curve) if way == "here" else {})
 
 
@@ -89,6 +90,15 @@ def _held(forecast: Forecast | None, truth: float) -> dict[str, float]:
         "width": forecast.high - forecast.low,
         "stretch": abs(truth - forecast.best) / max(side, 1e-12),
     }
+
+
+def _wrong(answer: Answer | None, curve: Recorded) -> float:
+    """Whether what a way tells is not so: that more rows help, or that they bring less than `NOTHING`. NaN where it
+    tells nothing, or the truth is not known."""
+    truth = curve.truth - curve.before
+    if answer is None or answer.change is None or not answer.tells or not np.isfinite(truth):
+        return np.nan
+    return float(truth >= 0 if answer.change.high < 0 else truth < -NOTHING)
 
 
 def _hindcast(curve: Recorded) -> dict[str, float]:
@@ -120,6 +130,7 @@ def summarize(each: pd.DataFrame) -> pd.DataFrame:
                     "error": own["error"].mean(),
                     "median error": own["error"].median(),
                     "cannot tell": own["cannot tell"].mean(),
+                    "wrong": own["wrong"].mean(),
                     "coverage, measured": own["measured held"].mean(),
                     "coverage, change": own["change held"].mean(),
                     "change width ratio": width_ratio(part, way, "change"),
@@ -172,6 +183,7 @@ def _markdown(table: pd.DataFrame, about: dict) -> list[str]:
         "error": "mean absolute error",
         "median error": "median absolute error",
         "cannot tell": "cannot tell",
+        "wrong": "wrong, of those that tell",
         "coverage, measured": "coverage of measured means",
         "coverage, change": "coverage of the change",
         "hindcasts held": "hindcasts held",
@@ -179,8 +191,8 @@ def _markdown(table: pd.DataFrame, about: dict) -> list[str]:
     lines = [
         "# `make curves-bench`",
         "",
-        f"{about['date']}; {about['versions']}. Log loss at twice the largest size (real curves: the largest size, held "
-        f"out), intervals of {LEVEL:.0%}. Of {about['curves with one seed']} curves with one seed a size "
+        f"{about['date']}; {about['versions']}. Log loss at twice the largest size (real curves: the largest "
+        f"size, held out), intervals of {LEVEL:.0%}. Of {about['curves with one seed']} curves with one seed a size "
         f"{about['coverage of curves with one seed']:.1%} are covered. A fit with its forecasts takes "
         f"{about['median seconds of a fit with its forecasts']:.3f} s of a processor (median).",
         "",

@@ -1,8 +1,8 @@
 """Simulated learning curves of which the truth is known.
 
-A curve is an ablation's: four to eight numbers of rows, one to five seeds at each. The noise has the two parts of a real
-one: each seed's own, and that of the validation rows, which all sizes share (and which a model that is no better than
-the constant predictor shares with the constant predictor).
+A curve is an ablation's: four to eight numbers of rows, one to five seeds at each. Its noise has two parts: each seed's
+own, and that of the validation rows, which all sizes share; a model that is no better than the constant predictor
+shares it with that.
 """
 
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def _curve(shape: str, rng, constant: float, first: int, largest: int) -> tuple[
     deep = rng.uniform(0.05, 0.5) * constant  # what can be learned at all
     floor = constant - deep
     if shape == "noise only":
-        above = rng.choice([rng.uniform(-0.003, 0.003), rng.uniform(0, 0.03)])  # some settings stay worse than the constant
+        above = rng.choice([rng.uniform(-0.003, 0.003), rng.uniform(0, 0.03)])  # it may stay worse
         return (lambda n: constant + above + 0 * n), deep
     if shape == "rectified":
         start, exponent = _between(rng, first, largest), rng.uniform(0.5, 2)
@@ -98,7 +98,9 @@ def _curve(shape: str, rng, constant: float, first: int, largest: int) -> tuple[
     power = lambda n: floor + height * (n / first) ** -exponent  # noqa: E731
     if shape == "broken":
         turn, later = _between(rng, first, largest), rng.uniform(-0.8, 0.8)
-        return (lambda n: floor + (power(n) - floor) * (1 + (n / turn) ** 2) ** (-np.clip(later, -exponent, 1) / 2)), deep
+        return (
+            lambda n: floor + (power(n) - floor) * (1 + (n / turn) ** 2) ** (-np.clip(later, -exponent, 1) / 2)
+        ), deep
     if shape == "double descent":
         peak, width, bump = _between(rng, first, largest), rng.uniform(0.3, 0.8), rng.uniform(0.03, 0.15)
         return (lambda n: power(n) + bump * np.exp(-0.5 * (np.log(n / peak) / width) ** 2)), deep

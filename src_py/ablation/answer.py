@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.curves import LEVEL, NOTHING, REACH, LearningCurve, fit_curve
+from src_py.ablation.curves import NOTHING, LearningCurve, fit_curve
+from src_py.ablation.foretell import tell_hindcast, tell_twice
 from src_py.ablation.problem import Outcome, Problem, Trial
-from src_py.ablation.results import Comparison, baselines, compare, mean_interval, row_losses
+from src_py.ablation.results import Comparison, baselines, compare
 
 SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
 ONE_SEED = 1.96 * 2**0.5 * SEED_SPREAD  # by so much two single runs may differ by their seeds, at 95 %
@@ -49,7 +50,7 @@ def answer(
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
     sentences += [_rises(problem, outcomes, curve, arm) for arm in arms]
     sentences.append(_twice(problem, outcomes, curve, arms[-1], laws[arms[-1]]))
-    sentences += [_hindcast(arm, law) for arm, law in laws.items()]
+    sentences += [tell_hindcast(arm, law) for arm, law in laws.items() if law]
     sentences += [_missing(outcomes, arms, trials), _one_seed(curve, arms)]
     return Answer(tuple(filter(None, sentences)), {arm: law for arm, law in laws.items() if law})
 
@@ -226,48 +227,11 @@ def _twice(
         own = _own(curve, arm)
         has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials"
         return f"Twice the data? Cannot tell: a curve needs three sizes; {arm} has {has}."
-    largest, twice = law.largest, 2 * law.largest
-    if not _learned(curve, arm, largest):
-        return f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {largest:,} rows."
-    if law.rises:
-        size, (more, least, most) = law.rises
+    if not _learned(curve, arm, law.largest):
         return (
-            f"Twice the data ({twice:,} rows)? Cannot tell: {arm}'s log loss rises from {size:,} to {largest:,} rows, by "
-            f"{more:.3f} ({least:.3f} to {most:.3f}, {LEVEL:.0%})."
+            f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {law.largest:,} rows."
         )
-    level, change = law.forecast(twice), law.change(largest, twice)
-    assert level and change  # twice is within reach
-    said = f"{change.best:+.3f} ({change.low:+.3f} to {change.high:+.3f}, {LEVEL:.0%})"
-    if law.verdict == "better":
-        told = f" would change {arm}'s log loss by {said}"
-    elif law.verdict == "nothing":
-        told = f" would bring {arm} less than {NOTHING} nats: {said}"
-    else:
-        told = f"? Cannot tell: the curve allows {said}"
-    alike = _of_these_rows(problem, outcomes, arm, largest)
-    return (
-        f"Twice the data ({twice:,} rows){told}; to {level.best:.3f} ({level.low:.3f} to {level.high:.3f}) on these "
-        f"validation rows. Others like them may move every size alike, by {alike:.3f}. More than {REACH:g} times "
-        f"{largest:,} rows: not tested that far."
-    )
-
-
-def _of_these_rows(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, rows: int) -> float:
-    """Half the interval of the log loss over prompts alone: what is peculiar to the validation rows."""
-    part = problem.part(unseen=False)
-    group = [outcome for trial, outcome in outcomes.items() if (trial.arm, trial.rows, trial.as_rows) == (arm, rows, 0)]
-    losses = np.stack([row_losses(problem, outcome)[part] for outcome in group])
-    _, low, high = mean_interval(np.nanmean(losses, axis=0), problem.prompts[part], LEVEL)
-    return (high - low) / 2
-
-
-def _hindcast(arm: str, law: LearningCurve | None) -> str | None:
-    """What the curve without its largest size said of that."""
-    if law is None:
-        return None
-    if law.hindcast is None:
-        return f"{arm}: whether its curve foretells more rows was not tested; that needs four sizes."
-    return f"{arm}: {law.hindcast}."
+    return tell_twice(problem, outcomes, arm, law)
 
 
 def _missing(outcomes: dict[Trial, Outcome], arms: tuple[str, ...], trials: Iterable[Trial]) -> str | None:
@@ -285,7 +249,7 @@ def _one_seed(curve: pd.DataFrame, arms: tuple[str, ...]) -> str | None:
     if single.empty:
         return None
     return (
-        f"Where only one seed was trained, the intervals do not cover what another seed would change (about "
+        f"Where only one seed was trained, the intervals of a gain do not cover what another seed would change (about "
         f"{SEED_SPREAD} nats, or a run that fails to start); two single runs must differ by {ONE_SEED:.3f} nats to be "
         "called different. Train more seeds to be sure."
     )

@@ -19,7 +19,7 @@ SHRINKS = {0.0: 0.5, 0.5: 0.3, 1.0: 0.2}  # the seeds' deviation goes as rows **
 # seeds'; with its probability.
 WANDERS = {0.0: 0.75, 3.0: 0.0625, 30.0: 0.0625, 300.0: 0.0625, 3000.0: 0.0625}
 WANDER_LENGTH = 2.0  # e-fold of the rows over which it is alike
-ANCHOR_NOISE = 2.0  # variance, in the seeds', of a model that learned nothing about the constant predictor
+ANCHOR_NOISE = 1.0  # variance, in the seeds', of a model that learned nothing about the constant predictor
 SMALL_HEIGHT = 0.02  # nats: heights above it are as likely in every order of magnitude, those below alike
 GRID, ZOOMS, KEPT = (12, 14), 3, 12.0  # cells; how often they close in; on what has exp(-12) of the best's probability
 

@@ -16,7 +16,7 @@ class Form:
     """One form of curve.
 
     Attributes:
-        weight: probability before anything was measured; chosen on simulated curves (`make curves-bench` reports others).
+        weight: probability before anything was measured; chosen on simulated curves, like `WANDERS`.
         falls: function of rows, exponent and start: 1 where the curve begins, 0 with all the rows in the world.
         exponents, starts: whether it has them.
         anchored: floor and height add up to the loss of the constant predictor.

@@ -1,4 +1,4 @@
-"""A learning curve over the number of training rows: what more rows would bring, with intervals, and how far to trust it.
+"""A learning curve over the number of training rows: what more rows would bring, and how sure that is.
 
 The forms of `curve_forms`, weighted by how probable they make the measured losses. Intervals are the shortest that hold
 so much of the probability. Everything is about the validation rows at hand: what is peculiar to them moves all sizes
@@ -7,6 +7,7 @@ alike, and shifts the floor only.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from src_py.ablation.curve_fit import Draws, Measured, Posterior, search_all
 
 LEVEL = 0.9
+PERCENT = f"{100 * LEVEL:.0f} %"
 REACH = 2.0  # times the largest size: as far as coverage was measured (`make curves-bench`)
 LEAST_SIZES = 3
 DRAWS = 2000
@@ -82,7 +84,9 @@ class LearningCurve:
     @property
     def weights(self) -> dict[str, float]:
         """Probability of each form."""
-        found = {posterior.form.name: float(np.exp(posterior.log_evidence - self._top).sum()) for posterior in self._forms}
+        found = {
+            posterior.form.name: float(np.exp(posterior.log_evidence - self._top).sum()) for posterior in self._forms
+        }
         return {name: mass / sum(found.values()) for name, mass in found.items()}
 
     @cached_property
@@ -99,7 +103,7 @@ class LearningCurve:
         cumulated = np.cumsum(np.concatenate(masses))
         picks = np.searchsorted(cumulated, cumulated[-1] * (np.arange(DRAWS) + 0.5) / DRAWS)
         begins, rng = np.cumsum([0, *map(len, masses)]), np.random.default_rng(0)
-        picked = [picks[(picks >= low) & (picks < high)] - low for low, high in zip(begins, begins[1:])]
+        picked = [picks[(picks >= low) & (picks < high)] - low for low, high in pairwise(begins)]
         return [posterior.draw(own, rng) for posterior, own in zip(self._forms, picked) if len(own)]
 
     def draw(self, rows, seeds: int = 0) -> np.ndarray:
@@ -120,10 +124,16 @@ class LearningCurve:
 
     def change(self, start: float, stop: float) -> Forecast | None:
         """Change of the expected log loss from `start` to `stop` rows; None beyond `REACH`."""
-        if max(start, stop) > REACH * self.largest:
-            return None
+        return None if max(start, stop) > REACH * self.largest else self._change(start, stop)
+
+    def _change(self, start: float, stop: float) -> Forecast:
         before, after = self.draw([start, stop]).T
         return interval(after - before)
+
+    @cached_property
+    def twice(self) -> tuple[Forecast, Forecast]:
+        """Log loss with twice the rows of the largest size, and its change from there."""
+        return interval(self.draw([2 * self.largest])[:, 0]), self._change(self.largest, 2 * self.largest)
 
     def band(self, points: int = 60) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of rows from the smallest size as far as forecasts go, (points,), and (points, 3) best, low, high."""
@@ -136,14 +146,14 @@ class LearningCurve:
         best = int(self.sizes[self.measured.means.argmin()])
         if best == self.largest:
             return None
-        found = self.change(best, self.largest)
-        return (best, found) if found and found.low > 0 else None
+        found = self._change(best, self.largest)
+        return (best, found) if found.low > 0 else None
 
     @cached_property
     def verdict(self) -> str:
         """What twice the rows bring: "better", "nothing" (less than `NOTHING`), or "cannot tell"."""
-        found = self.change(self.largest, 2 * self.largest)
-        if found is None or self.rises:
+        found = self.twice[1]
+        if self.rises:
             return "cannot tell"
         if found.high < 0:
             return "better"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
-from src_py.ablation.curves import LEVEL, LearningCurve
+from src_py.ablation.curves import PERCENT, LearningCurve
 from src_py.kaggle.files import writing
 
 
@@ -68,7 +68,7 @@ def plot_curves(
 
 def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:
     sizes, band = law.band()
-    axes.plot(sizes, band[:, 0], ":", color=color, label=f"{label(arm)}, fitted, with {LEVEL:.0%}")
+    axes.plot(sizes, band[:, 0], ":", color=color, label=f"{label(arm)}, fitted, with {PERCENT}")
     axes.fill_between(sizes, band[:, 1], band[:, 2], color=color, alpha=0.12, linewidth=0)
     foretold = law.hindcast
     if foretold:

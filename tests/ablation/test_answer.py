@@ -142,11 +142,13 @@ class TestCurves:
         said = text(problem, grid({}, sharpness), ("recipe",))
         assert re.search(r"Twice the data \(320 rows\) would change recipe's log loss by -0\.\d{3} \(-0", said)
         assert "More than 2 times 160 rows: not tested that far." in said
-        assert "Others like them may move every size alike, by 0." in said
+        assert "Other validation rows like these may move every size alike, by 0." in said
 
     def test_a_curve_that_has_come_to_rest_is_told_from_one_that_cannot_be_told(self, problem, grid, outcome):
         flat = grid({}, dict.fromkeys((10, 20, 40, 80, 160), 0.6))
-        assert "Twice the data (320 rows) would bring recipe less than 0.005 nats" in text(problem, flat, ("recipe",))
+        assert "Twice the data (320 rows) would bring recipe less than 0.005 nats (90 %)" in text(
+            problem, flat, ("recipe",)
+        )
         wild = {
             Trial("recipe", rows, seed): outcome(0.6 + 0.3 * (-1) ** (seed + number), seed)
             for number, rows in enumerate((10, 20, 40, 80, 160))

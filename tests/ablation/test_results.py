@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 
 from src_py.ablation.curves import fit_curve
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
@@ -71,16 +72,19 @@ def test_the_lines_to_beat_are_those_of_the_validation_rows(problem):
 
 
 def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
-    outcomes = {Trial("recipe", rows, 0): outcome(sharpness) for rows, sharpness in ((20, 0.1), (40, 0.3), (80, 0.4), (160, 0.5))}
+    outcomes = {
+        Trial("recipe", rows, 0): outcome(sharpness)
+        for rows, sharpness in ((20, 0.1), (40, 0.3), (80, 0.4), (160, 0.5))
+    }
     results = results_table(problem, outcomes)
     law = fit_curve(results["rows"], results["log_loss"], 1.1)
     figure = plot_curves(curve_table(problem, outcomes), results, ("recipe",), {}, {"recipe": law})
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "recipe, foretold from 80 rows" in names
-    assert "recipe, fitted, with 90%" in names
-    band = axes.collections[0].get_paths()[0].vertices if len(axes.collections) else np.zeros((0, 2))
-    assert max(vertices[0] for vertices in band) == pytest.approx(320)
+    assert "recipe, fitted, with 90 %" in names
+    (band,) = (drawn for drawn in axes.collections if isinstance(drawn, PolyCollection))
+    assert band.get_paths()[0].vertices[:, 0].max() == pytest.approx(320)
 
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_path):
