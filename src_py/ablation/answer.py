@@ -227,10 +227,11 @@ def _twice(
         own = _own(curve, arm)
         has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials"
         return f"Twice the data? Cannot tell: a curve needs three sizes; {arm} has {has}."
-    if not _learned(curve, arm, law.largest):
-        return (
-            f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {law.largest:,} rows."
-        )
+    largest = law.largest
+    if not _learned(curve, arm, largest):
+        return f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {largest:,} rows."
+    if largest == _own(curve, arm)["rows"].max() and _rises(problem, outcomes, curve, arm):  # which says by how much
+        return f"Twice the data ({2 * largest:,} rows)? Cannot tell: {arm}'s log loss rises up to {largest:,} rows."
     return tell_twice(problem, outcomes, arm, law)
 
 

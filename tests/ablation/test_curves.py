@@ -26,9 +26,9 @@ def rectified(rows):
 @pytest.mark.parametrize("shape", TRUTHS)
 def test_intervals_hold_for_most_curves_of_every_shape(shape):
     """How often exactly is measured by `make curves-bench`."""
-    curves = [simulate(shape, seed) for seed in range(20)]
+    curves = [simulate(shape, seed) for seed in range(10)]
     found = [fit_curve(one.rows, one.losses, one.constant).forecast(one.target) for one in curves]
-    assert sum(told.low <= one.truth <= told.high for told, one in zip(found, curves)) >= 14
+    assert sum(told.low <= one.truth <= told.high for told, one in zip(found, curves)) >= 7
 
 
 @pytest.mark.parametrize("expected", [power, rectified])
