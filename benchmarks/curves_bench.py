@@ -21,7 +21,7 @@ import scipy
 from benchmarks.curves_recorded import read_recorded
 from benchmarks.curves_rivals import WAYS, Answer
 from benchmarks.curves_simulated import TRUTHS, UNSEEN, Recorded, simulate
-from src_py.ablation.curves import LEVEL, NOTHING, Forecast, fit_curve
+from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, Forecast, fit_curve
 from tools.arguments import checked, new_folder, yes
 
 HERE = Path(__file__).resolve().parent
@@ -192,8 +192,8 @@ def _markdown(table: pd.DataFrame, about: dict) -> list[str]:
         "# `make curves-bench`",
         "",
         f"{about['date']}; {about['versions']}. Log loss at twice the largest size (real curves: the largest "
-        f"size, held out), intervals of {LEVEL:.0%}. Of {about['curves with one seed']} curves with one seed a size "
-        f"{about['coverage of curves with one seed']:.1%} are covered. A fit with its forecasts takes "
+        f"size, held out), intervals of {PERCENT}. Of {about['curves with one seed']} curves with one seed a size "
+        f"{_cell('coverage', about['coverage of curves with one seed'])} are covered. A fit with its forecasts takes "
         f"{about['median seconds of a fit with its forecasts']:.3f} s of a processor (median).",
         "",
         f"| {' | '.join(heads.values())} |",
@@ -211,7 +211,7 @@ def _cell(name: str, value) -> str:
         return ""
     if name in ("width", "error", "median error"):
         return f"{value:.4f}"
-    return f"{value:.2f}" if "ratio" in name else f"{value:.1%}"
+    return f"{value:.2f}" if "ratio" in name else f"{100 * value:.1f} %"
 
 
 if __name__ == "__main__":
