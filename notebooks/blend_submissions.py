@@ -64,9 +64,9 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.blend import (
-    BlendSettings, Job, answer_lengths, answering, choose_blend, common_rows, find_members, forecast_line, limiting_line,
-    measure_members, member_table, plot_calibration, plot_correlation, plot_worth, predict_members, save_record,
-    say_left_out, score_table, scoring_line, unchecked, who_fits,
+    BlendSettings, Fitting, Job, answer_lengths, answering, common_rows, doubts, find_members, fitting_in, forecast_line,
+    limiting_line, measure_members, member_table, plot_calibration, plot_correlation, plot_worth, predict_members,
+    save_record, say_left_out, score_table, time_line,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import class_shares, group_table, plot_groups, plot_predictions
@@ -102,10 +102,12 @@ clock.mark("Data")
 # %% [markdown]
 # ## Members
 #
-# A member is the output of a run of `finetune_deberta` or `embed_deberta_lightgbm`, or a **foreign** folder: a csv file
-# `oof.csv` with out-of-fold predictions of the training rows, and `submission.csv` with predictions of the test rows
-# (other names go into a `member.json` beside them). Every prediction of a training row must come from models that have
-# not seen its prompt; where a file has the folds, this is checked.
+# A member is the output of a run of `finetune_deberta` or `embed_deberta_lightgbm` (folds that were trained in several
+# sessions are joined), or a **foreign** folder: a csv file `oof.csv` with out-of-fold predictions of the training rows, and
+# `submission.csv` with predictions of the test rows. Both have the columns `id`, `a`, `b`, `tie` or those of the contest's
+# submission, and `oof.csv` may have `fold`. Other file names go into a `member.json` beside them:
+# `{"name": "Gemma", "oof": "train.csv", "test": "test.csv"}`. Every prediction of a training row must come from models
+# that have not seen its prompt; where a file has the folds, this is checked.
 #
 # A foreign member only has predictions for the test rows of its file. In the scoring run the test rows are others, so it
 # is left out there, and the weights are fitted without it.
@@ -116,7 +118,7 @@ able, cannot_answer = answering(found.members, test)
 say_left_out([*found.left_out, *cannot_answer])
 (members, too_few), known = common_rows(able, prompts)
 say_left_out(too_few)
-print(*unchecked(members, labels), limiting_line(members, known), sep="\n")
+print(*doubts(members, labels), limiting_line(members, known), sep="\n")
 
 # %% [markdown]
 # **Will it finish in time?** Each member's first model is loaded and measured on training rows for about three seconds.
@@ -124,7 +126,7 @@ print(*unchecked(members, labels), limiting_line(members, known), sep="\n")
 # calibration, and the last column what the scoring run will take.
 
 # %%
-seconds, broken = measure_members(members, train, HIDDEN_ROWS, precision)
+seconds, broken = measure_members(found.members, train, HIDDEN_ROWS, precision)
 say_left_out(broken)
 members = [member for member in members if member.name in seconds]
 facts = member_table(members, labels, prompts, seconds, HIDDEN_ROWS)
@@ -137,39 +139,34 @@ clock.mark("Members")
 #
 # The weights are fitted on the out-of-fold predictions of the rows that all members know: none below zero, summing to
 # one, pulled a little towards equal weights. Means of probabilities and means of logits (log probabilities) are both
-# tried. Members whose predictions say nothing about the labels are not tried, members that add nothing are left out, and
-# the weights are equal unless fitted ones are better by more than noise. In the table, `cost of leaving out` is by how
-# many nats the log loss rises without the member.
-
-
-# %%
-def blend_of(names: list[str]):
-    """Weights for these members, fitted on the rows that all members know."""
-    parts = {member.name: member.oof[known] for member in members if member.name in names}
-    groups = calibration_groups(train[known], cfg.seed)
-    several = len(parts) > 1  # a single member was calibrated by its own run: it only predicts
-    lengths = answer_lengths(train[known]) if cfg.stacker and several else None
-    rows = (labels[known], prompts[known], groups, cfg.seed)
-    return choose_blend(parts, *rows, lengths=lengths, calibrate=cfg.calibrate and several)
-
+# tried. Members whose predictions say nothing about the labels are not tried, members that add nothing are left out (on
+# fewer than 1,500 rows only where the blend is better without them by more than noise), and the weights are equal unless
+# fitted ones are better by more than noise. In the table, `cost of leaving out` is by how many nats the log loss rises
+# without the member. A single fine-tuned or boosted member was calibrated by its own run, so that it only predicts.
 
 # %%
-chosen = blend_of(list(seconds))
-display(chosen.table.round(4))
-print(chosen.reason)
+fitting = Fitting(train, prompts, cfg.part(BlendSettings), cfg.seed)
+chosen = fitting.fit(members)
+for title, choice in chosen.steps:
+    print(title)
+    display(choice.table.round(4))
+    print(choice.reason)
 
 # %% [markdown]
 # If the members do not fit the time, those that add least per minute are left out first, and the weights are fitted again
 # without them. The last line says what the scoring run will do, where it differs from this run.
 
 # %%
-in_time = who_fits(members, chosen, seconds, len(test), 0.9 * clock.left)
-if set(in_time) < set(chosen.blend.weights):
-    print(f"There is time only for {', '.join(in_time)}.")
-    chosen = blend_of(in_time)
-later = who_fits(members, chosen, seconds, HIDDEN_ROWS, 0.9 * 3600 * cfg.hours, files=False)
-if not scoring and later and set(later) != set(chosen.blend.weights):
-    print(scoring_line(blend_of(later), chosen, labels[known]))
+room = 0.9 * clock.left
+in_time = fitting_in(chosen.choice, seconds, len(test), room)
+print(time_line(chosen.choice, in_time, seconds, len(test), room))
+if set(in_time) < set(chosen.weights):
+    chosen = fitting.fit([member for member in members if member.name in in_time])
+if not scoring:
+    later = fitting.scoring_run(found.members, seconds, cfg.hours)
+    print(fitting.scoring_line(later, chosen))
+digests = {member.name: member.digest for member in members}
+save_record(output, chosen.choice, digests)
 clock.mark("Weights")
 
 # %% [markdown]
@@ -178,25 +175,25 @@ clock.mark("Weights")
 # Weights look better on the rows that they were fitted on than on other rows. `blend` is judged on prompts that had no
 # part in its weights; `blend, on the rows it was fitted on` is what most notebooks report. The difference is how
 # optimistic that is. In the first picture, members with a low correlation make different errors, which is what a blend
-# needs; the second shows what each is worth alone, and what it costs to leave it out.
+# needs; the second shows what each is worth alone, and what it costs to leave it out (hollow points: left out).
 
 # %%
+known, parts, choice = chosen.known, chosen.parts, chosen.choice
 truth, shares = labels[known], class_shares(labels, len(classes))
-parts = {member.name: member.oof[known] for member in members if member.name in chosen.table.index}
 if not scoring:
-    scores = score_table(parts, chosen, truth, prompts[known], shares)
+    scores = score_table(parts, choice, truth, prompts[known], shares)
     display(scores.round(4))
 if not scoring and len(parts) > 1:
-    display(plot_correlation(parts, truth), plot_worth(chosen, parts, truth, prompts[known]))
+    display(plot_correlation(parts, truth), plot_worth(choice, parts, truth, prompts[known]))
 
 # %%
 if not scoring:
-    table = scores.join(chosen.table[["weight", "cost of leaving out", "cost +-"]])
-    table = table.join(facts.drop(columns=["log loss", "+-"])).rename_axis("member")
-    write_csv(output / "members.csv", table.reset_index())
-    oof = pd.DataFrame(chosen.cross_fitted, columns=list(classes))
+    weights = choice.table[["weight", "cost of leaving out", "cost +-"]]
+    table = pd.concat([scores, weights, facts.drop(columns=["log loss", "+-"])], axis=1)  # also of those left out
+    write_csv(output / "members.csv", table.rename_axis("member").reset_index())
+    oof = pd.DataFrame(choice.cross_fitted, columns=list(classes))
     write_csv(output / "oof_blend.csv", train.loc[known, ["id", "label"]].reset_index(drop=True).join(oof))
-    display(plot_calibration(chosen, truth, classes))
+    display(plot_calibration(choice, truth, classes))
 
 # %% [markdown]
 # In the confusion matrix, the diagonal holds the correct predictions. Below it: **where is the blend overconfident?** Each
@@ -206,8 +203,8 @@ if not scoring:
 # %%
 if not scoring:
     groups = calibration_groups(train[known], cfg.seed)
-    by_group = group_table(truth, chosen.uncalibrated, chosen.cross_fitted, shares, groups, prompts[known])
-    display(plot_predictions(truth, chosen.cross_fitted, classes), by_group.round(3), plot_groups(by_group))
+    by_group = group_table(truth, choice.uncalibrated, choice.cross_fitted, shares, groups, prompts[known])
+    display(plot_predictions(truth, choice.cross_fitted, classes), by_group.round(3), plot_groups(by_group))
 clock.mark("Evaluate")
 
 # %% [markdown]
@@ -217,17 +214,17 @@ clock.mark("Evaluate")
 # tokenised texts. In the scoring run a member that fails is left out, and the weights are fitted again without it.
 
 # %%
-order = sorted(chosen.blend.weights, key=lambda name: -chosen.blend.weights[name])
+order = sorted(chosen.weights, key=lambda name: -chosen.weights[name])
 used = [member for name in order for member in members if member.name == name]
 needed = {name: value * len(test) / HIDDEN_ROWS for name, value in seconds.items()}
 job = Job(test, classes, precision, scratch_folder(output))
 predicted, failed = predict_members(used, job, needed, clock)
 say_left_out(failed)
 if failed:
-    chosen = blend_of(list(predicted))
-final = chosen.blend.apply(predicted, answer_lengths(test))
+    chosen = fitting.fit([member for member in used if member.name in predicted])
+final = chosen.choice.blend.apply(predicted, answer_lengths(test))
 submission = write_submission(output / "submission.csv", test["id"], final, contest)
-save_record(output, chosen, {member.name: member.digest for member in members}, list(predicted))
+save_record(output, chosen.choice, digests, list(predicted))
 clock.mark("Submission")
 display(submission.head(), clock.table())
 

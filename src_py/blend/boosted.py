@@ -14,7 +14,7 @@ from src_py.blend.member import Job, Member, encoder_config, encoder_name, folde
 from src_py.blend.trained import FineTunedMember
 from src_py.errors import InputError
 from src_py.kaggle.clock import Clock
-from src_py.kaggle.resume import run_problem
+from src_py.kaggle.resume import edited_helpers, run_problem
 from src_py.pairs.oof import read_oof
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.tabular.forecast import SAMPLE, forecast_features
@@ -22,6 +22,7 @@ from src_py.tabular.groups import Counted, embed_pairs
 from src_py.tabular.predict import predict_blend
 from src_py.tabular.saved import MARKER, OOF, RECIPE, SavedBlend, predict_folds, read_blend
 
+PREDICTING = ("src_py.tabular.predict", "src_py.tabular.groups")  # helpers that its predictions depend on
 _ATTACH = f"attach the complete output of a run of {RECIPE} that ended, or none"
 
 
@@ -83,6 +84,7 @@ class BoostedMember(Member):
             oof=oof.probabilities,
             digest=digest,
             folds=len(blend.folds),
+            edited=edited_helpers(output, RECIPE, PREDICTING),
             blend=blend,
             model_dir=encoders.get(blend.encoder),
             fine_tuned=fine_tuned.get(blend.fine_tuned),

@@ -1,5 +1,6 @@
 """Find the members of a blend among what is attached, and say why others cannot take part."""
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pandas as pd
 from src_py.blend.boosted import BoostedMember
 from src_py.blend.foreign import ForeignMember, is_foreign
 from src_py.blend.member import Member
-from src_py.blend.trained import FineTunedMember
+from src_py.blend.trained import FineTunedMember, join_folds
 from src_py.errors import InputError
 from src_py.evaluation.report import half_width
 from src_py.kaggle.inputs import TRAINED_MARKER, walk
+from src_py.kaggle.resume import is_scoring_run
 from src_py.model.find import attached_encoders
 from src_py.model.fine_tuned import RECIPE as FINE_TUNED
 from src_py.pairs.contest import Contest
@@ -62,22 +64,43 @@ def find_members(
     found = Found([], [f"{folder}: {OTHER_OUTPUTS[name]}." for folder, name in others.items()])
     classes, read = contest.classes, _Read(name_of, found.left_out)
     read.add(trained, lambda name, folder: FineTunedMember.read(name, folder, table, classes))
-    tuned = {member.digest: member for member in read.members if isinstance(member, FineTunedMember)}
+    single = [member for member in read.members if isinstance(member, FineTunedMember)]
+    tuned = {member.digest: member for member in single}
+    read.members[:] = join_folds([member for member in single if member.name not in exclude])
     encoders = {encoder_digest(folder): folder for folder in attached_encoders(root)} if boosted else {}
     read.add(boosted, lambda name, folder: BoostedMember.read(name, folder, table, classes, encoders, tuned))
     read.add(foreign, lambda name, folder: ForeignMember.read(name, folder, table, contest))
-    known = {*name_of.values(), *(member.name for member in read.members)}
-    if unknown := sorted(set(exclude) - known):
-        raise InputError(f"CFG.exclude names {unknown[0]!r}; attached are {', '.join(sorted(known)) or 'none'}.")
-    for member in read.members:
-        problem = _problem(member, found.members, prompts)
-        if {member.name, name_of[member.folder]} & set(exclude):
-            problem = "CFG.exclude names it"
-        if problem:
+    kept = _without(exclude, [*single, *read.members], name_of, found.left_out)
+    for member in (member for member in read.members if member.name in kept):
+        if problem := _problem(member, found.members, prompts):
             found.left_out.append(f"{member.folder}: {problem}.")
         else:
             found.members.append(member)
     return found
+
+
+def _without(exclude: Sequence[str], members: list[Member], name_of: dict[Path, str], left_out: list[str]) -> set[str]:
+    """Names of the members that `exclude` does not name, by their own name or their folder's; the others are left out.
+
+    Raises:
+        InputError: it names something that is not there, or every member.
+    """
+    names = {folder: {name} for folder, name in name_of.items()}  # a member.json gives another name
+    for member in members:
+        names[member.folder] = names[member.folder] | {member.name}
+    shown = {member.name for member in members}
+    shown |= {name for folder, name in name_of.items() if folder not in {member.folder for member in members}}
+    for name in exclude:
+        if not any(name in own for own in names.values()):
+            nearest = difflib.get_close_matches(name, shown, n=1)
+            hint = f"did you mean {nearest[0]!r}? Attached" if nearest else "attached"
+            raise InputError(f"CFG.exclude names {name!r}; {hint} are {', '.join(sorted(shown)) or 'none'}.")
+    excluded = [member for member in members if {member.name, name_of[member.folder]} & set(exclude)]
+    left_out.extend(dict.fromkeys(f"{member.folder}: CFG.exclude names it." for member in excluded))
+    kept = {member.name for member in members} - {member.name for member in excluded}
+    if excluded and not kept:
+        raise InputError("CFG.exclude names every member; leave at least one.")
+    return kept
 
 
 class _Read:
@@ -94,6 +117,11 @@ class _Read:
                 member = read(name, folder)
             except (InputError, OSError) as error:
                 self.left_out.append(str(error))
+                continue
+            except Exception as error:  # a folder that nobody foresaw: in a scoring run the others can still answer
+                if not is_scoring_run():
+                    raise
+                self.left_out.append(f"{folder}: {type(error).__name__}: {error}")
                 continue
             taken = {*RESERVED, *(other.name for other in self.members), *(set(self.name_of.values()) - {name})}
             if member.name in taken:  # a foreign one says its name itself
@@ -118,25 +146,42 @@ def _sort(folders: dict[Path, set[str]]) -> tuple[list[Path], list[Path], list[P
     return sorted(trained), sorted(boosted), foreign, others
 
 
-def unchecked(members: list[Member], labels: np.ndarray) -> list[str]:
-    """One sentence for each member whose file does not say its folds."""
-
-    def loss(member: Member) -> float:
-        known = member.known
-        return float(-np.log(member.oof[known, labels[known]].clip(1e-15)).mean())
-
-    foreign = [member for member in members if isinstance(member, ForeignMember) and not member.checked]
-    checked = [loss(member) for member in members if member not in foreign]
-    sentences = []
-    for member in foreign:
-        text = f"{member.name} does not say its folds: nobody can check that its predictions are out of fold."
-        if checked and loss(member) < min(checked) - TOO_GOOD:
-            text += (
-                f" Its log loss of {loss(member):.4f} is far below the others'; if its model has seen these rows, it "
-                "gets far too much weight. Name it in CFG.exclude unless you know better."
+def doubts(members: list[Member], labels: np.ndarray) -> list[str]:
+    """One sentence for each reason not to believe a member's out-of-fold loss: helpers that were edited since, a file
+    that does not say its folds, and a loss that is too good to be out of fold."""
+    sentences = [
+        f"{member.name} was trained with other helpers than this notebook's ({', '.join(member.edited)}): its models "
+        "may predict worse than its out-of-fold loss says. If you edited them there, make the same edits here."
+        for member in members
+        if member.edited
+    ]
+    trusted = [_losses(member, labels).mean() for member in members if not isinstance(member, ForeignMember)]
+    for member in members:
+        if not isinstance(member, ForeignMember):
+            continue
+        losses, parts = _losses(member, labels), member.fold_of[member.known]
+        if len(set(parts.tolist())) < 2:
+            sentences.append(
+                f"{member.name} does not say its folds: nobody can check that its predictions are out of fold."
             )
-        sentences.append(text)
+        by_fold = [losses[parts == fold].mean() for fold in np.unique(parts)]
+        if trusted and losses.mean() < min(trusted) - TOO_GOOD:
+            why = f"Its log loss of {losses.mean():.4f} is far below that of the models here"
+        elif min(by_fold) < np.median(by_fold) - TOO_GOOD:
+            why = f"Its log loss is {min(by_fold):.4f} in one fold and {np.median(by_fold):.4f} in most others"
+        else:
+            continue
+        sentences.append(
+            f"{member.name} is too good to be true. {why}; if its models have seen these rows, it gets far too much "
+            "weight. Name it in CFG.exclude unless you know better."
+        )
     return sentences
+
+
+def _losses(member: Member, labels: np.ndarray) -> np.ndarray:
+    """(known rows,) log losses."""
+    known = member.known
+    return -np.log(member.oof[known, labels[known]].clip(1e-15))
 
 
 def say_left_out(sentences: Iterable[str]) -> None:
@@ -156,7 +201,7 @@ def common_rows(members: list[Member], prompts: np.ndarray) -> tuple[Found, np.n
     if not members:
         raise InputError(
             "There is nothing to predict with: attach the output of a finished run of finetune_deberta or "
-            "embed_deberta_lightgbm. Lines above say what cannot take part, and why."
+            "embed_deberta_lightgbm. Lines above that begin with NOT IN THE BLEND say what was found and why it cannot."
         )
     found = Found(list(members), [])
     while True:
@@ -197,8 +242,7 @@ def member_table(
     gigabytes, and minutes for so many hidden rows, from `seconds`."""
     rows = {}
     for member in members:
-        known = member.known
-        losses = -np.log(member.oof[known, labels[known]].clip(1e-15))
+        known, losses = member.known, _losses(member, labels)
         rows[member.name] = {
             "recipe": member.recipe,
             "encoder": member.encoder,

@@ -16,6 +16,8 @@ from src_py.pairs.oof import NO_FOLD, read_oof, read_probabilities
 
 MARKER = "member.json"
 FIELDS = ("name", "oof", "test", "encoder")  # of the marker; all are optional texts
+LONGEST_TEXT = 100
+TABLES = (".csv", ".parquet", ".feather", ".npy", ".pkl")  # of which a csv is read, and the others are refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,13 @@ class ForeignMember(Member):
 
     Attributes:
         test: probabilities by id, columns in the order of the contest's classes.
+        fold_of: (training rows,) the file's folds, which separate prompts; `NO_FOLD` where it does not say any.
         label: what `encoder` says.
-        checked: whether the file says its folds, so that it could be checked that they separate prompts.
     """
 
     test: pd.DataFrame
+    fold_of: np.ndarray
     label: str = ""
-    checked: bool = False
     bytes: int = 0
 
     @classmethod
@@ -38,9 +40,9 @@ class ForeignMember(Member):
         """The member in a folder with an out-of-fold csv and a test csv.
 
         A `member.json` may name it ("name"), its files ("oof", "test") and its encoder ("encoder"). Without one, the
-        out-of-fold file is the only csv whose name begins with "oof", and the test file is submission.csv, or the only
-        csv whose name begins with "test" or "sub". Both have the contest's id, and for each class a column that is
-        called as in the contest's submission, or like the class.
+        out-of-fold file is the only csv with "oof" in its name, and the test file is submission.csv, or the only csv
+        whose name begins with "test" or "sub". Both have the contest's id, and for each class a column that is called
+        as in the contest's submission, or like the class.
 
         Raises:
             InputError: a file is missing, ambiguous or damaged, or as for `read_oof`.
@@ -51,6 +53,9 @@ class ForeignMember(Member):
         test_path = _file(folder, contest, given.get("test", ""), begins, "test predictions", "test")
         remedy = f"correct that file, or remove {folder.name} from the inputs"
         columns = [_columns(path, contest) for path in (oof_path, test_path)]
+        for path, names in zip((oof_path, test_path), columns):
+            if names is None:
+                raise InputError(f"{path} lacks {_wanted(contest)}; {remedy}.")
         oof = read_oof(oof_path, table, contest.classes, remedy, columns=columns[0], folds=False)
         test = read_probabilities(test_path, contest.classes, columns[1] or {}, remedy)
         digest = hashlib.sha256(oof_path.read_bytes() + test_path.read_bytes()).hexdigest()[:24]
@@ -62,8 +67,8 @@ class ForeignMember(Member):
             digest=digest,
             folds=len(folds),
             test=test,
+            fold_of=oof.fold_of,
             label=given.get("encoder", ""),
-            checked=bool(folds),
             bytes=oof_path.stat().st_size + test_path.stat().st_size,
         )
 
@@ -89,8 +94,9 @@ class ForeignMember(Member):
 
 
 def is_foreign(names: set[str]) -> bool:
-    """Whether a folder with these files says that it is a member."""
-    return MARKER in names or any(name.startswith("oof") and name.endswith(".csv") for name in names)
+    """Whether a folder with these files says that it is a member, or has predictions that somebody may take for one."""
+    out_of_fold = (name for name in names if "oof" in name.lower() and name.lower().endswith(TABLES))
+    return bool(names & {MARKER, "submission.csv"}) or any(out_of_fold)
 
 
 def _marker(folder: Path) -> dict[str, str]:
@@ -98,11 +104,15 @@ def _marker(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-        valid = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
-        if not valid or (unknown := set(found) - set(FIELDS)):
-            what = f"has {sorted(unknown)[0]!r}" if valid else "is not an object of texts"
-            raise ValueError(f"it {what}; it may have {', '.join(FIELDS)}")
+        found: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it is not an object; it may have {', '.join(FIELDS)}")
+        if unknown := sorted(set(found) - set(FIELDS)):
+            raise ValueError(f"it has {unknown[0]!r}; it may have {', '.join(FIELDS)}")
+        for field, value in found.items():
+            # They are printed: a line break or a colour code could forge a line of the notebook.
+            if not (isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT):
+                raise ValueError(f"{field!r} is not one line of at most {LONGEST_TEXT} printable characters")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({str(error)[:150]}); correct or remove it.") from error
     return found
@@ -114,19 +124,33 @@ def _file(folder: Path, contest: Contest, wanted: str, begins: tuple[str, ...], 
     if wanted:
         if Path(wanted).name != wanted or not (folder / wanted).is_file():
             raise InputError(f"{folder / MARKER} names {wanted!r}, which is not a file in that folder; correct it.")
+        if not wanted.lower().endswith(".csv"):
+            raise InputError(f"{folder / MARKER} names {wanted!r}, which is not a csv file; save it as one.")
         return folder / wanted
-    names = sorted(path.name for path in folder.glob("*.csv") if _columns(path, contest) is not None)
+    names = sorted(path.name for path in folder.glob("*.[cC][sS][vV]") if _columns(path, contest) is not None)
     found: list[str] = []
     for pattern in begins:
-        found = [name for name in names if name.startswith(pattern)]
+        found = [name for name in names if _matches(name.lower(), pattern)]
         if len(found) == 1:
             return folder / found[0]
         if found:
             break
-    which = f"it has no csv file of {what} with a column for each class"
+    which = f"it has no csv file of {what} with {_wanted(contest)}"
     if found:
         which = f"several files may be its {what} ({', '.join(found)})"
     raise InputError(f"{folder} cannot take part: {which}; name the file as {field!r} in a {MARKER} beside it.")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a file may be what is looked for: "oof" stands anywhere in a name, other patterns at its beginning."""
+    return pattern in name if pattern == "oof" else name.startswith(pattern) and "oof" not in name
+
+
+def _wanted(contest: Contest) -> str:
+    """The columns that a file must have, in words."""
+    ways = {contest.classes, contest.submission_columns}
+    lists = [f"{contest.id_column}, {', '.join(columns)}" for columns in sorted(ways) if len(columns) > 1]
+    return f"the columns {' or '.join(lists)}"
 
 
 def _columns(path: Path, contest: Contest) -> dict[str, str] | None:

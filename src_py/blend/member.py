@@ -21,6 +21,7 @@ class Member(ABC):
             none.
         digest: tells one member from another; a copy has the same.
         folds: how many folds its models are from; 0: unknown.
+        edited: helper files that its predictions depend on, and that had another text when it was trained.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Member(ABC):
     oof: np.ndarray
     digest: str
     folds: int = 0
+    edited: tuple[str, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -103,7 +105,7 @@ def encoder_config(folder: Path) -> dict[str, Any]:
     """The config.json of an encoder's folder; {} when it cannot be read."""
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -65,38 +65,29 @@ def forecast_line(members: list[Member], seconds: Mapping[str, float], hours: fl
             "NO MEMBER HAS A MODEL: files answer these test rows, but the scoring run has others. Attach an output of "
             "finetune_deberta or embed_deberta_lightgbm."
         )
-    minutes = sum(seconds.values()) / 60
-    return f"All together: {minutes:.0f} minutes for {HIDDEN_ROWS:,} rows; CFG.hours allows {60 * hours:.0f}."
+    minutes = sum(seconds[member.name] for member in members) / 60
+    return f"All together: {minutes:.3g} minutes for {HIDDEN_ROWS:,} rows; CFG.hours allows {60 * hours:.3g}."
 
 
-def who_fits(
-    members: list[Member],
-    choice: BlendChoice,
-    seconds: Mapping[str, float],
-    rows: int,
-    room: float,
-    files: bool = True,
-) -> list[str]:
+def fitting_in(choice: BlendChoice, seconds: Mapping[str, float], rows: int, room: float) -> list[str]:
     """Names of the blend's members that predict `rows` rows in `room` seconds, see `fit_into`.
 
     Args:
         seconds: of each member for `HIDDEN_ROWS` rows.
-        files: whether members that only have a file can answer these rows.
     """
-    able = {member.name for member in members if files or not isinstance(member, ForeignMember)}
-    needed = {name: seconds[name] * rows / HIDDEN_ROWS for name in choice.blend.weights if name in able}
-    worth = choice.table["cost of leaving out"].fillna(0.0).to_dict()
-    return fit_into(needed, worth, room) if needed else []
+    needed = {name: seconds[name] * rows / HIDDEN_ROWS for name in choice.blend.weights}
+    return fit_into(needed, choice.table["cost of leaving out"].fillna(0.0).to_dict(), room)
 
 
-def scoring_line(later: BlendChoice, now: BlendChoice, labels: np.ndarray) -> str:
-    """What the scoring run blends where that differs from this run, and its honest log loss."""
-    rows = np.arange(len(labels))
-    losses = [float(-np.log(one.cross_fitted[rows, labels].clip(1e-15)).mean()) for one in (later, now)]
-    return (
-        f"The scoring run will blend {', '.join(later.blend.weights)} only: out of fold its log loss is "
-        f"{losses[0]:.4f}, where this run's blend has {losses[1]:.4f}."
-    )
+def time_line(choice: BlendChoice, names: list[str], seconds: Mapping[str, float], rows: int, room: float) -> str:
+    """That there is time only for these members, or for none, so that the fastest may take too long; "" for all."""
+    needed = sum(seconds[name] for name in names) * rows / HIDDEN_ROWS
+    if needed > room:
+        return (
+            f"There is time for no member: {', '.join(names)}, the fastest, needs about {needed / 60:.1f} minutes, and "
+            f"{max(room, 0.0) / 60:.1f} are left. It predicts all the same; raise CFG.hours."
+        )
+    return f"There is time only for {', '.join(names)}." if set(names) < set(choice.blend.weights) else ""
 
 
 def fit_into(seconds: Mapping[str, float], worth: Mapping[str, float], room: float) -> list[str]:

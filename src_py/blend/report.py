@@ -1,7 +1,7 @@
 """The settings of the blend, its scores as a table, and the record of a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,12 +62,12 @@ def score_table(
     return pd.DataFrame.from_dict(columns, orient="index")
 
 
-def save_record(output: Path, chosen: BlendChoice, digests: Mapping[str, str], predicted: list[str]) -> None:
+def save_record(output: Path, chosen: BlendChoice, digests: Mapping[str, str], predicted: Sequence[str] = ()) -> None:
     """Write what the blend was made of; a folder with this record is never taken for a member.
 
     Args:
         digests: of the members, by name.
-        predicted: members that answered the test rows.
+        predicted: members that answered the test rows; empty before that.
     """
     blend = chosen.blend
     record = {
@@ -77,6 +77,6 @@ def save_record(output: Path, chosen: BlendChoice, digests: Mapping[str, str], p
         "space": blend.space,
         "calibration": asdict(blend.calibration),
         "stacker": asdict(blend.stacker) if blend.stacker else None,
-        "predicted": predicted,
+        "predicted": list(predicted),
     }
     write_text(output / RECORD, json.dumps(record, indent=1))

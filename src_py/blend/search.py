@@ -10,6 +10,7 @@ from src_py.evaluation.blend import SPACES
 from src_py.evaluation.metrics import standard_error
 
 KNOWS = 3.0  # standard errors by which a member's logits have to point towards the labels
+CHANCE = 2.0
 ALIKE = 1e-6  # the largest difference in probability up to which two members are one
 
 COPY, IGNORANT, IDLE = "the same predictions as another", "says nothing about the labels", "not worth its place"
@@ -47,7 +48,8 @@ def find(rows: Rows) -> Found:
         return Found(judge(rows, distinct, SPACES[0], equal=True), True, nan, nan, nan, left_out)
     knows = signal(rows)
     best_known = float(knows[distinct].max())
-    candidates = [member for member in distinct if knows[member] > min(KNOWS, best_known / 2)] or distinct
+    # A signal has a standard error of one: what is as far from the best as chance goes is as good as that.
+    candidates = [member for member in distinct if knows[member] >= min(KNOWS, best_known - CHANCE)]
     left_out |= {member: IGNORANT for member in distinct if member not in candidates}
     found = [_in_space(rows, space, candidates, knows, left_out) for space in SPACES]
     best, other = sorted(found, key=lambda one: one.blend.losses.mean())

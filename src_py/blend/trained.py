@@ -1,7 +1,8 @@
 """Outputs of `finetune_deberta` as members of a blend."""
 
+import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from src_py.blend.member import Job, Member, encoder_name, folder_size
 from src_py.errors import InputError
-from src_py.kaggle.resume import recorded_run, run_problem
+from src_py.kaggle.resume import edited_helpers, recorded_run, run_problem
 from src_py.kaggle.session import all_devices
 from src_py.model.fine_tuned import RECIPE, read_fine_tuned
 from src_py.model.pace import Part, measure_paces, part_work, seconds_like, sequence_lengths, typical
@@ -20,12 +21,15 @@ from src_py.model.saved import load_to_predict, predict_saved, read_settings
 from src_py.pairs.encode import encode_pairs
 from src_py.pairs.tokenizer import load_tokenizer
 
+PREDICTING = ("src_py.model.saved", "src_py.pairs.encode")  # helpers that its predictions depend on
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunedMember(Member):
-    """Fine-tuned encoders in `folders`, one or more a fold."""
+    """Fine-tuned encoders in `folders`, one or more a fold; `run` is the key of the run that they are from."""
 
     folders: list[Path]
+    run: str
 
     @classmethod
     def read(cls, name: str, output: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> "FineTunedMember":
@@ -41,7 +45,20 @@ class FineTunedMember(Member):
             if read_settings(folder).run not in ("", key):
                 raise InputError(f"{folder} is not from the run that {output.name} records; attach one whole output.")
         folds = len({folder.name.split("_seed_")[0] for folder in found.folders})
-        return cls(name=name, folder=output, oof=found.oof, digest=found.digest, folds=folds, folders=found.folders)
+        edited = edited_helpers(output, RECIPE, PREDICTING)
+        who = {"name": name, "folder": output, "digest": found.digest, "edited": edited}
+        return cls(**who, oof=found.oof, folds=folds, folders=found.folders, run=key)
+
+    def join(self, other: "FineTunedMember") -> "FineTunedMember":
+        """Both as one member: folds of the same run that were trained in different sessions."""
+        return replace(
+            self,
+            name=f"{self.name} + {other.name}",
+            oof=np.where(self.known[:, None], self.oof, other.oof),
+            digest=hashlib.sha256((self.digest + other.digest).encode()).hexdigest()[:24],
+            folds=self.folds + other.folds,
+            folders=[*self.folders, *other.folders],
+        )
 
     @property
     def recipe(self) -> str:
@@ -85,3 +102,16 @@ class FineTunedMember(Member):
         parts = [Part(batches[number], ready, work) for number in chosen]
         pace = measure_paces([parts], budget, torch.device(device))[0]
         return len(self.folders) * (load + seconds_like(lengths, rows, pace, row))
+
+
+def join_folds(members: list[FineTunedMember]) -> list[FineTunedMember]:
+    """Members of one run that know no row in common, joined; the others as they are."""
+    joined: list[FineTunedMember] = []
+    for member in members:
+        apart = (n for n, one in enumerate(joined) if one.run == member.run and not (one.known & member.known).any())
+        place = next(apart, None)
+        if place is None:
+            joined.append(member)
+        else:
+            joined[place] = joined[place].join(member)
+    return joined

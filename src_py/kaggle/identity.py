@@ -135,6 +135,14 @@ def module_digest(name: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def imported_files(modules: Iterable[str]) -> set[str]:
+    """The files of helper modules and of all helper modules that they import, such as "src_py/pairs/counts.py"."""
+    found: set[Path] = set()
+    for name in modules:
+        _imported(HELPERS.parent / (name.replace(".", "/") + ".py"), found)
+    return {str(path.relative_to(HELPERS.parent)) for path in found}
+
+
 def rows_digest(rows: pd.DataFrame | np.ndarray | str) -> str:
     """Digest of a table (cells may be lists of texts or numbers), an array, or a text such as a fingerprint."""
     digest = hashlib.sha256()

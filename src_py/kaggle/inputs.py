@@ -96,7 +96,7 @@ def find_extra(root: str | Path, name: str, setting_name: str = "extra_files") -
 
 
 def walk(root: str | Path) -> Iterator[tuple[Path, set[str]]]:
-    """Every folder at or below `root`, links followed, and the names of the files in it.
+    """Every folder at or below `root`, links followed, and the names of the files in it; each folder once.
 
     Raises:
         InputError: when `root` is missing.
@@ -106,11 +106,16 @@ def walk(root: str | Path) -> Iterator[tuple[Path, set[str]]]:
             f"The input folder {root} does not exist; set CFG.input_dir, or run this cell again if the inputs were "
             "attached just now."
         )
+    seen = {os.path.realpath(parent) for parent in (Path(root), *Path(root).parents)}
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        here = Path(folder)
-        above = {os.path.realpath(parent) for parent in (here, *here.parents)}
-        entered = (name for name in subfolders if name != EARLIER and os.path.realpath(here / name) not in above)
-        subfolders[:] = sorted(entered)  # links must not lead in circles
+        here, entered = Path(folder), []
+        # Folders before links to them: a link must not take the place of what it points to.
+        for name in sorted(subfolders, key=lambda name: (os.path.islink(here / name), name)):
+            real = os.path.realpath(here / name)
+            if name != EARLIER and real not in seen:
+                seen.add(real)
+                entered.append(name)
+        subfolders[:] = sorted(entered)
         yield here, set(names)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,15 @@ from typing import NamedTuple
 from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.files import write_text, writing
-from src_py.kaggle.identity import ELSEWHERE, changes, code_changes, helper_digests, key_of, setting_changes
+from src_py.kaggle.identity import (
+    ELSEWHERE,
+    changes,
+    code_changes,
+    helper_digests,
+    imported_files,
+    key_of,
+    setting_changes,
+)
 from src_py.kaggle.inputs import EARLIER, find_named
 
 _FOLD = re.compile(r"fold_\d+(_seed_\d+)?")
@@ -111,6 +120,14 @@ def find_finished(
     state += "" if record.get("learned", True) else ", NOT LEARNED"
     print(f"PREDICTING ONLY, with the {state} run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
     return usable[0]
+
+
+def edited_helpers(output: Path, recipe: str, modules: Iterable[str]) -> tuple[str, ...]:
+    """Helper files, of those that the `modules` import, that had another text in the run that `output` holds."""
+    stored = _read(output / f"{recipe}_run.json").get("identity", {}).get("code", {})
+    used = imported_files(modules)
+    before, now = ({name: code[name] for name in code if name in used} for code in (stored, helper_digests()))
+    return tuple(code_changes(before, now)) if stored else ()
 
 
 def recorded_run(output: Path, recipe: str) -> tuple[str, list[str] | None]:

@@ -129,7 +129,7 @@ def _json(path: Path) -> dict:
     """Empty where the file is missing, damaged, or not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -171,7 +171,7 @@ def load_trained(folder: str | Path) -> tuple[PreferenceModel, SavedSettings]:
     except Exception as error:  # safetensors and torch raise many kinds
         raise InputError(
             f"The head of the trained folder {folder} cannot be read ({type(error).__name__}: {error}); "
-            "attach the complete output of a finished run."
+            "attach the complete output of a finished run, and undo edits of the helpers since then."
         ) from error
     return model.eval(), settings
 

@@ -11,6 +11,7 @@ from src_py.errors import InputError
 from src_py.pairs.load import prompt_key
 
 NO_FOLD = -1
+ROUNDED = 0.02  # by so much probabilities that were rounded to two decimals may miss 1
 
 
 class OutOfFold(NamedTuple):
@@ -53,7 +54,10 @@ def read_oof(
     wrong = np.zeros(len(table), bool)
     if "label" in known:
         wrong = known["label"].notna().to_numpy() & (known["label"].to_numpy() != table["label"].to_numpy())
-    if wrong.any() or found.empty or not found.index.isin(table["id"]).all():
+    strange = found.index[~found.index.isin(table["id"])]
+    if len(strange) and strange.str.fullmatch(r"\d+\.0").all():
+        raise InputError(f"{path} has ids such as {strange[0]}, whole numbers that became decimals; {remedy}.")
+    if wrong.any() or found.empty or len(strange):
         raise InputError(f"{path} was made from other training rows; {remedy}.")
     fold_of = np.full(len(table), NO_FOLD)
     if "fold" in known:
@@ -85,20 +89,24 @@ def _read(
     """The classes' probabilities, and fold and label where they are needed or there, indexed by id; all are sound."""
     try:
         id_column = columns.pop("id", "id")
-        found = pd.read_csv(path, dtype={id_column: str}, keep_default_na=False).set_index(id_column)
-        found = found.rename(columns={theirs: ours for ours, theirs in columns.items()}).rename_axis("id")
+        found = pd.read_csv(path, dtype={id_column: str}, keep_default_na=False).set_index(id_column).rename_axis("id")
         beside = [name for name in ("fold", "label") if folds or name in found]
-        found = found[[*beside, *classes]].apply(pd.to_numeric)
+        # Chosen before they are renamed: another column of the file may have such a name.
+        found = found[[*beside, *(columns.get(name, name) for name in classes)]]
+        found = found.set_axis([*beside, *classes], axis=1).apply(pd.to_numeric)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
         raise InputError(f"{path} cannot be read ({reason}); {remedy}.") from error
     probabilities = found[list(classes)].to_numpy(float)
     limits = {"fold": 100, "label": len(classes)}
     whole = all(np.isin(found[name], range(limits[name])).all() for name in beside)
-    sound = (probabilities >= 0).all() and (np.abs(probabilities.sum(1) - 1) < 1e-3).all()
+    sums = probabilities.sum(1, keepdims=True)
+    sound = (probabilities >= 0).all() and (np.abs(sums - 1) < ROUNDED).all()
     if not (len(found) >= rows and whole and sound and found.index.is_unique):
         also = " with a fold, a label and" if folds else ", and"
         raise InputError(f"{path} does not hold one row an id{also} probabilities that sum to 1; {remedy}.")
     if len(found) and np.isin(probabilities, (0, 1)).all():
         raise InputError(f"{path} holds labels where predictions should be: every probability is 0 or 1; {remedy}.")
+    if len(found) and np.abs(sums - 1).max() > 1e-6:
+        found[list(classes)] = probabilities / sums
     return found.astype(dict.fromkeys(beside, int))

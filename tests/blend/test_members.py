@@ -10,17 +10,19 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from src_py.blend.find import common_rows, find_members, limiting_line, member_table, unchecked
+from src_py.blend.find import common_rows, doubts, find_members, limiting_line, member_table
+from src_py.blend.fitting import Fitting
 from src_py.blend.member import Job
 from src_py.blend.predict import (
     answering,
     fit_into,
+    fitting_in,
     forecast_line,
     measure_members,
     predict_members,
-    scoring_line,
-    who_fits,
+    time_line,
 )
+from src_py.blend.report import BlendSettings
 from src_py.blend.weights import Blend, choose_blend
 from src_py.errors import InputError
 from src_py.evaluation.calibration import Calibration
@@ -243,7 +245,7 @@ def test_what_cannot_take_part_is_left_out_in_a_sentence_and_the_others_stay(fin
         ({"change": lambda oof: oof[:150]}, "known for 150 rows"),
         (
             {"change": lambda oof: oof.drop(columns="tie")},
-            "no csv file of out-of-fold predictions with a column for each",
+            "no csv file of out-of-fold predictions with the columns id, a, b, tie or id, winner_model_a",
         ),
         ({"marker": {"oof": "../oof.csv"}}, "not a file in that folder"),
         ({"marker": {"fold": "oof.csv"}}, "it may have name, oof, test, encoder"),
@@ -292,6 +294,10 @@ def test_excluded_members_are_left_out_and_a_name_that_nobody_has_is_refused(fin
     assert _names(find(exclude=["tuned"])) == ["llm"]
     with pytest.raises(InputError, match=r"exclude names 'x'; attached are llm, tuned"):
         find(exclude=["x"])
+    with pytest.raises(InputError, match=r"did you mean 'tuned'\?"):
+        find(exclude=["tunde"])
+    with pytest.raises(InputError, match="names every member"):
+        find(exclude=["tuned", "llm"])
 
 
 def test_folders_of_one_name_are_told_apart(find, foreign, tune):
@@ -360,10 +366,10 @@ def test_a_file_without_folds_is_said_to_be_unchecked_and_one_that_knows_too_muc
     tune()
     foreign("fair", change=lambda oof: oof.assign(a=oof["b"], b=oof["a"]))
     foreign("leak", change=lambda oof: oof.assign(**dict(zip(CLASSES, (0.9 * np.eye(3)[labels] + 0.1 / 3).T))))
-    fair, leak = unchecked(find().members, labels)
+    fair, no_folds, leak = doubts(find().members, labels)
     assert "fair does not say its folds" in fair
-    assert "too much weight" not in fair
-    assert "too much weight" in leak
+    assert "leak does not say its folds" in no_folds
+    assert "leak is too good to be true" in leak
 
 
 def test_members_of_one_name_and_of_a_name_in_the_tables_are_told_apart(find, foreign):
@@ -473,7 +479,9 @@ def test_without_a_single_model_the_notebook_says_that_the_scoring_run_would_fai
     members = find().members
     assert forecast_line(members, {"llm": 0.0}, 8.5).startswith("NO MEMBER HAS A MODEL")
     tune()
-    assert "90 minutes for 25,000 rows; CFG.hours allows 510" in forecast_line(find().members, {"tuned": 5400.0}, 8.5)
+    assert "90 minutes for 25,000 rows; CFG.hours allows 510" in forecast_line(
+        find().members, {"tuned": 5400.0, "llm": 0.0}, 8.5
+    )
     with pytest.raises(InputError, match="nothing to predict with"):
         common_rows([], prompts)
 
@@ -498,13 +506,121 @@ def test_without_time_or_without_a_model_a_member_is_left_to_the_others(find, tu
     choice = choose_blend({m.name: m.oof for m in members}, labels, prompts, {}, calibrate=False)
     assert set(choice.blend.weights) == {"tuned", "llm"}
     seconds = {"tuned": 9000.0, "llm": 0.0}
-    assert set(who_fits(members, choice, seconds, 25_000, 1e4)) == {"tuned", "llm"}
-    assert who_fits(members, choice, seconds, 25_000, 100) == ["llm"]
-    assert set(who_fits(members, choice, seconds, 250, 100)) == {"tuned", "llm"}
-    later = who_fits(members, choice, seconds, 25_000, 1e4, files=False)
-    assert later == ["tuned"]
+    assert set(fitting_in(choice, seconds, 25_000, 1e4)) == {"tuned", "llm"}
+    assert fitting_in(choice, seconds, 25_000, 100) == ["llm"]
+    assert set(fitting_in(choice, seconds, 250, 100)) == {"tuned", "llm"}
+    assert time_line(choice, ["llm"], seconds, 25_000, 100) == "There is time only for llm."
+    assert time_line(choice, ["tuned", "llm"], seconds, 25_000, 1e4) == ""
     alone = choose_blend({"tuned": members[0].oof}, labels, prompts, {}, calibrate=False)
-    assert "will blend tuned only: out of fold its log loss is" in scoring_line(alone, choice, labels)
+    assert "There is time for no member: tuned" in time_line(alone, ["tuned"], seconds, 25_000, 100)
+
+
+@pytest.fixture
+def fitting(table, prompts):
+    return Fitting(table, prompts, BlendSettings(stacker=False), 0)
+
+
+def test_the_scoring_run_is_foretold_from_all_models_also_those_that_this_run_leaves_out(
+    find, tune, foreign, fitting, table
+):
+    """A file that knows too much drives the model out of this run's blend; the scoring run has the model alone."""
+    tune()
+    truth = 0.9 * np.eye(3)[table["label"]] + 0.1 / 3
+    foreign(change=lambda oof: oof.assign(**dict(zip(CLASSES, truth.T))))
+    members, seconds = find().members, {"tuned": 60.0, "llm": 0.0}
+    now = fitting.fit(members)
+    assert list(now.weights) == ["llm"]
+    later = fitting.scoring_run(members, seconds, 8.5)
+    assert list(later.weights) == ["tuned"]
+    assert "will blend tuned only" in fitting.scoring_line(later, now)
+    assert fitting.scoring_line(later, later) == ""
+    assert fitting.scoring_run([member for member in members if member.name == "llm"], seconds, 8.5) is None
+
+
+def test_members_that_stay_are_fitted_again_when_they_know_many_more_rows(find, tune, foreign, fitting):
+    tune(folds=(0,), parts=2, change=lambda oof: oof.assign(a=0.4, b=0.3, tie=0.3))
+    foreign(change=lambda oof: oof)
+    foreign("other", change=lambda oof: oof.assign(tie=0.9 * oof["tie"], a=oof["a"] + 0.1 * oof["tie"]))
+    fitted = fitting.fit(find().members)
+    assert "tuned" not in fitted.weights
+    assert fitted.known.all()
+    (first, few), (again, many) = fitted.steps
+    assert "tuned" in few.table.index
+    assert "500 rows" in again
+    assert many is fitted.choice
+    assert "500" not in first
+
+
+def test_folds_of_one_run_that_were_trained_apart_are_one_member(find, tune, test_rows, tmp_path):
+    tune("first", folds=(0,))
+    tune("second", folds=(1, 2))
+    (member,) = find().members
+    assert (member.name, member.folds) == ("first + second", 3)
+    assert member.known.all()
+    predicted, _ = _predict([member], test_rows, tmp_path)
+    folders = [*member.folder.glob("fold_*"), *(member.folder.parent / "second").glob("fold_*")]
+    np.testing.assert_allclose(predicted["first + second"], predict_saved(folders, test_rows, CLASSES), atol=1e-12)
+    assert _names(find(exclude=["first"])) == ["second"]
+
+
+def test_a_member_whose_helpers_were_edited_since_is_named(find, tune, table):
+    from src_py.kaggle.identity import helper_digests
+
+    code = helper_digests() | {
+        "src_py/pairs/counts.py": "edited",
+        "src_py/doctor/watch.py": "edited",
+        "new_model()": "x",
+    }
+    tune(identity={"settings": {}, "code": code})
+    (sentence,) = doubts(find().members, table["label"].to_numpy())
+    assert "other helpers than this notebook's (src_py/pairs/counts.py)" in sentence
+
+
+@pytest.mark.parametrize("leak", ["everywhere", "in one fold"])
+def test_a_file_that_is_good_beyond_belief_is_named_although_it_has_folds(find, foreign, table, prompts, leak):
+    labels = table["label"].to_numpy()
+    truth = 0.95 * np.eye(3)[labels] + 0.05 / 3
+
+    def change(oof):
+        where = (prompts % 3 == 0) if leak == "in one fold" else np.full(len(oof), True)
+        predictions = np.where(where[:, None], truth, oof[list(CLASSES)].to_numpy())
+        folds = prompts % 3 if leak == "in one fold" else 0
+        return oof.assign(fold=folds, label=labels, **dict(zip(CLASSES, predictions.T)))
+
+    foreign(change=change)
+    said = " ".join(doubts(find().members, labels))
+    assert ("does not say its folds" if leak == "everywhere" else "in most others; if its models have seen") in said
+
+
+def test_columns_of_both_kinds_are_no_trouble(find, foreign, table):
+    """The submission's columns, and another one that is called like a class."""
+    foreign(change=lambda oof: oof.rename(columns=dict(zip(CLASSES, LMSYS.submission_columns))).assign(a=1))
+    (member,) = find().members
+    assert member.oof.shape == (len(table), 3)
+
+
+@pytest.mark.parametrize("attached", [("submission.csv",), ("oof.parquet", "submission.csv"), ("OOF_final.csv",)])
+def test_predictions_that_cannot_take_part_are_not_passed_over_in_silence(find, inputs, attached):
+    folder = inputs / "public"
+    folder.mkdir(parents=True)
+    for name in attached:
+        (folder / name).write_text("id,x\n1,2\n")
+    assert "cannot take part" in find().left_out[0]
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "\ud83d", "x" * 1000])
+def test_a_name_that_could_forge_a_line_is_refused(find, foreign, name):
+    foreign(marker={"name": name})
+    assert "printable characters" in find().left_out[0]
+
+
+def test_rounded_probabilities_and_decimal_ids(find, foreign):
+    foreign("rounded", change=lambda oof: oof.round(dict.fromkeys(CLASSES, 2)))
+    foreign("decimal", change=lambda oof: oof.assign(id=oof["id"] + ".0"))
+    found = find()
+    assert _names(found) == ["rounded"]
+    np.testing.assert_allclose(found.members[0].oof.sum(1), 1)
+    assert "whole numbers that became decimals" in found.left_out[0]
 
 
 def test_a_member_for_which_no_time_is_left_is_not_started(find, tune, foreign, test_rows, tmp_path):
