@@ -44,7 +44,7 @@ class Setup:
 
     @property
     def half(self) -> str:
-        """`LIMITS` or `REPORT`: fixed by the names of the faults, so that set-ups with the same are in the same half."""
+        """`LIMITS` or `REPORT`, by the names of the faults: all set-ups with a fault are in the same half."""
         return LIMITS if _number("+".join(sorted(self.faults)) or self.healthy or self.key) % 2 else REPORT
 
     def make(self, folder: Path) -> Case:

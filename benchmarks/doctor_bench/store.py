@@ -25,7 +25,7 @@ _NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "peers.py")
 
 def parts_of(setup: Setup) -> list[str]:
     """Only of healthy set-ups is the training compared with one without the doctor."""
-    return [CHECK, RUN, PEERS] + ([ALONE] if setup.group in (TWIN, HEALTHY_GROUP) else [])
+    return [CHECK, RUN] + ([ALONE] if setup.group in (TWIN, HEALTHY_GROUP) else [])
 
 
 def result(folder: Path, setup: Setup, part: str) -> dict | None:

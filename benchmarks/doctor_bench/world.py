@@ -4,6 +4,8 @@ Faults like "the pretrained weights were not loaded" only cost something where p
 tiny encoders are trained before: they learn to count the words of each group, from the first token's vector.
 """
 
+import hashlib
+import inspect
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +17,14 @@ from transformers import AutoModel, AutoTokenizer
 
 from src_py.pairs.contest import LMSYS
 from src_py.pairs.load import load_pairs
+from tools import demo_data
 from tools.demo_data import make_pairs, words, write_tiny
 
 FAMILIES = ("deberta", "bert", "roberta", "electra", "modernbert")
 GROUP, GROUPS = 30, 12  # words in a group, and groups: the generated contests' vocabulary has 360 words
 TRAIN, VALID, TEST = 672, 240, 600  # rows; of 16 a step, two and a half epochs are 105 steps
 LANGUAGES = {"greek": "αβγδεζηθικλμνξοπρστυφχψω", "russian": "абвгдежзиклмнопрстуфхцчшщэюя"}
-PRETRAINING_STEPS = 500
+PRETRAINING_STEPS = 1000
 
 
 @lru_cache(1)
@@ -101,37 +104,52 @@ def in_language(text: str, letters: str) -> str:
 
 
 def encoder(folder: Path, family: str, seed: int = 0) -> Path:
-    """The folder of a tiny encoder of `family` that knows the words; made and trained when it is not there."""
-    made = folder / family
-    if not (made / "done").is_file():
+    """The folder of a tiny encoder of `family` that knows the words; made when it is not there, or of other code."""
+    made, mark = folder / family, folder / family / "made-by"
+    if not mark.is_file() or mark.read_text() != _code():
         write_tiny(made, family, seed)
         _pretrain(made, seed)
-        (made / "done").write_text("")
+        mark.write_text(_code())
     return made
 
 
+def _code() -> str:
+    sources = inspect.getsource(_pretrain) + inspect.getsource(_words) + inspect.getsource(demo_data)
+    return hashlib.sha256(f"{sources} {PRETRAINING_STEPS} {GROUPS} {GROUP}".encode()).hexdigest()[:20]
+
+
 def _pretrain(folder: Path, seed: int) -> None:
+    """Count the words of each group in a text; and, in every second step, those of answer A minus those of B."""
     torch.manual_seed(seed)
-    rng, groups = np.random.default_rng(seed), vocabulary()
+    rng = np.random.default_rng(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    head = torch.nn.Linear(model.config.hidden_size, GROUPS)
-    trained = [*model.parameters(), *head.parameters()]
+    heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, GROUPS) for _ in range(2))
+    trained = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, PRETRAINING_STEPS)
     model.train()
-    for _ in range(PRETRAINING_STEPS):
-        kinds = [rng.choice(GROUPS, size=rng.integers(6, 30), p=rng.dirichlet(np.full(GROUPS, 0.7))) for _ in range(32)]
-        texts = [" ".join(groups[kind][rng.integers(GROUP)] for kind in row) for row in kinds]
-        targets = torch.tensor(np.array([np.bincount(row, minlength=GROUPS) for row in kinds]) / 4, dtype=torch.float32)
+    for step in range(PRETRAINING_STEPS):
+        compares = step % 2
+        made = [[_words(rng) for _ in range(1 + 2 * compares)] for _ in range(32)]
+        texts = [f" {tokenizer.sep_token} ".join(text for text, _ in parts) for parts in made]
+        counts = [parts[1][1] - parts[2][1] if compares else parts[0][1] for parts in made]
+        targets = torch.tensor(np.array(counts) / 4, dtype=torch.float32)
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
         mask = batch["attention_mask"].unsqueeze(-1)
         pooled = (hidden * mask).sum(1) / mask.sum(1)
-        loss = sum(torch.nn.functional.mse_loss(head(x), targets) for x in (hidden[:, 0], pooled * 2))
+        loss = sum(torch.nn.functional.mse_loss(heads[compares](x), targets) for x in (hidden[:, 0], pooled * 2))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
     model.save_pretrained(folder)
+
+
+def _words(rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A text of some groups' words, and how many of each group it has."""
+    kinds = rng.choice(GROUPS, size=rng.integers(4, 26), p=rng.dirichlet(np.full(GROUPS, 0.7)))
+    text = " ".join(vocabulary()[kind][rng.integers(GROUP)] for kind in kinds)
+    return text, np.bincount(kinds, minlength=GROUPS)

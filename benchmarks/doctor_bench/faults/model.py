@@ -81,12 +81,17 @@ def embeddings_not_loaded(case):
 
 @fault("model", before=("weights",))
 def weights_in_fp16(case):
-    case.edit_model.append(lambda model: encoder_of(model).half() and None if case.kind == OURS else model.half())
+    case.edit_model.append(lambda model: pretrained_or_all(case, model).half() and None)
 
 
 @fault("model", before=("weights",))
 def weights_in_bf16(case):
-    case.edit_model.append(lambda model: encoder_of(model).bfloat16() and None if case.kind == OURS else model.bfloat16())
+    case.edit_model.append(lambda model: pretrained_or_all(case, model).bfloat16() and None)
+
+
+def pretrained_or_all(case: Case, model) -> nn.Module:
+    """What `from_pretrained` loads: of our model the encoder, else all of it."""
+    return encoder_of(model) if case.kind == OURS else model
 
 
 @fault("model")
