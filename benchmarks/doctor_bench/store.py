@@ -44,7 +44,7 @@ def measured(folder: Path, setup: Setup, part: str) -> dict:
         return found
     with tempfile.TemporaryDirectory() as run:
         work = Path(run)
-        for name in ("models", "tables"):
+        for name in ("models", "tables", "peers"):
             (folder / name).mkdir(parents=True, exist_ok=True)
             (work / name).symlink_to((folder / name).resolve())
         found = _within(SECONDS, part, setup, work)
