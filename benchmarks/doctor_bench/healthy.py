@@ -108,7 +108,7 @@ settings("no dropout in the encoder", encoder_dropout=0.0)
 settings("more dropout", encoder_dropout=0.2, dropout=0.2)
 
 
-@healthy(OURS)
+@healthy(OURS, encoder="bert")
 def both_answers_in_one_sequence(case):
     joint(case)
     case.set(epochs=4)

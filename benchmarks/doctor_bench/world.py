@@ -24,7 +24,8 @@ FAMILIES = ("deberta", "bert", "roberta", "electra", "modernbert")
 GROUP, GROUPS = 30, 12  # words in a group, and groups: the generated contests' vocabulary has 360 words
 TRAIN, VALID, TEST = 672, 240, 600  # rows; of 16 a step, two and a half epochs are 105 steps
 LANGUAGES = {"greek": "αβγδεζηθικλμνξοπρστυφχψω", "russian": "абвгдежзиклмнопрстуфхцчшщэюя"}
-PRETRAINING_STEPS = 1000
+PRETRAINING_STEPS = 400
+COMPARING, COMPARING_STEPS = ("bert", "electra"), 1000  # those that learn to read two answers in one sequence, too
 
 
 @lru_cache(1)
@@ -108,18 +109,21 @@ def encoder(folder: Path, family: str, seed: int = 0) -> Path:
     made, mark = folder / family, folder / family / "made-by"
     if not mark.is_file() or mark.read_text() != _code():
         write_tiny(made, family, seed)
-        _pretrain(made, seed)
+        _pretrain(made, seed, family in COMPARING)
         mark.write_text(_code())
     return made
 
 
 def _code() -> str:
     sources = inspect.getsource(_pretrain) + inspect.getsource(_words) + inspect.getsource(demo_data)
-    return hashlib.sha256(f"{sources} {PRETRAINING_STEPS} {GROUPS} {GROUP}".encode()).hexdigest()[:20]
+    return hashlib.sha256(
+        f"{sources} {PRETRAINING_STEPS} {COMPARING} {COMPARING_STEPS} {GROUPS} {GROUP}".encode()
+    ).hexdigest()[:20]
 
 
-def _pretrain(folder: Path, seed: int) -> None:
-    """Count the words of each group in a text; and, in every second step, those of answer A minus those of B."""
+def _pretrain(folder: Path, seed: int, comparing: bool) -> None:
+    """Count the words of each group in a text; `comparing`: every second step, those of answer A minus those of B."""
+    steps = COMPARING_STEPS if comparing else PRETRAINING_STEPS
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -127,10 +131,10 @@ def _pretrain(folder: Path, seed: int) -> None:
     heads = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, GROUPS) for _ in range(2))
     trained = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, PRETRAINING_STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
     model.train()
-    for step in range(PRETRAINING_STEPS):
-        compares = step % 2
+    for step in range(steps):
+        compares = step % 2 if comparing else 0
         made = [[_words(rng) for _ in range(1 + 2 * compares)] for _ in range(32)]
         texts = [f" {tokenizer.sep_token} ".join(text for text, _ in parts) for parts in made]
         counts = [parts[1][1] - parts[2][1] if compares else parts[0][1] for parts in made]

@@ -106,7 +106,7 @@ def cut_to_the_beginning(case):
     case.max_length = 16 if case.kind == OURS else 5
 
 
-@fault("data", kinds=(OURS,), before=("one answer cut more",), base=joint)
+@fault("data", kinds=(OURS,), before=("one answer cut more",), encoders=world.COMPARING, base=joint)
 def answer_b_cut_away(case):
     case.cut, case.max_length = "right", 40
 
