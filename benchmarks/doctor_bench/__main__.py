@@ -5,16 +5,14 @@ tenth. Writes doctor_bench.json, doctor_bench.md and doctor_bench.png.
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.doctor_bench import report, world
+from benchmarks.doctor_bench import report
 from benchmarks.doctor_bench.score import Row, score
 from benchmarks.doctor_bench.setups import Setup, setups
-from benchmarks.doctor_bench.store import ALONE, CHECK, RUN, measured, parts_of, result
+from benchmarks.doctor_bench.store import ALONE, CHECK, RUN, parts_of, result
+from benchmarks.doctor_bench.work import measure
 from tools.arguments import checked, new_folder, yes
 
 HERE = Path(__file__).resolve().parents[1]
@@ -48,22 +46,6 @@ def workers(text: str) -> int:
     return int(text)
 
 
-def measure(listed: list[Setup], store: Path, processes: int) -> None:
-    """Measure what is not stored yet, in several processes, and say how far it is."""
-    jobs = [(store, setup, part) for setup in listed for part in parts_of(setup)]
-    missing = [job for job in jobs if result(*job) is None]
-    print(f"{len(jobs) - len(missing)} of {len(jobs)} parts of {len(listed)} set-ups are done.", flush=True)
-    if not missing:
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wait for each other
-    started, families = time.monotonic(), sorted({setup.encoder for _, setup, _ in missing})
-    with multiprocessing.get_context("spawn").Pool(processes, _start) as pool:
-        pool.starmap(_encoder, [(store, family) for family in families], chunksize=1)
-        for number, _ in enumerate(pool.imap_unordered(_measure, missing, chunksize=1), 1):
-            if number % 20 == 0 or number == len(missing):
-                print(f"{number} of {len(missing)} parts, {(time.monotonic() - started) / 60:.1f} min", flush=True)
-
-
 def scored(listed: list[Setup], store: Path) -> tuple[list[Row], int]:
     """A row for every set-up that is measured, and how many are not."""
     parts = {s.key: {part: result(store, s, part) for part in parts_of(s)} for s in listed}
@@ -81,20 +63,6 @@ def _chosen(listed: list[Setup], only: str) -> list[Setup]:
     kept = [setup for setup in listed if only in setup.key]
     twins = {setup.twin for setup in kept if setup.faults}
     return [setup for setup in listed if setup.key in twins or setup in kept]
-
-
-def _start() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _encoder(store: Path, family: str) -> None:
-    world.encoder(store / "models", family)
-
-
-def _measure(job: tuple[Path, Setup, str]) -> None:
-    measured(*job)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SECONDS = 300  # for one part of one set-up
 # not depend on the checks, so that a new check needs no new training.
 CHECK, RUN, ALONE, PEERS = "check", "run", "alone", "peers"
 _SKIPPED = {CHECK: (), RUN: ("doctor/check",), ALONE: ("doctor/",), PEERS: ("doctor/",)}
-_NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "peers.py")
+_NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "work.py", "peers.py")
 
 
 def parts_of(setup: Setup) -> list[str]:
