@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300  # for one part of one set-up
 # The parts of a set-up's result, and the code that each depends on beside this package. The truth about a fault does
 # not depend on the checks, so that a new check needs no new training.
-CHECK, RUN, ALONE, PEERS = "check", "run", "alone", "peers"
+PARTS = CHECK, RUN, ALONE, PEERS = "check", "run", "alone", "peers"
 _SKIPPED = {CHECK: (), RUN: ("doctor/check",), ALONE: ("doctor/",), PEERS: ("doctor/",)}
 _NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "work.py", "peers.py")
 

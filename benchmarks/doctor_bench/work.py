@@ -9,12 +9,13 @@ import torch
 
 from benchmarks.doctor_bench import world
 from benchmarks.doctor_bench.setups import Setup
-from benchmarks.doctor_bench.store import measured, parts_of, result
+from benchmarks.doctor_bench.store import PARTS, measured, parts_of, result
 
 
 def measure(listed: list[Setup], store: Path, processes: int) -> None:
     """Measure what is not stored yet, and say how far it is."""
-    jobs = [(store, setup, part) for setup in listed for part in parts_of(setup)]
+    # First what the doctor says, which takes a quarter of the time.
+    jobs = [(store, setup, part) for part in PARTS for setup in listed if part in parts_of(setup)]
     missing = [job for job in jobs if result(*job) is None]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} parts of {len(listed)} set-ups are done.", flush=True)
     if not missing:
