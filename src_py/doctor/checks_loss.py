@@ -1,0 +1,135 @@
+"""Check of the loss itself: what it says of predictions that are known to be right, to be wrong, and to say nothing."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
+from src_py.doctor.untouched import no_dropout
+
+SURE = 3.0  # the logit of the right class: a cross entropy of 0.1 with three classes
+# Of the loss that knows nothing, what predictions that are right may still cost: 0.1 of it with three classes; 0.3 with
+# label smoothing 0.1; 0.6 where a softmax is taken twice.
+RIGHT_COSTS, RIGHT_COSTS_MOST = 0.45, 0.8
+RARE_COUNTS = 0.2  # of a row of the most frequent class; weights for rare classes are above 1
+
+
+def check_loss_of_known_predictions(setup: Setup) -> Finding:
+    """A loss falls as predictions get better, is small when they are right, and takes every row into account.
+
+    The model's logits are replaced by known ones, where they leave the model, so that whatever loss the Trainer
+    computes is asked: a reduction over the wrong axis, a softmax too many, a sign, ignored rows, inverted weights.
+    """
+    name, limit = "loss of known predictions", f"right ones at most {RIGHT_COSTS:.0%} of knowing nothing"
+    if setup.kind != "classes":
+        return Finding(name, SKIP, setup.kind, "for classes only")
+    batch = setup.batch(setup.sample[: max(2, min(8, setup.micro_batch))])
+    if "labels" not in batch or batch["labels"].min() < 0:
+        return Finding(name, SKIP, "no labels in a batch, or rows without one", limit)
+    head = _last_module(setup, batch)
+    if head is None:
+        return Finding(name, SKIP, "no module of the model returns the logits as they are", limit)
+    labels, classes = batch["labels"].long(), head[1]
+    sure = SURE * torch.nn.functional.one_hot(labels, classes).float()
+    losses = {
+        what: _loss_of(setup, batch, head[0], logits)[0]
+        for what, logits in {"right": sure, "flat": torch.zeros_like(sure), "wrong": sure.roll(1, 1)}.items()
+    }
+    measured = f"right {losses['right']:.2f}, flat {losses['flat']:.2f}, wrong {losses['wrong']:.2f}"
+    advice = "Compute cross_entropy(logits, labels) as it is: "
+    if not all(map(math.isfinite, losses.values())):
+        return Finding(name, FAIL, measured, limit, "The loss of finite predictions is not finite.")
+    if losses["right"] < -0.01:
+        return Finding(name, FAIL, measured, limit, advice + "a loss below zero has a wrong sign or no logarithm.")
+    if not losses["right"] < losses["flat"] < losses["wrong"]:
+        return Finding(name, FAIL, measured, limit, advice + "this one does not fall as predictions get better.")
+    share = losses["right"] / losses["flat"]
+    if share > RIGHT_COSTS:
+        why = (
+            "predictions that are right cost almost as much as others: a softmax taken twice, smoothing, a temperature?"
+        )
+        return Finding(name, FAIL if share > RIGHT_COSTS_MOST else WARN, measured, limit, advice + why)
+    return _rows_that_count(setup, batch, head[0], torch.zeros_like(sure), measured, limit)
+
+
+LOSS_CHECKS = (check_loss_of_known_predictions,)
+
+
+def _rows_that_count(setup: Setup, batch: dict, head, flat: torch.Tensor, measured: str, limit: str) -> Finding:
+    """The gradient of each row's logits: zero where a row is ignored, small where its class weighs little."""
+    name = "loss of known predictions"
+    _, gradients = _loss_of(setup, batch, head, flat)
+    if gradients is None:
+        return Finding(name, FAIL, measured, limit, "No gradient reaches the logits: is the loss detached?")
+    sizes = gradients.norm(dim=1).numpy()
+    ignored = float((sizes == 0).mean())
+    if ignored:
+        advice = f"{ignored:.0%} of a batch's rows have no part in the loss: ignore_index, or only some rows are used?"
+        return Finding(name, FAIL if ignored > 0.5 else WARN, measured, limit, advice)
+    labels, all_labels = batch["labels"].cpu().numpy(), setup.labels
+    counts = np.bincount(all_labels[all_labels >= 0].astype(int), minlength=labels.max() + 1)
+    common, rare = (pick(np.unique(labels), key=lambda k: counts[k]) for pick in (max, min))
+    ratio = sizes[labels == rare].mean() / sizes[labels == common].mean()
+    if counts[rare] < 0.5 * counts[common] and ratio < RARE_COUNTS:
+        advice = f"A row of the rare class {rare} counts {ratio:.2f} of one of class {common}: are weights inverted?"
+        return Finding(name, WARN, measured, limit, advice)
+    return Finding(name, PASS, measured, limit)
+
+
+def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | None:
+    """The module whose output is the model's logits, and how many classes there are."""
+    returned: list[tuple[torch.nn.Module, torch.Tensor]] = []
+
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor):
+            returned.append((module, output))
+
+    handles = [module.register_forward_hook(note) for module in setup.model.modules() if module is not setup.model]
+    no_dropout(setup.model)
+    try:
+        with torch.no_grad():
+            outputs = setup.model(**_inputs(setup, batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1]
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(batch["labels"]):
+        return None
+    found = next((module for module, output in reversed(returned) if output is logits), None)
+    return None if found is None else (found, logits.shape[1])
+
+
+def _inputs(setup: Setup, batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name != "num_items_in_batch"}
+
+
+def _loss_of(
+    setup: Setup, batch: dict, head: torch.nn.Module, logits: torch.Tensor
+) -> tuple[float, torch.Tensor | None]:
+    """The Trainer's training loss where the model's logits are these, and its gradient for them; None without one."""
+    given = logits.to(batch["labels"].device).clone().requires_grad_()
+    handle = head.register_forward_hook(lambda module, inputs, output: given.to(output.dtype))
+    restore = _training_flags(setup.model)
+    try:
+        for module in setup.model.modules():
+            module.training = True
+        loss = setup.trainer.compute_loss(setup.model, dict(batch)).mean()
+        gradient = None
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss, given, allow_unused=True)
+    finally:
+        handle.remove()
+        restore()
+    return loss.item(), None if gradient is None else gradient.detach().float().cpu()
+
+
+def _training_flags(model) -> Callable[[], None]:
+    flags = {module: module.training for module in model.modules()}
+
+    def restore() -> None:
+        for module, flag in flags.items():
+            module.training = flag
+
+    return restore

@@ -1,0 +1,122 @@
+"""Checks of one real optimizer step, of what the optimizer does over the training, and of what is trained."""
+
+import math
+
+import numpy as np
+import torch
+
+from src_py.doctor.checks_model import encoder_of
+from src_py.doctor.checks_schedule import _total_steps
+from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.untouched import weights_restored
+from src_py.model.encoder import reference_lr
+
+STEPS = 2  # a head that starts at zero passes gradients on from the second step on
+
+
+def check_first_update(setup: Setup) -> Finding:
+    """How far two real steps at the peak rate move the weights, against the rate that suits a model of this size.
+
+    Adam moves every weight by about its rate, whatever the gradient's size: less means that epsilon, clipping or
+    another optimizer than Adam swallow the steps.
+    """
+    name, trainer = "first steps", setup.trainer
+    trainable = [p for p in setup.model.parameters() if p.requires_grad]
+    if not trainable or setup.scaler().is_enabled():
+        return Finding(
+            name, SKIP, "nothing is trainable" if not trainable else "fp16: the scale of the loss is unknown"
+        )
+    made, scheduler = trainer.optimizer, trainer.lr_scheduler
+    rows = setup.batch(setup.sample[: max(1, min(8, setup.micro_batch))])
+    with weights_restored(trainable):
+        before = [p.detach().clone() for p in trainable]
+        optimizer = made or trainer.create_optimizer()
+        fresh = not optimizer.state
+        try:
+            setup.model.train()
+            for _ in range(STEPS):
+                for p in trainable:
+                    p.grad = None
+                setup.loss(rows).backward()
+                if setup.args.max_grad_norm:
+                    torch.nn.utils.clip_grad_norm_(trainable, setup.args.max_grad_norm)
+                optimizer.step()
+            moved = [_rms(p.detach() - old) / STEPS for p, old in zip(trainable, before) if p.ndim > 1]
+        finally:
+            if fresh:
+                optimizer.state.clear()
+            if made is None:
+                trainer.optimizer, trainer.lr_scheduler = None, scheduler
+    if not moved:
+        return Finding(name, SKIP, "no matrix is trained")
+    share = float(np.median(moved)) / reference_lr(setup.model)
+    advice = (
+        "Steps hardly move the weights: is max_grad_norm tiny, Adam's epsilon large, or is it plain gradient descent?"
+    )
+    # Momentum at fifty times Adam's rate moves weights by a few per cent of it at first, and learns.
+    return judge(name, share, advice, warn=(0.01, None), fail=(0.0001, None), form="{:.2g} of the usual rate")
+
+
+def check_decay(setup: Setup) -> Finding:
+    """What weight decay takes from a weight over the training: rate times decay, summed over the steps."""
+    name, optimizer = "weight decay", setup.trainer.optimizer
+    steps, args = _total_steps(setup), setup.args
+    groups = [{"lr": args.learning_rate, "weight_decay": args.weight_decay, "params": []}]
+    groups = groups if optimizer is None else optimizer.param_groups
+    worst, small = 0.0, 0.0
+    for group in groups:
+        # Of a linear or cosine schedule half of the peak rate is the mean.
+        lost = 1 - math.exp(-0.5 * group.get("initial_lr", group["lr"]) * group.get("weight_decay", 0.0) * steps)
+        worst = max(worst, lost)
+        if any(p.ndim < 2 for p in group["params"]):
+            small = max(small, lost)
+    if small > 0.02:
+        advice = "Norms and biases are pulled to zero: give them weight_decay=0, as the Trainer's own optimizer does."
+        return Finding(name, WARN, f"{small:.0%} of norms and biases", "at most 2%", advice)
+    advice = f"Lower {'CFG' if setup.ours else 'TrainingArguments'}.weight_decay: 0.01 to 0.1 is usual."
+    return judge(name, worst, advice, warn=(None, 0.1), fail=(None, 0.5), form="{:.1%} of the weights")
+
+
+def check_betas(setup: Setup) -> Finding:
+    """Adam's momentum has to be short against the training, or it averages over steps long gone."""
+    optimizer, args = setup.trainer.optimizer, setup.args
+    groups = [{"betas": (args.adam_beta1, args.adam_beta2)}] if optimizer is None else optimizer.param_groups
+    betas = [group["betas"][0] for group in groups if "betas" in group]
+    if not betas:
+        return Finding("momentum", SKIP, "not Adam")
+    memory = 1 / max(1e-9, 1 - max(betas)) / _total_steps(setup)
+    advice = "Adam's first beta remembers most of the training: 0.9 is usual."
+    return judge("momentum", memory, advice, warn=(None, 0.3), form="{:.0%} of the steps remembered")
+
+
+def check_trained_parts(setup: Setup) -> Finding:
+    """A fresh head has to be trained, and mostly the encoder too."""
+    name, limit = "trained parts", "head and encoder"
+    encoder = encoder_of(setup.model)
+    inside = {id(p) for p in encoder.parameters()}
+    head = [p for p in setup.model.parameters() if id(p) not in inside]
+    body = list(encoder.parameters())
+    if head and not any(p.requires_grad for p in head):
+        return Finding(
+            name, FAIL, "head frozen", limit, "The head is frozen, and it is random: set requires_grad=True."
+        )
+    if body and not any(p.requires_grad for p in body):
+        advice = "Only the head is trained. If that is not meant, set requires_grad=True for the encoder."
+        return Finding(name, WARN, "encoder frozen", limit, advice)
+    return Finding(name, PASS, "both", limit)
+
+
+def check_dropout(setup: Setup) -> Finding:
+    """Dropout above a half leaves hardly anything of a pretrained encoder."""
+    shares = [m.p for m in setup.model.modules() if isinstance(m, torch.nn.Dropout)]
+    own = (getattr(m, "attention_dropout", None) for m in setup.model.modules())
+    shares += [share for share in own if isinstance(share, float)]
+    advice = "Lower the dropout: 0 to 0.2 is usual for fine-tuning."
+    return judge("dropout", max(shares, default=0.0), advice, warn=(None, 0.4), fail=(None, 0.75), form="{:.2f}")
+
+
+STEP_CHECKS = (check_first_update, check_decay, check_betas, check_trained_parts, check_dropout)
+
+
+def _rms(values: torch.Tensor) -> float:
+    return values.float().pow(2).mean().sqrt().item()
