@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from src_py.doctor.checks_rows import labels_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.rows import row_count, token_ids
 from src_py.doctor.untouched import no_dropout
@@ -19,13 +20,11 @@ def check_batch_labels(setup: Setup) -> Finding:
     """The labels of a batch are those of its rows, in their order."""
     name, limit = "labels in a batch", "those of the rows"
     rows = setup.sample[:ROWS]
-    names = [*setup.trainer.label_names, "labels", "label"]
-    own = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
-    batch = setup.collate(rows)
-    if any(label is None or np.ndim(label) for label in own) or "labels" not in batch:
+    own, batch = labels_of(setup, rows), setup.collate(rows)
+    if own is None or "labels" not in batch:
         return Finding(name, SKIP, "rows or batches without a label column", limit)
     found = np.asarray(batch["labels"].cpu(), dtype=float).reshape(len(rows), -1)[:, 0]
-    wrong = float((found != np.asarray([float(label) for label in own])).mean())
+    wrong = float((found != np.asarray(own)).mean())
     advice = "The collator changes labels or their order: texts and labels of a batch no longer belong together."
     return judge(name, wrong, advice, fail=(None, 0), form="{:.0%} of rows differ")
 
@@ -74,21 +73,16 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     used = len(np.unique(flat)) / min(rows, max(1, len(flat)))
     advice = "An epoch sees a part of the rows only, some more than once: check sampler, drop_last and subsets."
     found = [judge(names[0], used, advice, warn=(LEAST_ROWS_USED, None), fail=(0.6, None), form="{:.0%} in an epoch")]
-    labels = setup.labels
-    if setup.kind != "classes" or len(labels) < rows or len(steps) < 4:
-        return [*found, Finding(names[1], SKIP, "fewer labels or steps than are needed")]
-    shares = np.bincount(labels.astype(int)) / len(labels)
     looked = [step for step in steps[:: max(1, len(steps) // STEPS)] if len(step) > 3]
-    single = np.mean([len(np.unique(labels[step])) == 1 for step in looked]) if looked else 0.0
-    expected = np.mean([(shares ** len(step)).sum() for step in looked]) if looked else 0.0
+    labels = [labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked]
+    if setup.kind != "classes" or len(looked) < 4 or any(one is None for one in labels):
+        return [*found, Finding(names[1], SKIP, "few steps, or rows without a label column")]
+    shares = np.unique(np.concatenate([x for x in labels if x]), return_counts=True)[1] / sum(map(len, labels))
+    single = np.mean([len(set(one)) == 1 for one in labels])
+    expected = np.mean([(shares ** len(step)).sum() for step in looked])
     advice = "Steps hold rows of one class: shuffle the training rows."
-    found.append(
-        judge(
-            names[1], float(single - expected), advice, warn=(None, 0.2), fail=(None, 0.5),
-            form="{:.0%} of steps have one", note=" (beyond chance)",
-        )
-    )  # fmt: skip
-    return found
+    limits: dict = {"warn": (None, 0.2), "fail": (None, 0.5), "form": "{:.0%} of steps have one"}
+    return [*found, judge(names[1], float(single - expected), advice, **limits, note=" (beyond chance)")]
 
 
 def check_rows_alone(setup: Setup) -> list[Finding]:

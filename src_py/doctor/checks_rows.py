@@ -3,7 +3,7 @@
 import numpy as np
 
 from src_py.doctor.findings import SKIP, Finding, Setup, judge
-from src_py.doctor.rows import take
+from src_py.doctor.rows import LABEL_NAMES, take
 
 ROWS = 2000  # rows compared with each other
 TAIL = 4  # equal tokens at the end of a text, where it is padding that is read as text
@@ -16,13 +16,12 @@ def check_copies(setup: Setup) -> list[Finding]:
     copies = 1 - len(set(texts)) / len(texts)
     advice = "Many training rows are equal: was a constant column read, or a table joined with itself?"
     found = [judge("equal rows", copies, advice, warn=(None, 0.2), fail=(None, 0.9), form="{:.0%}")]
-    names = [*setup.trainer.label_names, "labels", "label"]
-    labels = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
-    if any(label is None or np.ndim(label) for label in labels):
+    labels = labels_of(setup, rows)
+    if labels is None:
         return [*found, Finding("contradicting rows", SKIP, "rows without a label column")]
     seen: dict[tuple, set] = {}
     for text, label in zip(texts, labels):
-        seen.setdefault(text, set()).add(float(label))
+        seen.setdefault(text, set()).add(label)
     torn = float(np.mean([len(seen[text]) > 1 for text in texts]))
     advice = "Equal texts have different labels: was a table joined on the wrong key, or are votes not aggregated?"
     return [*found, judge("contradicting rows", torn, advice, warn=(None, 0.1), fail=(None, 0.5), form="{:.0%}")]
@@ -68,3 +67,10 @@ def check_padding_in_rows(setup: Setup) -> Finding:
 
 
 ROW_CHECKS = (check_copies, check_sides, check_special_tokens, check_padding_in_rows)
+
+
+def labels_of(setup: Setup, rows: list) -> list[float] | None:
+    """The label of each row; None where a row has none, or several."""
+    names = [*setup.trainer.label_names, *LABEL_NAMES]
+    found = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
+    return None if any(label is None or np.ndim(label) for label in found) else [float(label) for label in found]
