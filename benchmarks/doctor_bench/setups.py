@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-import benchmarks.doctor_bench.faults  # noqa: F401 (fills FAULTS)
+import benchmarks.doctor_bench.faults
+import benchmarks.doctor_bench.healthy_own  # noqa: F401 (fills HEALTHY)
 from benchmarks.doctor_bench import fault as bases
 from benchmarks.doctor_bench.case import OURS, PLAIN, Case
 from benchmarks.doctor_bench.fault import FAULTS, Fault

@@ -71,6 +71,7 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     steps = [[int(i) for i in step] for step in islice(iter(sampler), 100_000)]
     flat = np.concatenate([np.asarray(step) for step in steps]) if steps else np.array([], dtype=int)
     used = len(np.unique(flat)) / min(rows, max(1, len(flat)))
+    used = min(used, float(np.mean([len(set(step)) / len(step) for step in steps])))  # once a step, too
     advice = "An epoch sees a part of the rows only, some more than once: check sampler, drop_last and subsets."
     found = [judge(names[0], used, advice, warn=(LEAST_ROWS_USED, None), fail=(0.6, None), form="{:.0%} in an epoch")]
     looked = [step for step in steps[:: max(1, len(steps) // STEPS)] if len(step) > 3]

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
+from src_py.model.encoder import encoder_layers
 
 ROWS = 4096  # of a matrix that are compared: the first ones
 ALIKE = 0.5  # cosine with the checkpoint's tensor: of fresh weights about 0, of fine-tuned ones above 0.9
@@ -87,6 +88,4 @@ def _meant_to_be_fresh(setup: Setup, encoder) -> set[int]:
     count = getattr(settings, "reinit_layers", 0)
     if not count:
         return set()
-    from src_py.model.encoder import encoder_layers
-
     return {id(p) for layer in encoder_layers(encoder)[-count:] for p in layer.parameters()}

@@ -48,12 +48,12 @@ def two_rows_a_step(case):
     case.set(batch_size=2)
 
 
-@fault("batch")
+@fault("batch", before=("classes in a step",))
 def rows_sorted_by_label(case):
     order(case, lambda labels, size: _parts(np.argsort(labels, kind="stable"), size))
 
 
-@fault("batch")
+@fault("batch", before=("classes in a step",))
 def a_step_of_one_class(case):
     """Steps in random order, but each holds rows of one class."""
 
@@ -64,12 +64,12 @@ def a_step_of_one_class(case):
     order(case, choose)
 
 
-@fault("batch")
+@fault("batch", before=("rows used",))
 def the_same_rows_every_step(case):
     order(case, lambda labels, size: [np.arange(size)] * (len(labels) // size))
 
 
-@fault("batch")
+@fault("batch", before=("rows used",))
 def a_tenth_of_the_rows_is_used(case):
     """A subset for debugging that was left in."""
     order(case, lambda labels, size: [np.arange(size) + size * (i % 4) for i in range(len(labels) // size)])
@@ -90,13 +90,13 @@ def case_rows(case: Case) -> int:
     return len(case.tables["train"])
 
 
-@fault("batch")
+@fault("batch", before=("rows used",))
 def both_ranks_take_the_same_rows(case):
     """Each step holds every row twice: half of what it should see."""
     order(case, lambda labels, size: [np.repeat(part, 2) for part in _parts(np.arange(len(labels)), size // 2)])
 
 
-@fault("batch")
+@fault("batch", before=("labels in a batch",))
 def collator_mixes_rows_and_labels(case):
     def wrap(batch):
         batch["labels"] = batch["labels"][torch.randperm(len(batch["labels"]))]
@@ -105,7 +105,7 @@ def collator_mixes_rows_and_labels(case):
     case.make_collator(wrap)
 
 
-@fault("batch", before=("rows cut", "rows mostly cut"))
+@fault("batch", before=("rows cut", "rows mostly cut", "tokens in a batch"))
 def collator_cuts_to_eight_tokens(case):
     def wrap(batch):
         for name in ("input_ids", "attention_mask"):
@@ -117,7 +117,7 @@ def collator_cuts_to_eight_tokens(case):
     case.make_collator(wrap)
 
 
-@fault("batch")
+@fault("batch", before=("tokens in a batch",))
 def collator_drops_the_first_tokens(case):
     def wrap(batch):
         kept = batch["input_ids"].shape[-1] // 2

@@ -96,7 +96,7 @@ def answers_swapped_for_half(case):
     case.edit_tables.append(edit)
 
 
-@fault("data", kinds=(OURS,))
+@fault("data", kinds=(OURS,), before=("two answers",))
 def one_side_empty(case):
     texts(case, lambda text: "", columns=("response_b",))
 
@@ -134,18 +134,18 @@ def html_left_in(case):
     texts(case, lambda text: " ".join(f'<p class="x">{word}</p>' for word in text.split()))
 
 
-@fault("data")
+@fault("data", before=("equal rows",))
 def constant_column(case):
     """The name of the model was read instead of its answer."""
     texts(case, lambda text: "model-x")
 
 
-@fault("data")
+@fault("data", before=("equal rows",))
 def few_rows_many_times(case):
     training_rows(case, lambda table: table.iloc[np.arange(len(table)) % 60])
 
 
-@fault("data")
+@fault("data", before=("contradicting rows",))
 def rows_contradict_each_other(case):
     """Each text occurs once with every label."""
 

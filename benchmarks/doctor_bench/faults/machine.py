@@ -23,7 +23,7 @@ def data_parallel(case):
     case.edit_arguments.append(lambda args: setattr(args, "_n_gpu", 2))
 
 
-@fault("machine")
+@fault("machine", before=("training and evaluation mode",))
 def evaluation_in_training_mode(case):
     """Dropout stays on where predictions are made."""
 
@@ -35,7 +35,7 @@ def evaluation_in_training_mode(case):
     case.edit_trainer.append(edit)
 
 
-@fault("machine")
+@fault("machine", before=("training and evaluation mode",))
 def training_in_evaluation_mode(case):
     """Dropout is never on. On few rows it hardly matters."""
 
@@ -67,7 +67,7 @@ def metric_on_another_column(case):
     case.edit_rows.append(edit)
 
 
-@fault("machine")
+@fault("machine", before=("metrics",))
 def metric_of_labels_against_labels(case):
     """`compute_metrics` reads the labels where it should read the predictions."""
 
@@ -82,7 +82,7 @@ def metric_of_labels_against_labels(case):
     case.edit_trainer.append(edit)
 
 
-@fault("machine")
+@fault("machine", before=("validation rows",))
 def eight_validation_rows(case):
     def edit(tables):
         tables["valid"] = tables["valid"].iloc[:8].reset_index(drop=True)

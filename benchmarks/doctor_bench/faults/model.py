@@ -39,12 +39,12 @@ def pool_with(case: Case, pooled) -> None:
     case.edit_model.append(edit)
 
 
-@fault("model")
+@fault("model", before=("pretrained weights",))
 def weights_not_loaded(case):
     case.edit_model.append(lambda model: encoder_of(model).load_state_dict(fresh(model).state_dict()) and None)
 
 
-@fault("model")
+@fault("model", before=("pretrained weights",))
 def weights_half_loaded(case):
     """The top layer's names did not match."""
 
@@ -55,7 +55,7 @@ def weights_half_loaded(case):
     case.edit_model.append(edit)
 
 
-@fault("model", kinds=(PLAIN,))
+@fault("model", kinds=(PLAIN,), before=("pretrained weights",))
 def wrong_prefix_in_the_state_dict(case):
     """A state dict saved from a wrapper, read with strict=False: nothing matches, and nothing is said."""
 
@@ -70,7 +70,7 @@ def wrong_prefix_in_the_state_dict(case):
     case.from_model = load
 
 
-@fault("model")
+@fault("model", before=("pretrained weights",))
 def embeddings_not_loaded(case):
     def edit(model):
         other = encoder_embeddings(fresh(model))
@@ -94,12 +94,12 @@ def pretrained_or_all(case: Case, model) -> nn.Module:
     return encoder_of(model) if case.kind == OURS else model
 
 
-@fault("model")
+@fault("model", before=("trained parts",))
 def encoder_frozen(case):
     case.edit_model.append(lambda model: encoder_of(model).requires_grad_(False) and None)
 
 
-@fault("model")
+@fault("model", before=("trained parts",))
 def head_frozen(case):
     def edit(model):
         for parameter in head_of(model):
@@ -153,7 +153,7 @@ def activation_missing(case):
     case.edit_model.append(edit)
 
 
-@fault("model")
+@fault("model", before=("dropout",))
 def dropout_of_nine_tenths(case):
     def edit(model):
         for module in model.modules():
@@ -165,24 +165,24 @@ def dropout_of_nine_tenths(case):
     case.edit_model.append(edit)
 
 
-@fault("model", kinds=(OURS,))
+@fault("model", kinds=(OURS,), before=("padding",))
 def pooled_over_padding(case):
     pool_with(case, lambda hidden, mask: hidden.mean(1))
 
 
-@fault("model", kinds=(OURS,))
+@fault("model", kinds=(OURS,), before=("padding",))
 def last_token_pooled(case):
     """The last place of a padded row is padding."""
     pool_with(case, lambda hidden, mask: hidden[:, -1])
 
 
-@fault("model", kinds=(OURS,))
+@fault("model", kinds=(OURS,), before=("rows of a batch",))
 def rows_pooled_together(case):
     """A mean over the wrong axis: each row gets a part of the others."""
     pool_with(case, lambda hidden, mask: 0.5 * hidden.mean(1) + 0.5 * hidden.mean((0, 1)))
 
 
-@fault("model")
+@fault("model", before=("training and evaluation mode",))
 def outputs_exchanged_in_evaluation(case):
     """The first two outputs change places where predictions are made."""
 
@@ -217,7 +217,7 @@ def _outputs(count: int):
     return load
 
 
-@fault("model")
+@fault("model", before=("gradients", "pretrained weights"))
 def layer_norm_of_zero(case):
     """As after a conversion that renamed gamma and beta."""
 
@@ -245,7 +245,7 @@ def embeddings_cut_to_the_tokenizer(case):
     case.edit_model.append(lambda model: model.resize_token_embeddings(len(case.tokenizer) - 100) and None)
 
 
-@fault("model")
+@fault("model", before=("pretrained weights",))
 def positions_without_meaning(case):
     """Position embeddings of zero, or relative ones of one value."""
 

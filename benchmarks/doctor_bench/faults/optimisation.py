@@ -70,28 +70,28 @@ def all_warmup(case):
     case.set(warmup=0.99)
 
 
-@fault("optimisation")
+@fault("optimisation", before=("weight decay",))
 def weight_decay_of_ten(case):
     case.set(weight_decay=10.0)
 
 
-@fault("optimisation")
+@fault("optimisation", before=("weight decay",))
 def decay_on_norms_and_biases(case):
     optimizer(case, weight_decay=1.0)
 
 
-@fault("optimisation")
+@fault("optimisation", before=("first steps",))
 def gradients_clipped_to_nothing(case):
     """Adam's epsilon is then larger than what is left."""
     case.set(max_grad_norm=1e-7)
 
 
-@fault("optimisation")
+@fault("optimisation", before=("momentum",))
 def betas_of_almost_one(case):
     optimizer(case, betas=(0.999, 0.9999))
 
 
-@fault("optimisation")
+@fault("optimisation", before=("first steps",))
 def epsilon_too_large(case):
     optimizer(case, eps=1.0)
 
@@ -152,7 +152,7 @@ def average_of_the_initial_weights(case):
     case.edit_trainer.append(edit)
 
 
-@fault("optimisation", kinds=(PLAIN,))
+@fault("optimisation", kinds=(PLAIN,), before=("first steps",))
 def plain_gradient_descent_at_adams_rate(case):
     case.set(optim="sgd")
 

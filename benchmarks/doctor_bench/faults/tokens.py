@@ -61,20 +61,20 @@ def added_tokens_with_silent_rows(case):
     case.edit_model.append(edit)
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("special tokens",))
 def no_special_tokens(case):
     """The first token is a word, and the model reads the whole text from it."""
     special = lambda: {case.tokenizer.cls_token_id, case.tokenizer.sep_token_id}  # noqa: E731
     sequences(case, lambda ids: [i for i in ids if i not in special()] or ids[:1])
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("special tokens",))
 def special_tokens_twice(case):
     cls, sep = (lambda: case.tokenizer.cls_token_id), (lambda: case.tokenizer.sep_token_id)
     sequences(case, lambda ids: [cls(), cls(), *ids[1:-1], sep(), sep()])
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("special tokens",))
 def special_tokens_exchanged(case):
     def change(ids):
         cls, sep = case.tokenizer.cls_token_id, case.tokenizer.sep_token_id
@@ -83,28 +83,28 @@ def special_tokens_exchanged(case):
     sequences(case, change)
 
 
-@fault("tokenizer", kinds=(PLAIN,))
+@fault("tokenizer", kinds=(PLAIN,), before=("padding",))
 def padding_on_the_left(case):
     """The first token of a short text is then padding."""
     case.edit_tokenizer.append(lambda tokenizer: setattr(tokenizer, "padding_side", "left"))
 
 
-@fault("tokenizer", kinds=(PLAIN,))
+@fault("tokenizer", kinds=(PLAIN,), before=("tokens in a batch", "padding"))
 def attention_mask_missing(case):
     case.make_collator(lambda batch: {name: value for name, value in batch.items() if name != "attention_mask"})
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("tokens in a batch", "padding"))
 def attention_mask_of_ones(case):
     mask(case, torch.ones_like)
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("tokens in a batch", "padding"))
 def attention_mask_inverted(case):
     mask(case, lambda known: 1 - known)
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("tokens in a batch", "padding"))
 def attention_mask_hides_half(case):
     """A mask that was made for a shorter length."""
     mask(case, lambda known: known * (torch.arange(known.shape[-1]) < known.shape[-1] // 3))
@@ -121,7 +121,7 @@ def another_models_vocabulary(case):
     sequences(case, change)
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("padding in the rows",))
 def padding_read_as_text(case):
     """Rows are padded before the tokenizer's own padding, with the unknown token and a mask of ones."""
     unknown = lambda: case.tokenizer.unk_token_id  # noqa: E731
@@ -140,7 +140,7 @@ def longer_than_the_model_reads(case):
     case.edit_tables.append(few)
 
 
-@fault("tokenizer", kinds=(OURS,))
+@fault("tokenizer", kinds=(OURS,), before=("two answers",))
 def prompt_only(case):
     """Both answers are dropped after tokenising; what is left is the prompt."""
 
