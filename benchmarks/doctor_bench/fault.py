@@ -17,8 +17,9 @@ class Fault:
         name: what is wrong, in a few words.
         family: data, tokenizer, model, loss, optimisation, batch or machine.
         apply: changes a `Case`.
-        before: checks whose FAIL or WARN names the cause; empty where nobody has written a rule for it, which counts as
-            missed, as a rule does that the doctor does not run. A check that fires as a consequence, with advice about something else, is not listed.
+        before: checks whose FAIL or WARN names the cause; empty where nobody has written a rule for it. That counts as
+            missed, as a rule does that the doctor does not run. A check that fires as a consequence, with advice about
+            something else, is not listed.
         during: words of the watcher's sentences that name the cause.
         after: verdicts that name the cause.
         kinds, encoders: set-ups in which it is tried.
