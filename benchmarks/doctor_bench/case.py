@@ -163,6 +163,8 @@ class Case:
             **{
                 "output_dir": str(self.folder / "run"),
                 "per_device_eval_batch_size": 64,
+                "eval_strategy": "steps",
+                "eval_steps": EVALUATIONS,  # until `_rhythm` knows the steps
                 "logging_nan_inf_filter": False,
                 "save_strategy": "no",
                 "report_to": "none",
@@ -190,7 +192,6 @@ class Case:
         step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         steps = args.max_steps if args.max_steps > 0 else int(np.ceil(rows / step * args.num_train_epochs))
         every = max(1, steps // EVALUATIONS)
-        # Through the constructor's own checks a Trainer with another rhythm would be another Trainer.
         args.eval_strategy = args.logging_strategy = "steps"
         args.eval_steps = args.logging_steps = every
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import EvalPrediction
 
 from benchmarks.doctor_bench.case import OURS, PLAIN
 from benchmarks.doctor_bench.fault import fault
@@ -74,8 +75,8 @@ def metric_of_labels_against_labels(case):
     def edit(trainer):
         def metrics(prediction):
             classes = prediction.predictions.shape[1] if hasattr(prediction.predictions, "shape") else case.classes
-            prediction.predictions = 4.0 * np.eye(classes)[prediction.label_ids]
-            return evaluation_metrics(prediction)
+            right = 4.0 * np.eye(classes)[prediction.label_ids]
+            return evaluation_metrics(EvalPrediction(predictions=right, label_ids=prediction.label_ids))
 
         trainer.compute_metrics = metrics
 
