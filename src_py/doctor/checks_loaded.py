@@ -34,7 +34,7 @@ def check_loaded_weights(setup: Setup) -> Finding:
     if not compared & {n for n, p in own.items() if p.ndim > 1}:
         advice = "No name in the checkpoint is one of the model's: was it saved from a wrapper, with a prefix?"
         return Finding(name, WARN, "0 names match", limit, advice)
-    fresh = [n for n in own if n not in alike and not (n in compared and own[n].ndim < 2 and not own[n].any())]
+    fresh = [n for n in own if n not in alike]
     share = sum(own[n].numel() for n in fresh) / sum(p.numel() for p in own.values())
     advice = f"{', '.join(fresh[:3])}{' and others' if len(fresh) > 3 else ''} are not the checkpoint's: load with "
     advice += "from_pretrained and read what it says of missing and unexpected keys."
@@ -73,13 +73,15 @@ def _plain(name: str) -> str:
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of the rows that both have; 1 for two tensors of zeros."""
+    """Of the rows that both have; 1 where the checkpoint's are zeros, which are like anything."""
     if a.ndim != b.ndim or a.shape[1:] != b.shape[1:]:
         return 0.0
     rows = min(len(a), len(b)) if a.ndim else None
     a, b = (x.float().cpu()[:rows].flatten() if x.ndim else x.float().cpu().reshape(1) for x in (a, b))
+    if not b.any():
+        return 1.0
     sizes = a.norm() * b.norm()
-    return float(a @ b / sizes) if sizes > 0 else float(a.norm() == b.norm())
+    return float(a @ b / sizes) if sizes > 0 else 0.0
 
 
 def _meant_to_be_fresh(setup: Setup, encoder) -> set[int]:
