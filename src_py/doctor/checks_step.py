@@ -11,6 +11,7 @@ from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.untouched import weights_restored
 from src_py.model.encoder import reference_lr
 
+USUAL_BETA = 0.95  # of few steps even the usual 0.9 remembers most: then the steps are too few
 STEPS = 2  # a head that starts at zero passes gradients on from the second step on
 
 
@@ -84,6 +85,8 @@ def check_betas(setup: Setup) -> Finding:
     betas = [group["betas"][0] for group in groups if "betas" in group]
     if not betas:
         return Finding("momentum", SKIP, "not Adam")
+    if max(betas) <= USUAL_BETA:
+        return Finding("momentum", PASS, f"beta {max(betas):g}", f"at most {USUAL_BETA:g}, or short")
     memory = 1 / max(1e-9, 1 - max(betas)) / _total_steps(setup)
     advice = "Adam's first beta remembers most of the training: 0.9 is usual."
     return judge("momentum", memory, advice, warn=(None, 0.3), form="{:.0%} of the steps remembered")

@@ -134,7 +134,7 @@ def html_left_in(case):
     texts(case, lambda text: " ".join(f'<p class="x">{word}</p>' for word in text.split()))
 
 
-@fault("data", before=("equal rows",))
+@fault("data", before=("equal rows", "two answers"))
 def constant_column(case):
     """The name of the model was read instead of its answer."""
     texts(case, lambda text: "model-x")
