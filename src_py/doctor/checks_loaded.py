@@ -38,7 +38,7 @@ def check_loaded_weights(setup: Setup) -> Finding:
     share = sum(own[n].numel() for n in fresh) / sum(p.numel() for p in own.values())
     advice = f"{', '.join(fresh[:3])}{' and others' if len(fresh) > 3 else ''} are not the checkpoint's: load with "
     advice += "from_pretrained and read what it says of missing and unexpected keys."
-    status = FAIL if share > 0.3 else WARN if fresh else PASS
+    status = FAIL if share > 0.25 else WARN if fresh else PASS
     return Finding(name, status, f"{share:.0%} of the encoder fresh", limit, advice if fresh else "")
 
 

@@ -42,20 +42,23 @@ def check_first_update(setup: Setup) -> Finding:
                 if setup.args.max_grad_norm:
                     torch.nn.utils.clip_grad_norm_(trainable, setup.args.max_grad_norm)
                 optimizer.step()
-            moved = [_rms(p.detach() - old) / STEPS for p, old in zip(trainable, before) if p.ndim > 1]
+            reached = [(p, old) for p, old in zip(trainable, before) if p.ndim > 1 and p.grad is not None]
+            moved = [_rms(p.detach() - old) / STEPS for p, old in reached]
         finally:
             if fresh:
                 optimizer.state.clear()
             if made is None:
                 trainer.optimizer, trainer.lr_scheduler = None, scheduler
     if not moved:
-        return Finding(name, SKIP, "no matrix is trained")
-    share = float(np.median(moved)) / reference_lr(setup.model)
+        return Finding(name, SKIP, "no matrix gets a gradient")
+    # A low rate is another check's; here it counts what becomes of the rate.
+    rate = min(reference_lr(setup.model), min(group["lr"] for group in optimizer.param_groups))
+    share = float(np.median(moved)) / rate
     advice = (
         "Steps hardly move the weights: is max_grad_norm tiny, Adam's epsilon large, or is it plain gradient descent?"
     )
     # Momentum at fifty times Adam's rate moves weights by a few per cent of it at first, and learns.
-    return judge(name, share, advice, warn=(0.01, None), fail=(0.0001, None), form="{:.2g} of the usual rate")
+    return judge(name, share, advice, warn=(0.01, None), fail=(0.001, None), form="{:.2g} of the usual rate")
 
 
 def check_decay(setup: Setup) -> Finding:

@@ -113,7 +113,7 @@ def head_frozen(case):
     case.edit_model.append(edit)
 
 
-@fault("model", before=("optimizer",))
+@fault("model", before=("optimizer",), kinds=(PLAIN,))
 def everything_frozen(case):
     case.edit_model.append(lambda model: model.requires_grad_(False))
 
