@@ -5,11 +5,13 @@ import os
 import time
 from pathlib import Path
 
+import datasets
 import torch
 
 from benchmarks.doctor_bench import world
 from benchmarks.doctor_bench.setups import Setup
 from benchmarks.doctor_bench.store import PARTS, measured, parts_of, result
+from src_py.kaggle import start_session
 
 
 def measure(listed: list[Setup], store: Path, processes: int) -> None:
@@ -31,6 +33,8 @@ def measure(listed: list[Setup], store: Path, processes: int) -> None:
 
 def _start() -> None:
     torch.set_num_threads(1)
+    start_session(0)  # no progress bars of transformers
+    datasets.disable_progress_bars()
 
 
 def _encoder(store: Path, family: str) -> None:
