@@ -1,11 +1,12 @@
 # A value that a user gives is data. make would expand it, and a shell would interpret it: so it is taken literally here,
 # reaches the commands through the environment (ARG_...), stands in double quotes there, and Python checks it.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(eval _given += $(name))))
-# USER is also a shell's variable: only the one given to make counts.
+# These are often in an environment for other reasons: only what is given to make counts.
 ARG_USER := $(if $(filter USER,$(_given)),$(value USER))
-$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS WORKERS,$(eval ARG_$(name) := $$(value $(name))))
+ARG_VERSION := $(if $(filter VERSION,$(_given)),$(value VERSION))
+$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS WORKERS WAIT,$(eval ARG_$(name) := $$(value $(name))))
 $(foreach name,$(_given),$(eval override $(name) := $$(value $(name))))
-export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS ARG_WORKERS
+export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS ARG_WORKERS ARG_WAIT ARG_VERSION
 
 PYTHON ?= python3
 # IMAGE=kaggle or IMAGE=june: the same in an environment with the package versions of Kaggle's images.
@@ -24,7 +25,7 @@ override OFFLINE := $(PY) -m tools.offline $(PY) -m
 override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push pull-kaggle audit lint clean
+.PHONY: help bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push submit status pull-kaggle audit lint clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +96,12 @@ weights: $(READY) ## a folder ready to attach, without a pickle: make weights MO
 
 push: $(READY) ## a recipe to Kaggle, with its client: make push RECIPE=... USER=name [SECONDS=limit]
 	$(PY) -m tools.kaggle_client push $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} "--user=$$ARG_USER" $${ARG_SECONDS:+"--seconds=$$ARG_SECONDS"}
+
+submit: $(READY) ## push, wait, submit and show the score: make submit RECIPE=... USER=name [SECONDS=limit] [WAIT=minutes] [VERSION=n]
+	$(PY) -m tools.kaggle_submit submit $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} "--user=$$ARG_USER" $${ARG_SECONDS:+"--seconds=$$ARG_SECONDS"} $${ARG_WAIT:+"--wait=$$ARG_WAIT"} $${ARG_VERSION:+"--version=$$ARG_VERSION"}
+
+status: $(READY) ## runs, submissions, scores and GPU hours left: make status [RECIPE=...] USER=name
+	$(PY) -m tools.kaggle_submit status $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} "--user=$$ARG_USER"
 
 pull-kaggle: $(READY) ## a notebook that was edited on Kaggle back into the sources: make pull-kaggle RECIPE=... USER=name
 	$(PY) -m tools.kaggle_client pull $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} "--user=$$ARG_USER"

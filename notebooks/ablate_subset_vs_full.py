@@ -30,7 +30,7 @@
 #
 # This is the only cell you need to edit. `arms` are measured at every size: `posted`, `recipe`, `posted+batch`,
 # `recipe-pairwise-head`, `recipe+lora`, `recipe+epochs=3` and so on; the first and the last are compared. `repairs` are
-# added to `posted` and taken from `recipe`, one by one. `preset = "levers"` asks another question: which additions to
+# added to `posted` and taken from `recipe`, one by one. `preset = "levers"` asks another question: which changes of
 # the recipe are worth it on these rows?
 
 # %%
@@ -46,11 +46,11 @@ class CFG:
     rows = 0  # training rows of a debug run, such as 2000; 0: all
     # Grid
     preset = "data_or_code"  # "levers": the recipe with each of `levers`, at one size; `arms` to `control` do not count
-    levers = []  # such as ["features", "lora", "layer_decay=1.0", "features+ema"]; empty: all that the rows allow
+    levers = []  # such as ["features_off", "lora", "layer_decay=1.0", "ema+cosine"]; empty: all that the rows allow
     lever_rows = 0  # training rows of the levers; 0: all
     holdout = "auto"  # "topic" or "length": also measure on rows of a kind that is kept out of training; "none"
     arms = ["posted", "recipe"]
-    repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen"]
+    repairs = ["pairwise", "batch", "rates", "line_break", "cut", "head", "warmup", "frozen", "features"]
     sizes = []  # training rows; empty: n_sizes, equally far apart on a log axis
     n_sizes = 5
     smallest_share = 0.01  # of all training rows
@@ -285,7 +285,8 @@ if outcomes:
 # Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
 # seeds, `unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which
 # kind was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more
-# seeds. The grey bars are what a trial costs.
+# seeds. `features_off` takes something from the recipe: a gain below zero says that its counts of length and format help.
+# The grey bars are what a trial costs.
 
 # %%
 if outcomes and levers:

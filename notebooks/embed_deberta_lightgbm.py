@@ -84,11 +84,11 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.evaluation import (
     Calibration, class_shares, class_table, constant_log_loss, cross_fitted, fit_calibration, fit_weights, group_table,
-    mix, plot_groups, plot_predictions, score,
+    plot_groups, plot_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
-    Clock, Machine, Paths, RunFiles, RunSettings, begin_run, choose_precision, describe_hardware, end_run,
-    find_extra, find_finished, identify, start_session, write_csv,
+    Clock, Paths, RunFiles, RunSettings, begin_run, choose_precision, describe_hardware, end_run,
+    Training, find_extra, find_finished, identify, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, find_fine_tuned, predict_saved
 from src_py.pairs import (
@@ -97,14 +97,14 @@ from src_py.pairs import (
     write_submission,
 )  # fmt: skip
 from src_py.tabular import (
-    FINE_TUNED, RECIPE, BoostSettings, Counted, FeatureSettings, FoldResult, SavedBlend, blend_members, check_blend,
+    FINE_TUNED, OOF, RECIPE, BoostSettings, Counted, FeatureSettings, FoldResult, SavedBlend, blend_members, check_blend,
     check_folds, choose_fine_tuned, embed_pairs, encoder_digest, finished_fold, fit_fold, forecast_features, group_sets,
-    leak_table, plot_boosting, plot_models, predict_folds, read_blend, save_blend, save_fold, save_options, saved_options,
+    leak_table, plot_boosting, plot_models, predict_blend, read_blend, save_blend, save_fold, save_options, saved_options,
     search_options, stop_on_leak, weight_folds,
 )  # fmt: skip
 
 # %%
-kinds = (Paths, RunSettings, ExtraFiles, FeatureSettings, BoostSettings, Machine, CrossValidation)
+kinds = (Paths, RunSettings, ExtraFiles, FeatureSettings, BoostSettings, Training, CrossValidation)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
 output, clock = Path(cfg.output_dir), Clock(cfg.hours)
 files = find_contest(cfg.input_dir, cfg.data_dir)
@@ -227,7 +227,7 @@ def train_fold(fold: int) -> FoldResult:
 # again whenever texts, encoder and the code that made them are the same.
 
 # %%
-result_files = tuple(file_name(name, debug_size) for name in ("oof_lightgbm.csv", "models.csv", "submission.csv"))
+result_files = tuple(file_name(name, debug_size) for name in (OOF, "models.csv", "submission.csv"))
 run_files = RunFiles(RECIPE, ("tabular",), result_files, shared=("embeddings",))
 if folds:
     run = identify(cfg, [train, labels, prompts, fold_of], model_dir, [embed, search_settings, train_fold])
@@ -395,13 +395,10 @@ clock.mark("Evaluate")
 # scoring run. Every row is answered once and in order; the probabilities are checked before the file is written.
 
 # %%
-folder = (finished or output) / "tabular"
-blend = read_blend(folder)
-predictions = predict_folds(folder, blend, Counted.of(test, features.groups, embed))
-if FINE_TUNED in blend.weights:
-    predictions[FINE_TUNED] = predict_saved(fine_tuned.folders, test, classes, precision)
-mixed = mix([predictions[name] for name in blend.weights], np.array(list(blend.weights.values())))
-predicted = Calibration(blend.temperature, blend.tie_shift).apply(mixed)
+folder, tuned = (finished or output) / "tabular", None
+if FINE_TUNED in read_blend(folder).weights:
+    tuned = predict_saved(fine_tuned.folders, test, classes, precision)
+predicted = predict_blend(folder, test, embed, tuned)
 submission = write_submission(output / result_files[-1], test["id"], predicted, contest)
 if folds:
     end_run(output, run_files)
@@ -425,4 +422,5 @@ if forecast:
 # - **The fine-tuned model in the blend**: run `finetune_deberta`, best with all five folds, and attach its output.
 # - **Faster**: leave `word2vec` out of `groups`, `max_length = 256`, `search_minutes = 0`.
 # - **Scoring run**: attach this notebook's output and the same encoder; the notebook then only predicts.
+# - **Several runs in one submission**: attach their outputs to `blend_submissions`.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.

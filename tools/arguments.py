@@ -50,6 +50,20 @@ def seconds(text: str) -> int:
     return int(text)
 
 
+def version(text: str) -> int:
+    """The number of a notebook's version on Kaggle."""
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or int(text) == 0:
+        raise ValueError(f"VERSION is {text!r}; write the whole number that the push printed")
+    return int(text)
+
+
+def minutes(text: str) -> int:
+    """How long to wait for Kaggle; 0: look once."""
+    if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII):
+        raise ValueError(f"WAIT is {text!r}; write whole minutes, at most 9999")
+    return int(text)
+
+
 def count(text: str) -> int:
     """Rows of a table."""
     if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or int(text) == 0:

@@ -15,7 +15,7 @@ SETUP = "# Helpers (generated). To change one, edit its cell below, then choose 
 FILE = "# ==== {} ===="
 HEADING = "## Helpers"
 # In the order of design: a room imports from rooms before it.
-ROOMS = ("", "kaggle", "evaluation", "pairs", "model", "doctor", "training", "tabular", "ablation")
+ROOMS = ("", "kaggle", "evaluation", "pairs", "model", "doctor", "training", "tabular", "blend", "ablation")
 _MAGIC = Path(__file__).with_name("helper_files.py")
 
 

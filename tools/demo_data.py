@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import sentencepiece
 import torch
+from scipy.special import softmax
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -95,6 +96,21 @@ def write_contest(
     sample = pd.DataFrame({"id": test["id"]} | dict.fromkeys(LMSYS.submission_columns, 1 / 3))
     sample.to_csv(folder / "sample_submission.csv", index=False)
     return pd.DataFrame(truth, columns=["a", "b", "tie"]).assign(id=frame["id"].astype(str))
+
+
+def write_foreign(folder: str | Path, truth: pd.DataFrame, train_rows: int, seed: int = 0) -> None:
+    """Somebody else's predictions of the rows that `write_contest` wrote: the truth, blurred, in two csv files.
+
+    Args:
+        truth: from `write_contest`; its first `train_rows` rows are the training rows.
+    """
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    classes = ["a", "b", "tie"]
+    logits = 0.5 * np.log(truth[classes].to_numpy()) + rng.normal(0, 0.45, (len(truth), 3))
+    blurred = truth[["id"]].assign(**dict(zip(classes, softmax(logits, axis=1).T)))
+    blurred[:train_rows].to_csv(folder / "oof.csv", index=False)
+    blurred[train_rows:].to_csv(folder / "submission.csv", index=False)
 
 
 def bayes_log_loss(truth: np.ndarray) -> float:

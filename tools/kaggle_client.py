@@ -4,26 +4,25 @@ python -m tools.kaggle_client metadata --recipe NAME --user NAME            prin
 python -m tools.kaggle_client push --recipe NAME --user NAME [--seconds N]  push and run; N limits the run
 python -m tools.kaggle_client pull --recipe NAME --user NAME                an edited notebook back into the sources
 
-A recipe's first cell is the one source of its metadata. The client finds its own credentials; nothing here reads them.
+A recipe's first cell is the one source of its metadata. `tools.kaggle_submit` pushes, waits and submits.
 """
 
 import argparse
-import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tools import arguments
 from tools.build import build, read
+from tools.kaggle_service import client, mask
 from tools.percent import SyncError, read_cells
 from tools.pull import Pulled, pull
 
 MACHINES = {"GPU T4 x2": "NvidiaTeslaT4", "none": None}
+PUSHED = r"Kernel version .*successfully pushed"
 SOURCES = {
     "competition": "competition_sources",
     "dataset": "dataset_sources",
@@ -77,57 +76,34 @@ def metadata(recipe: Path, user: str) -> dict[str, Any]:
     }
 
 
-def push(recipe: Path, user: str, root: Path, seconds: int | None) -> None:
-    """Build the notebook, write its metadata beside it, and hand both to the client."""
+def push(recipe: Path, user: str, root: Path, seconds: int | None) -> int | None:
+    """Build the notebook, write its metadata beside it, and hand both to the client.
+
+    Returns:
+        The number of the version that Kaggle made; None when Kaggle does not say.
+    """
     described = metadata(recipe, user)
     folder = _empty(root / "build" / "push" / recipe.stem)
     (folder / described["code_file"]).write_text(build(recipe, root), encoding="utf-8")
     (folder / "kernel-metadata.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     words = ["kernels", "push", "-p", str(folder), *(["-t", str(seconds)] if seconds else [])]
     machine = described.get("machine_shape")
-    _client(words + (["--accelerator", machine] if machine else []), r"Kernel version .*successfully pushed")
+    words += ["--accelerator", machine] if machine else []
+    said = client(words, PUSHED, described["id"])
+    print(mask(said), flush=True)
+    version = re.search(r"^Kernel version (\d+) successfully pushed", said, re.MULTILINE)
+    return int(version[1]) if version else None
 
 
 def pull_back(recipe: Path, user: str, root: Path) -> Pulled:
     """The notebook as it is on Kaggle, through `tools.pull.pull`."""
     name = metadata(recipe, user)["id"]
     folder = _empty(root / "build" / "pull" / recipe.stem)
-    _client(["kernels", "pull", name, "-p", str(folder)], r"Source code downloaded to ")
+    print(mask(client(["kernels", "pull", name, "-p", str(folder)], r"Source code downloaded to ", name)))
     found = list(folder.glob("*.ipynb"))
     if len(found) != 1:
         raise SyncError(f"The client wrote {len(found)} notebooks to {folder}; {name} on Kaggle should be one.")
     return pull(found[0], root)
-
-
-# The client ends with 0 when the service refuses a push, or leaves out an input.
-_REFUSED = re.compile(r"^(Kernel push error: |The following are not valid |[45]\d\d( - | \w+ Error: ))", re.MULTILINE)
-_SECRETS = {
-    r"\b[0-9a-fA-F]{32}\b": "***",
-    r"\bKGAT_\w+": "***",
-    r"(?i)\b(basic|bearer) [\w.+/=-]{8,}": r"\1 ***",
-    r"""(?i)(key|token|password|secret)(["']?\s*[:=]\s*["']?)[^\s"',}]+""": r"\1\2***",
-}
-
-
-def mask(text: str) -> str:
-    """`text` without what looks like a credential, or is in a variable of this process that holds one."""
-    for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN"):
-        if os.environ.get(name):
-            text = text.replace(os.environ[name], "***")
-    for pattern, replacement in _SECRETS.items():
-        text = re.sub(pattern, replacement, text)
-    return text
-
-
-def _client(words: list[str], success: str) -> None:
-    """Run the client and print what it said; `success` begins the line that it prints when it is done."""
-    if importlib.util.find_spec("kaggle") is None:
-        raise SyncError("The official client is needed: .venv/bin/python -m pip install kaggle")
-    done = subprocess.run([sys.executable, "-m", "kaggle", *words], capture_output=True, text=True)
-    output = (done.stdout + "\n" + done.stderr).strip()
-    print(mask(output))
-    if done.returncode or _REFUSED.search(output) or not re.search(f"^{success}", output, re.MULTILINE):
-        raise SyncError(f"kaggle {' '.join(words[:2])} failed; see the client's message above.")
 
 
 def _empty(folder: Path) -> Path:

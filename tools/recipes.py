@@ -15,6 +15,10 @@ class Recipe:
         shows: result files that `make demo` prints (.md as text, .csv as a table).
         predictions: out-of-fold predictions that `make demo` compares with the Bayes-optimal loss; "": none.
         length_scale: how much the length of an answer decides in its generated data.
+        rehearsal_rows: training rows of the rehearsal.
+        takes_encoder: whether its CFG has a `model_dir`.
+        members: runs whose outputs it needs, (recipe, settings beside that recipe's own for the demo or rehearsal).
+        foreign: whether it also gets somebody else's predictions.
     """
 
     name: str
@@ -25,6 +29,10 @@ class Recipe:
     shows: tuple[str, ...] = ()
     predictions: str = ""
     length_scale: float = 0.0
+    rehearsal_rows: int = 160
+    takes_encoder: bool = True
+    members: tuple[tuple[str, str], ...] = ()
+    foreign: bool = False
 
 
 _OPENING = ("What you get", "Configuration", "Helpers (skip this)", "Setup", "Data", "Validation split")
@@ -61,6 +69,27 @@ RECIPES = {
             shows=("models.csv",),
             predictions="oof_lightgbm.csv",
             length_scale=5.0,  # so that more than one group of features has something to say
+        ),
+        Recipe(
+            name="blend_submissions",
+            sections=(
+                *("What you get", "Configuration", "Helpers (skip this)", "Setup", "Data", "Members", "Weights"),
+                *("Evaluate", *_CLOSING),
+            ),
+            demo_cfg="",
+            rehearsal_cfg="",
+            traces=(),
+            shows=("members.csv",),
+            predictions="oof_blend.csv",
+            length_scale=5.0,
+            rehearsal_rows=500,
+            takes_encoder=False,
+            members=(
+                ("finetune_deberta", "folds=0,1"),
+                ("finetune_deberta", "folds=0,1 features=off"),
+                ("embed_deberta_lightgbm", ""),
+            ),
+            foreign=True,
         ),
     )
 }

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ import pandas as pd
 import papermill
 
 from tools import arguments
-from tools.demo_data import make_pairs, write_contest, write_tiny_deberta
-from tools.recipes import Recipe
+from tools.demo_data import make_pairs, write_contest, write_foreign, write_tiny_deberta
+from tools.recipes import RECIPES, Recipe
 from tools.run import report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,25 +42,44 @@ def rehearse(recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "absent").mkdir(parents=True)
     (folder / "absent/evaluate.py").write_text("raise ModuleNotFoundError(\"No module named 'evaluate'\")\n")
-    write_contest(folder / "contest", 160, 40)
+    truth = write_contest(folder / "contest", recipe.rehearsal_rows, 40)
     write_tiny_deberta(folder / "model", hidden_size=32)
 
     new = folder / "new/input"
     _mount(folder / "contest", new / "competitions" / SLUG, _visible(folder / "contest"))
     _mount(folder / "model", new / "models/microsoft/deberta-v3/transformers/tiny/1")
+    members = _members(recipe, folder, new, truth)
+    for member in members:
+        _mount(member, new / "notebooks/somebody" / member.name)
     first = _run(recipe, folder, "save", new, {})
     _check(first, new, 3)
-    assert any(list(first.glob(trace)) for trace in recipe.traces), "the first run trains"
+    assert not recipe.traces or any(list(first.glob(trace)) for trace in recipe.traces), "the first run trains"
 
     old = folder / "old/input"
     _mount(folder / "contest", old / SLUG, _hidden(folder / "contest"))
     _mount(folder / "model", old / "debertav3tiny")
+    for member in members:
+        _mount(member, old / member.name)
     _mount(first, old / recipe.name.replace("_", "-"))
     second = _run(recipe, folder, "scoring", old, {"KAGGLE_IS_COMPETITION_RERUN": "1"})
     _check(second, old, SCORING_ROWS)
     left = [path.name for trace in recipe.traces for path in second.glob(trace)]
     assert not left, f"the scoring run has trained: {left}"
     _unlock(folder)
+
+
+def _members(recipe: Recipe, folder: Path, inputs: Path, truth: pd.DataFrame) -> list[Path]:
+    """Outputs that the recipe needs, made by the other recipes, and somebody's predictions of the visible rows."""
+    made = []
+    for number, (name, cfg) in enumerate(recipe.members):
+        other = replace(RECIPES[name], rehearsal_cfg=f"{RECIPES[name].rehearsal_cfg} {cfg}")
+        working = _run(other, folder, f"member-{number}", inputs, {})
+        made.append(working.rename(working.with_name(f"{name.replace('_', '-')}-{number}")))
+    if recipe.foreign:
+        visible = recipe.rehearsal_rows + len(pd.read_csv(next(inputs.rglob("test.csv"))))
+        write_foreign(folder / "somebodys-llm", truth[:visible], recipe.rehearsal_rows)
+        made.append(folder / "somebodys-llm")
+    return made
 
 
 def _visible(contest: Path) -> pd.DataFrame:
@@ -101,7 +121,8 @@ def _run(recipe: Recipe, folder: Path, name: str, inputs: Path, extra: dict[str,
     working = folder / name / "working"
     working.mkdir(parents=True)
     before, begun = _digest(inputs), time.monotonic()
-    cfg = f"{shlex.quote(f'input_dir={inputs}')} model_dir=tiny {recipe.rehearsal_cfg}"
+    model = "model_dir=tiny" if recipe.takes_encoder else ""
+    cfg = f"{shlex.quote(f'input_dir={inputs}')} {model} {recipe.rehearsal_cfg}"
     environment = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "RECIPE_CFG": cfg} | extra
     paths = [str(folder / "absent"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

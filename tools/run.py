@@ -25,9 +25,9 @@ from src_py.pairs.contest import LMSYS
 from src_py.pairs.load import load_pairs
 from tools import arguments
 from tools.build import HELPERS, SETUP, build
-from tools.demo_data import bayes_log_loss, write_contest, write_tiny_deberta
+from tools.demo_data import bayes_log_loss, write_contest, write_foreign, write_tiny_deberta
 from tools.percent import SyncError
-from tools.recipes import Recipe
+from tools.recipes import RECIPES, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_TRAIN_ROWS, DEMO_TEST_ROWS = 2500, 300
@@ -74,7 +74,15 @@ def demo(recipe: Recipe) -> None:
     truth = write_contest(contest, DEMO_TRAIN_ROWS, DEMO_TEST_ROWS, length_scale=recipe.length_scale)
     write_tiny_deberta(mounts / "models/microsoft/deberta-v3/transformers/tiny/1")
     started = time.monotonic()
-    run_notebook(recipe.name, out, {"input_dir": str(mounts), "model_dir": "tiny"}, recipe.demo_cfg)
+    inputs = {"input_dir": str(mounts), "model_dir": "tiny"}
+    made = out / "members"  # moved to the mounts only when all are made: a run predicts with what is attached
+    for number, (name, cfg) in enumerate(recipe.members):
+        run_notebook(name, made / f"{name.replace('_', '-')}-{number}", inputs, f"{RECIPES[name].demo_cfg} {cfg}")
+    for folder in made.glob("*"):
+        shutil.move(folder, mounts / folder.name)
+    if recipe.foreign:
+        write_foreign(mounts / "somebodys-llm", truth, DEMO_TRAIN_ROWS)
+    run_notebook(recipe.name, out, inputs if recipe.takes_encoder else {"input_dir": str(mounts)}, recipe.demo_cfg)
     print("\nGenerated data, tiny random DeBERTa (no statement about real data or leaderboard scores):")
     for name in recipe.shows:
         print(f"{name}\n{_shown(out / name)}")
@@ -126,10 +134,11 @@ def main(words: list[str]) -> int:
         if chosen.action == "demo":
             demo(chosen.recipe)
             return 0
-        overrides = {
-            "input_dir": str(chosen.data.resolve()),
-            "model_dir": str(chosen.model.resolve()) if chosen.model else "",
-        }
+        overrides = {"input_dir": str(chosen.data.resolve())}
+        if chosen.recipe.takes_encoder:
+            overrides["model_dir"] = str(chosen.model.resolve()) if chosen.model else ""
+        elif chosen.model:
+            raise SyncError(f"{chosen.recipe.name} takes no MODEL; put the encoder's folder below DATA.")
         out = chosen.out or ROOT / "build" / "run" / chosen.recipe.name
         print(f"Open {run_notebook(chosen.recipe.name, out.resolve(), overrides, chosen.cfg)}")
     except SyncError as error:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from src_py.ablation.power_law import PowerLaw, fit_power_law
 from src_py.ablation.problem import Outcome, Problem, Trial
-from src_py.ablation.results import Comparison, compare
+from src_py.ablation.results import Comparison, compare, reading_gain
+from src_py.doctor.verdict import LEAST_READING
 
 NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
 SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
@@ -43,7 +44,9 @@ def answer(
         trials: all trials of the grid, to say which sizes are missing.
     """
     laws = fit_curves(results, curve, arms, problem.blocks[0] if problem.blocks else None)
-    sentences: list[str | None] = [learns(curve, results, arm) for arm in arms]
+    sentences: list[str | None] = []
+    for arm in arms:
+        sentences += [learns(curve, results, arm), reads(problem, outcomes, curve, arm)]
     if len(arms) > 1:
         sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
@@ -116,6 +119,25 @@ def _worse(found: Comparison) -> bool:
 def _no_gain(found: Comparison) -> bool:
     """Surely not better."""
     return found.at_most < NOTHING and (found.seeds > 1 or found.gain < -ONE_SEED)
+
+
+def reads(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
+    """Whether the encoder of an arm with counts adds something to them, at its largest size; None without counts."""
+    own = _own(curve, arm)
+    largest = 0 if own.empty else int(own["rows"].iloc[-1])
+    found = reading_gain(problem, outcomes, (arm, largest, 0))
+    if found is None:
+        return None
+    figures = f"gain {found.at_least:+.3f} to {found.at_most:+.3f}; {found.seeds} seed{'s' * (found.seeds > 1)}"
+    if found.at_least > 0 and found.gain >= LEAST_READING:
+        return (
+            f"{arm}: at {largest:,} rows, its encoder takes {found.gain:.3f} nats off what the counts of length and "
+            f"format reach without it ({figures})."
+        )
+    return (
+        f"{arm}: at {largest:,} rows, no gain of its encoder over the counts of length and format was seen "
+        f"({figures}): what it has below the constant predictor, it has from them."
+    )
 
 
 def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from src_py.ablation.levers import LEVERS
 from src_py.config import Settings, parse_value
 from src_py.errors import InputError
-from src_py.model.preference import ModelSettings
+from src_py.model.preference import ModelSettings, check_options
 from src_py.pairs.encode import Reading
 from src_py.training.trainer import TrainingSettings
 
@@ -24,6 +24,7 @@ REPAIRS = {  # what each of them changes in the posted settings
     "warmup": "the learning rate rises over the first steps",
     "head": "starts at the constant predictor and pools the mean, not random on [CLS]",
     "frozen": "word embeddings are frozen",
+    "features": "counts of length and format go to the head beside the text",
 }
 KINDS = (Reading, ModelSettings, TrainingSettings)  # whose settings an arm may change
 SAME = {"evals_per_epoch", "save_fp16", "attention", "micro_batch"}  # but these: they change no trial's result
@@ -65,6 +66,13 @@ class Arm:
         asked = {LEVERS[lever].needs for lever in self.levers} - {""}
         return frozenset(asked | ({"names"} if dict(self.changes).get("names_loss") else set()))
 
+    @property
+    def trains(self) -> tuple:
+        """Equal for arms that are trained alike, whatever the order and the form of what their names hold."""
+        changes = {"features": "on" if "features" in self else "off"} | dict(self.changes)
+        repairs = self.repairs - {"features"}
+        return self.name.startswith("posted"), repairs, frozenset(changes.items()), self.longer, self.models, self.needs
+
     def change(self, settings: Kind) -> Kind:
         """`settings` with those that the arm changes."""
         own = {declared.name for declared in fields(settings)}
@@ -72,12 +80,12 @@ class Arm:
 
 
 def parse_arm(name: str) -> Arm:
-    """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`, `recipe+features`, `recipe+pooling=cls`,
-    `recipe-frozen+lora+epochs=3`.
+    """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`, `recipe+lora`, `recipe+pooling=cls`,
+    `recipe-frozen+ema+epochs=3`.
 
     Raises:
-        InputError: for any other form, a repair, lever or setting that does not exist or is named twice, or a value
-            that the setting cannot have.
+        InputError: for any other form, a repair, lever or setting that does not exist or is named twice, a value that
+            the setting cannot have, or settings that exclude each other.
     """
     base, *parts = _CHANGE.split(name)
     plus, minus = ([part[1:] for part in parts if part[0] == sign] for sign in "+-")
@@ -94,6 +102,7 @@ def parse_arm(name: str) -> Arm:
         arm = Arm(name, frozenset(set(REPAIRS) - set(repairs)), tuple(levers), tuple(given))
         for kind in KINDS:
             _check(arm, kind)
+        _check_together(arm)
         return arm
     raise InputError(
         f"CFG.arms: {name!r} is not an arm; write posted, recipe, posted+REPAIR, recipe-REPAIR, recipe+LEVER or "
@@ -131,6 +140,18 @@ def _changes(name: str, part: str) -> list[tuple[str, Any]]:
 def _check(arm: Arm, kind: type[Settings]) -> None:
     try:
         arm.change(kind())
+    except InputError as error:
+        raise _in_arm(arm.name, error) from error
+
+
+def _check_together(arm: Arm) -> None:
+    """As the first cell of `finetune_deberta` does: settings of which each is fine alone."""
+    try:
+        features = "on" if "features" in arm else "off"
+        reading = arm.change(Reading("pairwise" if "pairwise" in arm else "joint", features=features))
+        pooling = "mean" if "head" in arm else "cls"
+        model = arm.change(ModelSettings(pooling=pooling, freeze_embeddings="frozen" in arm))
+        check_options(reading.style, reading.features, model)
     except InputError as error:
         raise _in_arm(arm.name, error) from error
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src_py.ablation.answer import Answer, learns
+from src_py.ablation.answer import Answer, learns, reads
 from src_py.ablation.arms import has_levers, parse_arm
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Comparison, compare, minutes_of
@@ -111,7 +111,7 @@ def answer_levers(
         failed: arms that could not be trained, and why, from `run_trials`.
     """
     table = lever_table(problem, outcomes)
-    sentences = [learns(curve, results, "recipe")]
+    sentences = [learns(curve, results, "recipe"), *filter(None, [reads(problem, outcomes, curve, "recipe")])]
     for kind in KINDS:
         if f"{kind}gain" in table and len(table):
             sentences += _sentences(table, kind)

@@ -31,7 +31,7 @@ NEEDS = {  # what is missing where a lever cannot be measured, and what to do
 }
 
 LEVERS = {
-    "features": Lever("counted length and format beside what the encoder reads", {"features": "on"}),
+    "features_off": Lever("without counted length and format beside what the encoder reads", {"features": "off"}),
     "features_alone": Lever("counted length and format without the encoder", {"features": "alone"}),
     "network_head": Lever("a small network compares the two answers' vectors", {"head": "network"}),
     "attention_pooling": Lever("tokens are weighted by learned attention, not averaged", {"pooling": "attention"}),

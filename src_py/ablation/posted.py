@@ -17,6 +17,7 @@ from transformers import (
 
 from src_py.config import check_choice
 from src_py.pairs.contest import TEXT_COLUMNS
+from src_py.pairs.counts import count_features
 from src_py.pairs.encode import CUTS, STYLES, cut_right, share_budget
 
 MARKERS = ("<[PROMPT]>", "<[RESP_A]>", "<[RESP_B]>")
@@ -50,7 +51,14 @@ def posted_tokenizer(folder: str | Path, config: PostedConfig):
     return tokenizer
 
 
-def encode_posted(table: pd.DataFrame, tokenizer, max_length: int, style: str = "joint", cut: str = "right") -> Dataset:
+def encode_posted(
+    table: pd.DataFrame,
+    tokenizer,
+    max_length: int,
+    style: str = "joint",
+    cut: str = "right",
+    features: str = "off",
+) -> Dataset:
     """The posted reading: each part behind its marker, no separators.
 
     As posted (`joint`, cut from the `right`) a row is one sequence, and what is over `max_length` is missing at its
@@ -62,7 +70,7 @@ def encode_posted(table: pd.DataFrame, tokenizer, max_length: int, style: str = 
 
     Returns:
         Columns `sequences` (1 or 2 lists of token ids), `length` (tokens of the longest), `labels` (if the table has
-        them), and `<part>_tokens`, `<part>_kept` for each part.
+        them), `features` (unless "off", as in `encode_pairs`), and `<part>_tokens`, `<part>_kept` for each part.
     """
     check_choice("style", style, STYLES)
     check_choice("cut", cut, CUTS)
@@ -85,6 +93,8 @@ def encode_posted(table: pd.DataFrame, tokenizer, max_length: int, style: str = 
     columns["length"] = [max(map(len, sequences)) for sequences in columns["sequences"]]
     if "label" in table:
         columns["labels"] = table["label"].tolist()
+    if features != "off":
+        columns["features"] = count_features(table)
     return Dataset.from_dict(columns)
 
 

@@ -89,7 +89,9 @@ class Problem:
 class Outcome:
     """`probabilities` (evaluations, validation rows, classes), NaN where the model diverged; `at` the optimizer steps
     of the evaluations; seconds of training, of a usual optimizer step, and of predicting; `memory_gb`, the most that a
-    GPU had allocated, 0 without one. Where an arm averages several models, seconds are of all, but for the step."""
+    GPU had allocated, 0 without one; `blind` (validation rows, classes) what a model with counts would say if it did
+    not read, from `without_text`, None without counts. Where an arm averages several models, seconds are of all, but
+    for the step."""
 
     probabilities: np.ndarray
     at: list[int]
@@ -97,3 +99,4 @@ class Outcome:
     step_seconds: float
     predict_seconds: float
     memory_gb: float = 0.0
+    blind: np.ndarray | None = None

@@ -145,6 +145,18 @@ def compare(
     return Comparison(*mean_interval(gains, problem.prompts[problem.part(unseen)]), len(seeds))
 
 
+def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group) -> Comparison | None:
+    """By how much the log loss of arms with counts is lower than if they did not read; None where none has counts."""
+    seen = problem.part(unseen=False)
+    labels, gains = problem.valid["label"].to_numpy(), []
+    for trial, outcome in outcomes.items():
+        if _group(trial) == group and outcome.blind is not None:
+            blind = -np.log(outcome.blind[np.arange(len(labels)), labels].clip(1e-15))
+            gain = (blind - row_losses(problem, outcome))[seen]
+            gains += [gain] if np.isfinite(gain).all() else []
+    return Comparison(*mean_interval(np.stack(gains), problem.prompts[seen]), len(gains)) if gains else None
+
+
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
     """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
     rows = []

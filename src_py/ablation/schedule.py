@@ -74,7 +74,14 @@ class GridSettings(Settings):
             raise InputError(f"CFG.levers is {list(self.levers)}; name each once.")
         for arm in (*self.arms, *single_repairs(self.repairs), *map(lever_arm, self.levers)):
             parse_arm(arm)
+        _refuse_twins("arms", self.arms)
+        _refuse_twins("levers", self.levers)
         for lever in self.levers:
+            if parse_arm(lever_arm(lever)).trains == parse_arm("recipe").trains:
+                raise InputError(
+                    f"CFG.levers: {lever!r} is what the recipe does; to see what it brings, measure the recipe without "
+                    "it, such as 'features_off'."
+                )
             if parse_arm(lever_arm(lever)).base != "recipe":  # whose trials it is compared with
                 raise InputError(
                     f"CFG.levers: {lever!r} also takes a repair from the recipe, whose trials it would be compared "
@@ -85,6 +92,15 @@ class GridSettings(Settings):
                 f"CFG.budget_minutes is {self.budget_minutes:g}; Kaggle ends a session after {60 * SESSION_HOURS} "
                 f"minutes, and a notebook of a code competition after {60 * COMPETITION_HOURS}."
             )
+
+
+def _refuse_twins(field: str, names: tuple[str, ...]) -> None:
+    """`recipe+epochs=3` and `recipe+epochs=3.0` are one arm, which would be trained twice."""
+    first: dict[tuple, str] = {}
+    for name in names:
+        other = first.setdefault(parse_arm(lever_arm(name) if field == "levers" else name).trains, name)
+        if other != name:
+            raise InputError(f"CFG.{field} has {other!r} and {name!r}, which train the same; leave one of them out.")
 
 
 def apply_preset(grid: GridSettings) -> GridSettings:
@@ -222,7 +238,7 @@ def time_trials(problem: Problem, trials: list[Trial], gpus: tuple[int, ...] = (
 def _shape(trial: Trial) -> tuple:
     """What the pace of one of a trial's models depends on."""
     arm = parse_arm(trial.arm)
-    repairs = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch"))
+    repairs = tuple(repair in arm for repair in ("pairwise", "line_break", "cut", "batch", "features"))
     return *repairs, arm.longer, *(change for change in arm.changes if change[0] in PACE)
 
 

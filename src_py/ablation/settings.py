@@ -69,7 +69,8 @@ def reading_of(arm: Arm, settings: TrialSettings, model_dir: Path, predict: bool
     Raises:
         InputError: when the arm asks for more tokens than the encoder reads.
     """
-    reading = arm.change(Reading("pairwise" if "pairwise" in arm else "joint", settings.max_length))
+    style, features = "pairwise" if "pairwise" in arm else "joint", "on" if "features" in arm else "off"
+    reading = arm.change(Reading(style, settings.max_length, features=features))
     check_max_length(model_dir, reading.max_length)
     longer = (1 if reading.style == "pairwise" else 2) * (arm.longer if predict else 1)
     limit = max_tokens(model_dir) or longer * reading.max_length

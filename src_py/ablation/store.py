@@ -113,6 +113,7 @@ class TrialStore:
         measured |= {"step_seconds": outcome.step_seconds, "predict_seconds": outcome.predict_seconds}
         measured |= {"memory_gb": outcome.memory_gb}
         arrays = {"probabilities": outcome.probabilities, "measured": np.array(json.dumps(measured))}
+        arrays |= {} if outcome.blind is None else {"blind": outcome.blind}
         write_arrays(self.path(trial), arrays)
 
     def load(self, trial: Trial) -> Outcome | None:
@@ -184,7 +185,10 @@ class TrialStore:
 def _read_outcome(path: Path, shape: tuple[int, int]) -> Outcome:
     with np.load(path, allow_pickle=False) as stored:
         outcome = Outcome(stored["probabilities"], **json.loads(str(stored["measured"])))
+        outcome.blind = stored["blind"] if "blind" in stored else None
     probabilities = outcome.probabilities
+    if outcome.blind is not None and (outcome.blind.shape != shape or not np.isfinite(outcome.blind).all()):
+        raise ValueError("predictions without text that are not probabilities")
     if probabilities.shape != (len(outcome.at), *shape) or not len(outcome.at):
         raise ValueError(f"predictions of shape {probabilities.shape}")
     sums = probabilities.sum(2)

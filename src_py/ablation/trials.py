@@ -31,10 +31,11 @@ from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
 from src_py.kaggle.session import free_memory, start_session
 from src_py.model.attention_choice import choose_attention
+from src_py.model.counted import predict_counts, without_text
 from src_py.model.predict import predict_logits
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, save_trained
-from src_py.pairs.encode import encode_pairs
+from src_py.pairs.encode import Reading, encode_pairs
 from src_py.pairs.split import nested_order
 from src_py.pairs.tokenizer import load_tokenizer
 from src_py.training.trainer import make_trainer
@@ -71,6 +72,7 @@ def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) 
         torch.cuda.reset_peak_memory_stats()
     seeds = [trial.seed + number * OTHER_SEED for number in range(arm.models)]
     found = [_train(problem, trial, arm, seed, model_folder) for seed in seeds]
+    blind = [outcome.blind for outcome in found if outcome.blind is not None]
     return Outcome(
         np.mean([outcome.probabilities for outcome in found], axis=0),
         found[0].at,
@@ -78,6 +80,7 @@ def run_trial(problem: Problem, trial: Trial, model_folder: Path | None = None) 
         found[0].step_seconds,
         sum(outcome.predict_seconds for outcome in found),
         torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0,
+        np.mean(blind, axis=0) if blind else None,
     )
 
 
@@ -89,6 +92,7 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
     start_session(seed)
     train = encode(subset, reading_of(arm, settings, problem.model_dir))
     model = _model(arm, problem, tokenizer, train, seed)
+    start = predict_counts(model, valid)
     steps = steps_of(trial, settings, added_rows(problem, arm))
     scratch = Path(tempfile.mkdtemp(prefix="trial-"))
     try:
@@ -113,9 +117,13 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
         reading = reading_of(arm, settings, problem.model_dir, predict=True)
         saved = SavedSettings(RECIPE, problem.classes, reading, model.architecture.settings)
         save_trained(model, tokenizer, model_folder, saved)
+    predicted, labels = np.stack(measure.probabilities), problem.valid["label"].to_numpy()
+    blind = start
+    if np.isfinite(predicted[-1]).all():  # else it has diverged, with its counts
+        blind = without_text(predicted[-1], start, predict_counts(model, valid), labels)
     del model, trainer
     free_memory()
-    return Outcome(np.stack(measure.probabilities), measure.at, taken, measure.step_seconds(), measure.seconds)
+    return Outcome(predicted, measure.at, taken, measure.step_seconds(), measure.seconds, blind=blind)
 
 
 class _Measure(TrainerCallback):
@@ -191,7 +199,11 @@ def _tokenizer_and_encode(arm: Arm, problem: Problem):
         tokenizer = load_tokenizer(problem.model_dir)
         return tokenizer, lambda table, reading: encode_pairs(table, tokenizer, reading, cut=cut)
     tokenizer = posted_tokenizer(problem.model_dir, posted_config())
-    return tokenizer, lambda table, reading: encode_posted(table, tokenizer, reading.max_length, reading.style, cut)
+
+    def encode(table: pd.DataFrame, reading: Reading) -> Dataset:
+        return encode_posted(table, tokenizer, reading.max_length, reading.style, cut, reading.features)
+
+    return tokenizer, encode
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):

@@ -13,6 +13,7 @@ from src_py.doctor.rows import CannotRead
 from src_py.doctor.untouched import no_dropout, weights_restored
 from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
+from src_py.model.counted import counts_beside, counts_loss
 from src_py.model.encoder import encoder_layers, reference_lr
 
 MEMORISE_ROWS, MEMORISE_STEPS = 8, 60
@@ -34,7 +35,8 @@ def check_first_step(setup: Setup) -> Finding:
 
 
 def check_loss_at_start(setup: Setup) -> Finding:
-    """A fresh head knows nothing: its cross entropy is near ln K, or near the class shares' entropy."""
+    """A fresh head knows nothing: its cross entropy is near ln K, or near the class shares' entropy; with counts of
+    length and format beside it, near theirs, since they are fitted before the training."""
     name = "loss at the start"
     if setup.kind != "classes":
         return Finding(name, SKIP, setup.kind, "for classes only")
@@ -45,6 +47,10 @@ def check_loss_at_start(setup: Setup) -> Finding:
         rows, size = setup.sample[:64], min(8, setup.micro_batch)
         losses = [_cross_entropy(setup, setup.batch(rows[i : i + size])) for i in range(0, len(rows), size)]
     loss = float(np.mean(losses))
+    counts, counted = counts_beside(setup.model), ""
+    if counts is not None:
+        alone = counts_loss(counts, [row["features"] for row in rows], [row["labels"] for row in rows])
+        counted = f", counts alone {alone:.3f}"
     if not math.isfinite(loss):
         advice = f"The loss is not finite: set {setup.setting('fp32')}."
         return Finding(name, FAIL, str(loss), f"near ln {classes} = {math.log(classes):.3f}", advice)
@@ -52,7 +58,7 @@ def check_loss_at_start(setup: Setup) -> Finding:
     # 0.2: more than a random head costs. 2: the true class gets less than a seventh (e**-2) of what chance gives it.
     return judge(
         name, loss, advice, warn=(None, math.log(classes) + 0.2), fail=(None, math.log(classes) + 2),
-        form="{:.3f}", note=f" (ln {classes} = {math.log(classes):.3f}, class shares {known:.3f})",
+        form="{:.3f}", note=f" (ln {classes} = {math.log(classes):.3f}, class shares {known:.3f}{counted})",
     )  # fmt: skip
 
 
@@ -105,16 +111,17 @@ def check_memorises(setup: Setup) -> Finding:
     model, name = setup.model, "memorises a batch"
     batches = _memorise_batches(setup)
     encoder = {id(p) for p in encoder_of(model).parameters()}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    frozen = not any(id(p) in encoder for p in trainable)
     no_dropout(model)
     # Sixty steps have to do what training does in hundreds: three times the rate of a fine-tuning that can afford
     # it, since a few rows are fitted before the encoder suffers. A tenth of that where it was too much.
-    for rate in (3 * reference_lr(model), 0.3 * reference_lr(model)):
-        with weights_restored(trainable):
-            share, steps = _memorise(setup, batches, trainable, encoder, rate)
-        if share <= 0.5:
-            break
+    with _without_counts(setup):
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        frozen = not any(id(p) in encoder for p in trainable)
+        for rate in (3 * reference_lr(model), 0.3 * reference_lr(model)):
+            with weights_restored(trainable):
+                share, steps = _memorise(setup, batches, trainable, encoder, rate)
+            if share <= 0.5:
+                break
     advice = "Not even a few rows can be learned by heart: check that inputs, labels and head belong together."
     # Half of the loss is learned well beyond chance; nine tenths is what a head that sees no inputs reaches. A frozen
     # encoder may not tell eight rows apart by a linear head in a few steps, nor a few steps reach targets far from 0.
@@ -137,6 +144,31 @@ def _stays_without_dropout(model):
         yield
     finally:
         del model.train
+
+
+@contextmanager
+def _without_counts(setup: Setup):
+    """Class shares in place of counts, which would learn eight rows by heart where a dead encoder cannot."""
+    model, counts = setup.model, counts_beside(setup.model)
+    if counts is not None:
+        shares = torch.tensor(class_shares(setup.labels, setup.n_classes), dtype=torch.float32).clamp(min=1e-3)
+        model.counts = _Shares(shares.log().to(setup.args.device))
+    try:
+        yield
+    finally:
+        if counts is not None:
+            model.counts = counts
+
+
+class _Shares(torch.nn.Module):
+    """Gives every row the same logits."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(features), -1)
 
 
 def _parts(model) -> dict[str, list]:

@@ -14,6 +14,7 @@ DIVERGED_EARLIEST = 0.4
 # Collapsed models measured (56 runs, four families, rates 100 to 3,000 times too high): the spread of their predictions
 # falls to 1e-12 to 0.03 of the untrained model's. Learners (56 runs), late ones too: never below 0.7 of it.
 IDENTICAL = 0.05
+NO_SPREAD = 1e-6  # of the same text in every row: rounding
 # A log loss 0.003 lower is what a spread of the predictions of about 0.02 brings: the least that learning looks like.
 FLAT = 0.003
 # Worse than the constant predictor by more than overfitting on small sets brings while the training loss falls.
@@ -32,6 +33,9 @@ class Run:
         constant: loss of the constant predictor on the validation rows; None where there is none (regression).
         best_constant: the least that one answer for all validation rows reaches; None as above.
         untrained: spread of the predictions before the first step; NaN if not measured.
+        counts, counts_training: loss on the validation and the training rows of what the model starts from beside the
+            text (counts of length and format); None where it starts from the class shares. Then a spread is that of
+            what the text adds, so that a dead encoder does not look alive.
     """
 
     max_steps: int
@@ -41,6 +45,22 @@ class Run:
     constant: float | None = None
     best_constant: float | None = None
     untrained: float = math.nan
+    counts: float | None = None
+    counts_training: float | None = None
+
+    @property
+    def bar(self) -> float | None:
+        """The loss below which something was learned from the text; None where only other evaluations can say it."""
+        return self.best_constant if self.counts is None else min(self.counts, self.best_constant or math.inf)
+
+    @property
+    def training_bar(self) -> float | None:
+        """The same for the training loss."""
+        return (
+            self.best_constant
+            if self.counts_training is None
+            else min(self.counts_training, self.best_constant or math.inf)
+        )
 
 
 def diagnose(run: Run) -> str | None:
@@ -51,8 +71,14 @@ def diagnose(run: Run) -> str | None:
     if len(run.evaluations) < 2 or now["step"] < max(EARLIEST * run.max_steps, run.warmup_steps):
         return None
     before = run.evaluations[-2]
+    # The counts go on learning beside a dead encoder, so that no loss would show it.
+    if run.counts is not None and max(before["spread"], now["spread"]) < max(NO_SPREAD, IDENTICAL * run.untrained):
+        return (
+            f"the text changes no row's prediction (spread {now['spread']:.1e}, untrained {run.untrained:.1e}): the "
+            "encoder adds nothing to the counts"
+        )
     # A model with one answer for all rows can only learn the class shares; losses above theirs count as theirs.
-    if not _flat(run, before) or not _flat(run, now) or _training_below_constant(run):
+    if not _flat(run, before) or not _flat(run, now) or _training_below_bar(run):
         return None
     if now["spread"] < IDENTICAL * run.untrained and before["spread"] < 0.5 * run.untrained:
         return (
@@ -64,14 +90,15 @@ def diagnose(run: Run) -> str | None:
     if _diverged(run):
         return f"diverged: the loss is {now['log_loss']:.3f} and does not come down"
     if before["step"] >= LATE * run.max_steps and now["spread"] <= 1.1 * min(before["spread"], run.untrained):
-        return "neither the training nor the validation loss has fallen"
+        where = "" if run.counts is None else " below that of the counts alone, to which the text adds nothing"
+        return f"neither the training nor the validation loss has fallen{where}"
     return None
 
 
 def learns_by_heart(run: Run) -> bool:
     """Whether the training loss is below the constant predictor's beyond noise and validation has stayed above it."""
     recent = run.evaluations[-3:]
-    if run.constant is None or len(run.evaluations) < 4 or not _training_below_constant(run):
+    if run.constant is None or len(run.evaluations) < 4 or not _training_below_bar(run):
         return False
     return all(e["log_loss"] >= run.constant for e in recent)
 
@@ -90,17 +117,17 @@ def training_falls(run: Run) -> bool:
 
 def _flat(run: Run, evaluation: dict) -> bool:
     """Whether an evaluation shows nothing learned: not better than one answer for all rows, nor than all before it."""
-    if run.best_constant is not None:
-        return not evaluation["log_loss"] < run.best_constant - FLAT
+    if run.bar is not None:
+        return not evaluation["log_loss"] < run.bar - FLAT
     earlier = [e["log_loss"] for e in run.evaluations if e["step"] < evaluation["step"]]
     return bool(earlier) and not evaluation["log_loss"] < min(earlier) - FLAT * abs(min(earlier))
 
 
-def _training_below_constant(run: Run) -> bool:
+def _training_below_bar(run: Run) -> bool:
     losses = _later_half(run)
-    if run.best_constant is None or len(losses) < 4:
+    if run.training_bar is None or len(losses) < 4:
         return False
-    return bool(losses.mean() < run.best_constant - FLAT - SURE * losses.std() / math.sqrt(len(losses)))
+    return bool(losses.mean() < run.training_bar - FLAT - SURE * losses.std() / math.sqrt(len(losses)))
 
 
 def _diverged(run: Run) -> bool:

@@ -11,6 +11,7 @@ RESAMPLES = 2000
 NAMES = (
     "learned",
     "learned little more than answer length",
+    "learned little more than the counts",
     "constant predictor",
     "overfitted",
     "worse than the constant predictor",
@@ -20,12 +21,15 @@ NAMES = (
 # Training loss below the constant predictor's: more than reading brought anyone on the contest (0.128, the winner's).
 BY_HEART = 0.15
 BROKE_OUT = 0.25  # validation loss above the constant's: twice what the winner is below it, so no wobble of a learner
+# Below the counts alone, in nats: less may be surely there on many rows, and is still nothing.
+LEAST_READING = 0.003
 LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
 
 
 @dataclass
 class Verdict:
-    """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats."""
+    """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats. `counts` is of the counts of
+    length and format that the model has beside the text; None without any."""
 
     name: str
     sentence: str
@@ -34,6 +38,8 @@ class Verdict:
     length_only: float
     over_constant: tuple[float, float]
     over_length: tuple[float, float]
+    counts: float | None = None
+    over_counts: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         return f"{self.name.upper()}: {self.sentence}"
@@ -45,8 +51,16 @@ class Verdict:
             "length-only logistic regression": (self.length_only, *self._form(self.over_length)),
             "constant predictor": (self.constant, *self._form(self.over_constant)),
         }
+        if self.counts is not None and self.over_counts is not None:
+            rows["counts of length and format alone"] = (self.counts, *self._form(self.over_counts))
         columns = ["log loss", "model better by at least", "at most"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(4)
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """Log losses to compare a curve with."""
+        lines = {"constant predictor": self.constant, "length only": self.length_only}
+        return lines if self.counts is None else lines | {"counts alone": self.counts}
 
     @staticmethod
     def _form(interval: tuple[float, float]) -> tuple[str, str]:
@@ -59,6 +73,7 @@ def judge_training(
     probabilities: np.ndarray,
     prompts: pd.Series,
     history: pd.DataFrame | None = None,
+    counts: np.ndarray | None = None,
 ) -> Verdict:
     """Say whether a model learned.
 
@@ -67,6 +82,8 @@ def judge_training(
         probabilities: the model's for `valid`, (rows, classes).
         prompts: one key a validation row; rows with the same prompt are resampled together.
         history: from `history_table`; without it, overfitting and instability show only in the figures.
+        counts: (rows, classes) probabilities of the counts of length and format alone, from `without_text`, where the
+            model has them beside the text: it starts there, and has to beat them.
 
     Raises:
         ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
@@ -87,17 +104,20 @@ def judge_training(
     }
     over_constant = interval(losses["constant"] - losses["model"], prompts)
     over_length = interval(losses["length"] - losses["model"], prompts)
+    over_counts = None
+    if counts is not None:
+        losses["counts"] = -np.log(counts[rows, labels].clip(1e-15))
+        over_counts = interval(losses["counts"] - losses["model"], prompts)
     means = {name: float(loss.mean()) for name, loss in losses.items()}
-    spread, counts = (
-        float(probabilities.std(0).mean()),
-        (len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()),
-    )
-    name, why = _decide(means, over_constant, over_length, spread, history, *counts)
+    spread = float(probabilities.std(0).mean())
+    sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
+    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes)
     if absent := sorted(set(labels) - set(train["label"])):
         # Almost anything beats a constant predictor that rules out what happens.
         name = "not enough rows to tell"
         why = f"labels {', '.join(map(str, absent))} occur in validation only: check the labels and the split."
-    return Verdict(name, why, means["model"], means["constant"], means["length"], over_constant, over_length)
+    figures = means["model"], means["constant"], means["length"], over_constant, over_length
+    return Verdict(name, why, *figures, means.get("counts"), over_counts)
 
 
 def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -110,7 +130,7 @@ def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: in
     return float(low), float(high)
 
 
-def _decide(means, over_constant, over_length, spread, history, rows, prompts) -> tuple[str, str]:
+def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
         f"a gain of {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
@@ -137,6 +157,8 @@ def _decide(means, over_constant, over_length, spread, history, rows, prompts) -
         return "overfitted", f"{better}: it is overconfident; whether it learned rows by heart, its history would say."
     if over_constant[0] > 0:
         length = f"answer length alone ({means['length']:.4f})"
+        if over_counts is not None and means["model"] < means["length"]:
+            return _beyond_counts(better, means, over_counts)
         if over_length[0] > 0:
             return "learned", f"{better}, and better than {length}."
         # Few rows make the interval wide: then length alone may explain it, but nothing says that it does.
@@ -155,6 +177,21 @@ def _decide(means, over_constant, over_length, spread, history, rows, prompts) -
             f"{better}: nothing was learned; see the doctor's table, shown before a fold is trained.",
         )
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
+
+
+def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float]) -> tuple[str, str]:
+    """The verdict on a model that started from counts, and so is better than the constant predictor before it reads."""
+    alone = f"the counts of length and format alone ({means['counts']:.4f})"
+    gain = means["counts"] - means["model"]
+    if over_counts[0] > 0 and gain >= LEAST_READING:
+        return "learned", f"{better}, and better than {alone}."
+    if gain >= 0.005:
+        return "learned", f"{better}, and on these rows better than {alone}, though more rows are needed to show it."
+    return (
+        "learned little more than the counts",
+        f"{better}, but not better than {alone}: the encoder adds nothing to them; see the doctor's table, shown "
+        "before a fold is trained, or train longer or on more rows.",
+    )
 
 
 def _unstable(history: pd.DataFrame, constant: float, over_constant: tuple[float, float]) -> bool:

@@ -1,6 +1,7 @@
 """Watch a training run: say what happens at every evaluation, and stop what cannot get better."""
 
 import math
+import sys
 import time
 from itertools import groupby
 
@@ -16,8 +17,10 @@ from src_py.doctor.settings import setting
 from src_py.doctor.untouched import untouched
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import evaluation_metrics
+from src_py.model.counted import counts_beside, counts_logits, counts_loss
 
-LABEL_ROWS = 20_000  # rows read for the class shares of a dataset without columns
+LABEL_ROWS = 20_000  # rows read for the class shares of a dataset without columns, and for the counts' training loss
+TEXT_SPREAD = "text_spread"  # spread of the predictions by the text alone, where the model has counts beside it
 UNTRAINED_ROWS = 64  # evaluation rows predicted before training, to know the spread of an untrained model
 NOT_FINITE = 3  # losses in a row that are NaN or infinite while the weights are sound: not one odd batch any more
 # GradScaler starts at 2**16 and halves at every skip: after 25 in a row no gradient can be too large for it.
@@ -61,6 +64,7 @@ class Watcher(TrainerCallback):
         self._own_metrics, self._compute_loss = trainer.compute_metrics, trainer.compute_loss
         if not trainer.args.batch_eval_metrics:  # else metrics come batch by batch, in a form of the user's own
             trainer.compute_metrics = self._metrics
+        self.counted = self._read_counts()
         self.run.untrained = _untrained_spread(trainer)
         trainer.compute_loss = self._watched_loss
 
@@ -101,7 +105,8 @@ class Watcher(TrainerCallback):
         if loss is None:
             return  # another of several evaluation sets, or one without labels
         spread = metrics.get("spread", math.nan)
-        self.run.evaluations.append({"step": state.global_step, "log_loss": loss, "spread": spread})
+        seen = {"step": state.global_step, "log_loss": loss, "spread": metrics.get(TEXT_SPREAD, spread)}
+        self.run.evaluations.append(seen)
         self._say(self._line(state, metrics, loss, spread))
         problem = diagnose(self.run)
         if problem:
@@ -121,7 +126,8 @@ class Watcher(TrainerCallback):
             text = f"loss {loss:.4f}"
         else:
             shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("predicted_"))
-            text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant)"
+            text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant"
+            text += ")" if self.run.counts is None else f", {loss - self.run.counts:+.4f} to the counts alone)"
             text += f"  accuracy {metrics['accuracy']:.3f}  shares {shares}"
         return f"step {state.global_step:>5}/{state.max_steps}  {text}  spread {spread:.3f}  {minutes:.1f} min left"
 
@@ -162,6 +168,11 @@ class Watcher(TrainerCallback):
             self.run.constant = self.run.best_constant
         names = self.classes if self.classes and len(self.classes) == logits.shape[1] else None
         added = evaluation_metrics(prediction, names)
+        counts = counts_beside(self.trainer.model)
+        if counts is not None and self.counted is not None and len(self.counted) == len(logits):
+            with self.trainer.accelerator.autocast():  # as the logits were made
+                text = logits - counts_logits(counts, self.counted)
+            added[TEXT_SPREAD] = float(softmax(text, axis=1).std(0).mean())
         if any(name.startswith("predicted_") for name in own):
             added = {name: value for name, value in added.items() if not name.startswith("predicted_")}
         return own | added
@@ -179,10 +190,23 @@ class Watcher(TrainerCallback):
         except (CannotRead, TypeError, ValueError):
             pass
 
+    def _read_counts(self) -> np.ndarray | None:
+        """Features of the evaluation rows, and the losses of the counts alone, where the model starts from them."""
+        counts, found = counts_beside(self.trainer.model), []
+        if counts is None:
+            return None
+        for data, most in ((self.trainer.train_dataset, LABEL_ROWS), (self.trainer.eval_dataset, sys.maxsize)):
+            features, labels = (column(data, [name], most) for name in ("features", "labels"))
+            if features is None or labels is None:
+                return None
+            found.append((features, counts_loss(counts, features, labels)))
+        (_, self.run.counts_training), (features, self.run.counts) = found
+        return features
+
     def _recall(self, log_history: list[dict]) -> None:
-        seen = [e for e in log_history if "eval_log_loss" in e and "eval_spread" in e]
+        seen, own = [e for e in log_history if "eval_log_loss" in e and "eval_spread" in e], f"eval_{TEXT_SPREAD}"
         self.run.evaluations = [
-            {"step": e["step"], "log_loss": e["eval_log_loss"], "spread": e["eval_spread"]} for e in seen
+            {"step": e["step"], "log_loss": e["eval_log_loss"], "spread": e.get(own, e["eval_spread"])} for e in seen
         ]
         # Logged losses are means over the steps since the entry before.
         logged, before = [(e["step"], e["loss"]) for e in log_history if "loss" in e], 0
@@ -252,6 +276,8 @@ def _untrained_spread(trainer) -> float:
                 batch = collate([dict(r) if isinstance(r, dict) else r for r in rows[start : start + size]])
                 _, logits, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
                 parts.append((logits[0] if isinstance(logits, tuple) else logits).float().cpu().numpy())
+                if (counts := counts_beside(trainer.model)) is not None:
+                    parts[-1] = parts[-1] - counts_logits(counts, batch["features"].cpu().numpy())
             logits = np.concatenate(parts).astype(np.float64)
             classes = _are_classes(logits, None if labels is None else labels.cpu().numpy())
             return float((softmax(logits, axis=1) if classes else logits).std(0).mean())

@@ -3,9 +3,10 @@
 from src_py.evaluation.baselines import class_shares, constant_log_loss
 from src_py.evaluation.blend import cross_fitted, fit_weights, mix
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
-from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
+from src_py.evaluation.metrics import apply_temperature, fit_temperature, score, standard_error
 from src_py.evaluation.report import (
     class_table,
+    counts_of,
     group_table,
     history_table,
     plot_groups,

@@ -62,6 +62,13 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     return PreferenceMetric(keep_in_memory=True).compute(predictions=probabilities.tolist(), references=list(labels))
 
 
+def standard_error(values: np.ndarray, prompt: np.ndarray) -> float:
+    """Of the mean of `values` (rows,), with prompts (numbers from 0 on) as the units of the sample; NaN for one."""
+    sums = np.bincount(prompt, values - values.mean())
+    count = len(np.unique(prompt))
+    return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values)) if count > 1 else float("nan")
+
+
 def evaluation_metrics(prediction, classes: Sequence[str] | None = None) -> dict[str, float]:
     """`compute_metrics` for a Trainer: log loss, accuracy, share of each predicted class, spread over rows.
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src_py.evaluation.baselines import class_shares
+from src_py.evaluation.metrics import standard_error
 
 _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
 
@@ -33,17 +34,30 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
 
 
 def validation_table(
-    held: pd.DataFrame, fold: int, classes: tuple[str, ...], raw: np.ndarray, final: np.ndarray
+    held: pd.DataFrame,
+    fold: int,
+    classes: tuple[str, ...],
+    raw: np.ndarray,
+    final: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Predictions of held-out rows: id, fold, label, a column a class, and the same before calibration as raw_<class>.
+    """Predictions of held-out rows: id, fold, label, a column a class, the same before calibration as raw_<class>, and
+    those of the counts alone as counts_<class>, if there are any.
 
     Args:
         held: with id and label.
-        raw, final: probabilities (rows, classes).
+        raw, final, counts: probabilities (rows, classes).
     """
     columns = dict(zip(classes, final.T)) | {f"raw_{name}": values for name, values in zip(classes, raw.T)}
+    columns |= {} if counts is None else {f"counts_{name}": values for name, values in zip(classes, counts.T)}
     known = pd.DataFrame({"id": held["id"], "fold": fold, "label": held["label"]}).reset_index(drop=True)
     return known.assign(**columns)
+
+
+def counts_of(validation: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray | None:
+    """Probabilities (rows, classes) of the counts alone, from a `validation_table`; None where it has none."""
+    names = [f"counts_{name}" for name in classes]
+    return validation[names].to_numpy() if set(names) <= set(validation) else None
 
 
 def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame | None:
@@ -158,19 +172,16 @@ def group_table(
             for column, losses in (("model", model), ("calibrated", after)):
                 difference = (losses - constant)[where]
                 row[f"{column} - constant"] = difference.mean()
-                row[f"{column} +-"] = _half_width(difference, prompt[where])
+                row[f"{column} +-"] = half_width(difference, prompt[where])
             rows[(grouping, name)] = row
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["grouping", "group"])
     order = np.lexsort((-table["model - constant"], table.index.get_level_values(0) != "all"))
     return table.iloc[order].astype({"rows": int})
 
 
-def _half_width(values: np.ndarray, prompt: np.ndarray) -> float:
+def half_width(values: np.ndarray, prompt: np.ndarray) -> float:
     """Of the 95 % interval of a mean, with prompts as the units of the sample."""
-    sums = pd.Series(values - values.mean()).groupby(prompt).sum()
-    if len(sums) < 2:
-        return float("nan")
-    return float(1.96 * np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
+    return 1.96 * standard_error(values, prompt)
 
 
 def plot_groups(table: pd.DataFrame) -> Figure:

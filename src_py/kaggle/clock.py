@@ -39,13 +39,18 @@ class Clock:
         ends = [self.begun, *(end for _, end in self.stages)]
         return sum(end - begin for begin, (name, end) in zip(ends, self.stages) if name == stage)
 
+    @property
+    def left(self) -> float:
+        """Seconds until the limit."""
+        return self.limit - time.time()
+
     def room_for(self, seconds: float) -> bool:
         """Whether work of this length still ends in time."""
-        return time.time() + seconds < self.limit
+        return seconds < self.left
 
     def share(self, parts: int) -> float:
         """When the first of `parts` equally long pieces of work has to be done."""
-        return time.time() + (self.limit - time.time()) / parts
+        return time.time() + self.left / parts
 
     def table(self) -> pd.DataFrame:
         """Stage, its time and its share of the total, in order."""

@@ -1,6 +1,7 @@
 """Find what is attached."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,19 @@ EARLIER = "earlier_runs"  # results that another run left and that nothing may f
 
 
 @dataclass(frozen=True)
-class Paths(Settings):
+class DataPaths(Settings):
     """Where inputs are attached and results go."""
 
     input_dir: str = setting("/kaggle/input", folder=True)
     data_dir: str = setting("")
-    model_dir: str = setting("")
     output_dir: str = setting(".")
+
+
+@dataclass(frozen=True)
+class Paths(DataPaths):
+    """The same, and which encoder to use."""
+
+    model_dir: str = setting("")
 
 
 def tables_in(folder: Path, stem: str) -> list[Path]:
@@ -67,7 +74,7 @@ def choose_folder(root: str | Path, wanted: str, stems: list[tuple[str, str]]) -
 
 def find_named(root: str | Path, name: str) -> list[Path]:
     """All files called `name` below `root`, in order of their path."""
-    return sorted(folder / name for folder, _, names in _walk(root) if name in names)
+    return sorted(folder / name for folder, names in walk(root) if name in names)
 
 
 def find_extra(root: str | Path, name: str, setting_name: str = "extra_files") -> Path:
@@ -88,7 +95,12 @@ def find_extra(root: str | Path, name: str, setting_name: str = "extra_files") -
     return found[0]
 
 
-def _walk(root: str | Path):
+def walk(root: str | Path) -> Iterator[tuple[Path, set[str]]]:
+    """Every folder at or below `root`, links followed, and the names of the files in it.
+
+    Raises:
+        InputError: when `root` is missing.
+    """
     if not Path(root).is_dir():
         raise InputError(
             f"The input folder {root} does not exist; set CFG.input_dir, or run this cell again if the inputs were "
@@ -99,13 +111,11 @@ def _walk(root: str | Path):
         above = {os.path.realpath(parent) for parent in (here, *here.parents)}
         entered = (name for name in subfolders if name != EARLIER and os.path.realpath(here / name) not in above)
         subfolders[:] = sorted(entered)  # links must not lead in circles
-        yield here, subfolders, set(names)
+        yield here, set(names)
 
 
 def _with_tables(root: str | Path, stems: list[tuple[str, str]]) -> list[Path]:
-    return [
-        folder for folder, _, _ in _walk(root) if any(all(tables_in(folder, stem) for stem in pair) for pair in stems)
-    ]
+    return [folder for folder, _ in walk(root) if any(all(tables_in(folder, stem) for stem in pair) for pair in stems)]
 
 
 def _at_or_below(folder: Path, stems: list[tuple[str, str]]) -> list[Path]:

@@ -193,6 +193,19 @@ def debug_run_rows(folder: Path, recipe: str) -> int:
     return _debug_rows(_read(folder / f"{recipe}_run.json"))
 
 
+def run_problem(folder: Path, recipe: str) -> str:
+    """Why the results of `recipe` in this folder should not be used; "" for a finished run on all rows that learned."""
+    record = _read(folder / f"{recipe}_run.json")
+    if not record:
+        return "it has no record of its run; attach the complete output"
+    if not record.get("finished"):
+        return "its run did not come to its end; attach a finished one"
+    if not record.get("learned", True):
+        return "its run did not learn"
+    rows = _debug_rows(record)
+    return f"it was a debug run on {rows:,} rows; attach a run with CFG.rows = 0" if rows else ""
+
+
 def is_scoring_run() -> bool:
     """Kaggle runs the notebook again, on the hidden test rows."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))

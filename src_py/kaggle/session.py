@@ -22,16 +22,22 @@ ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 @dataclass(frozen=True)
 class Machine(Settings):
-    """How a notebook uses the machine: `hours` for everything; `stop_on_failure` of a check."""
+    """How a notebook uses the machine: `hours` for everything."""
 
     precision: str = setting("fp16", choices=PRECISIONS)
     hours: float = setting(8.5, above=0, most=SESSION_HOURS)
-    stop_on_failure: bool = setting(True)
     seed: int = setting(0, least=0, most=2**31 - 1)
 
 
 @dataclass(frozen=True)
-class Session(Machine):
+class Training(Machine):
+    """A notebook that trains, and stops on failure of a check unless told otherwise."""
+
+    stop_on_failure: bool = setting(True)
+
+
+@dataclass(frozen=True)
+class Session(Training):
     """A notebook that trains in `processes` of their own (0: one for each GPU)."""
 
     processes: int = setting(0, least=0, most=16)

@@ -2,6 +2,9 @@
 
 import numpy as np
 import torch
+from datasets import Dataset
+from numpy.typing import ArrayLike
+from scipy.special import log_softmax, softmax
 from torch import nn
 
 from src_py.model.heads import swap_classes, tie_logit
@@ -11,6 +14,7 @@ BINS = 4  # of 4, 8 and 16 the best out of fold on 2,838 real pairs: finer ones 
 HIDDEN = 64
 EPOCHS, BATCH, RATE, DECAY, DROPOUT = 20, 64, 1e-3, 1.0, 0.2
 MOST_STEPS = 6000  # of fitting: 20 epochs of 19,200 rows
+CHUNK = 4096  # rows at a time
 
 
 class CountsHead(nn.Module):
@@ -95,6 +99,60 @@ class CountsHead(nn.Module):
             loss.backward()
             optimizer.step()
             slower.step()
+
+
+def counts_beside(model) -> CountsHead | None:
+    """The network on counts that a model has beside its reading of the text; None where it has no such network, or no
+    such text."""
+    features = getattr(getattr(model, "architecture", None), "features", "off")
+    return getattr(model, "counts", None) if features == "on" else None
+
+
+def counts_logits(counts: CountsHead, features: ArrayLike) -> np.ndarray:
+    """What the counts add to the logits of rows with these features, without dropout: float64 (rows, classes)."""
+    device, mode = counts.classifier.weight.device, counts.training
+    counts.eval()
+    with torch.no_grad():
+        parts = torch.as_tensor(np.asarray(features, dtype=np.float32)).split(CHUNK)
+        logits = torch.cat([counts(part.to(device)).float().cpu() for part in parts])
+    counts.train(mode)
+    return logits.double().numpy()
+
+
+def counts_loss(counts: CountsHead, features: ArrayLike, labels: ArrayLike) -> float:
+    """Mean cross-entropy of the counts alone on rows with these features and labels."""
+    logs = log_softmax(counts_logits(counts, features), axis=1)
+    return float(-logs[np.arange(len(logs)), np.asarray(labels)].mean())
+
+
+def predict_counts(model, encoded: Dataset) -> np.ndarray | None:
+    """Class probabilities (rows, classes) of the counts that a model has beside the text, alone; None without any."""
+    counts = counts_beside(model)
+    return None if counts is None else softmax(counts_logits(counts, np.asarray(encoded["features"])), axis=1)
+
+
+def without_text(
+    probabilities: np.ndarray, before: np.ndarray | None, after: np.ndarray | None, labels: np.ndarray
+) -> np.ndarray | None:
+    """What a model with counts would say if it did not read: what it says has to beat this, or its encoder does
+    nothing. None without counts.
+
+    Two such predictions are compared, and the one with the lower log loss is taken: that of the counts before the
+    training; and that of the counts after it, for which the text adds its mean over all rows. Where every text says
+    the same, the second is the model's own.
+
+    Args:
+        probabilities: (rows, classes) of the model after training, not calibrated.
+        before, after: from `predict_counts`, before and after training.
+        labels: (rows,) class numbers.
+    """
+    if before is None or after is None:
+        return None
+    logs = np.log(after.clip(1e-15))
+    text = np.log(probabilities.clip(1e-15)) - logs
+    blind = softmax(logs + (text - text.mean(1, keepdims=True)).mean(0), axis=1)
+    rows = np.arange(len(labels))
+    return min(before, blind, key=lambda p: -np.log(p[rows, labels].clip(1e-15)).mean())
 
 
 def _place(x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

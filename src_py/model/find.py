@@ -89,6 +89,11 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
     )
 
 
+def attached_encoders(root: str | Path) -> list[Path]:
+    """Folders below `root` that hold an encoder to start from, in order of their path."""
+    return _attached(root)[0]
+
+
 def folder_problem(folder: Path) -> Problem | None:
     """Why this folder cannot be used as an encoder; None when it can, or when it does not hold a model at all."""
     names = {path.name for path in folder.iterdir()}

@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 import torch
 from scipy.optimize import nnls
 
+from src_py.kaggle.session import all_devices
 from src_py.model.length_groups import CALL, length_groups
+from src_py.model.predict import prediction_parts
 from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.encode import Reading, round_up
 
 ROUNDS = 12  # of measuring at most: more do not change the median
+DRAWN = 4_000  # rows that stand for others at most
 SINGLE = 0.1  # what the time of a single row counts, against that of a part
 
 
@@ -82,6 +85,27 @@ def part_work(lengths: Sequence[int], device: str = "cpu") -> np.ndarray:
 def works(lengths: np.ndarray, parts: list[np.ndarray], device: str = "cpu") -> np.ndarray:
     """`part_work` of every part, (parts, 3)."""
     return np.array([part_work(lengths[rows].ravel().tolist(), device) for rows in parts]).reshape(-1, 3)
+
+
+def prediction_seconds(lengths: np.ndarray, pace: Pace, row: float) -> float:
+    """Seconds of `predict_pairs` on rows of these lengths (rows, sequences), on all devices.
+
+    Args:
+        row: seconds of tokenising a pair and putting it into a batch.
+    """
+    devices = all_devices()
+    parts = prediction_parts(lengths.max(1), lengths.shape[1])
+    work = works(lengths, parts, devices[0].split(":")[0]).sum(0)
+    orders = 2 if lengths.shape[1] == 1 else 1  # a joint reading reads both
+    return orders * (pace.seconds(work) / len(devices) + len(lengths) * row)
+
+
+def seconds_like(lengths: np.ndarray, rows: int, pace: Pace, row: float) -> float:
+    """Seconds of `predict_pairs` on `rows` rows that are as long as those of `lengths`."""
+    if not rows:
+        return 0.0
+    drawn = np.random.default_rng(0).integers(len(lengths), size=min(rows, DRAWN))
+    return prediction_seconds(lengths[drawn], pace, row) * rows / len(drawn)
 
 
 def typical(work: np.ndarray, count: int = 3) -> list[int]:

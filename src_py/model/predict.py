@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -88,12 +89,9 @@ def predict_logits(
     if not len(encoded):
         raise ValueError("There are no rows to predict.")
     devices = devices or all_devices()
-    wanted = [name for name in ("sequences", "features") if name in encoded.column_names]
-    rows, collate = encoded.select_columns(wanted), PairCollator(pad_token_id)
-    batches = prediction_parts(np.asarray(encoded["length"]), len(rows[0]["sequences"]), tokens)
+    batches = prediction_parts(np.asarray(encoded["length"]), len(encoded[0]["sequences"]), tokens)
     order = np.concatenate(batches)
     found: dict[int, np.ndarray] = {}
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     with tqdm(
         total=len(batches),
         desc=f"Predicting {len(order):,} pairs",
@@ -106,12 +104,7 @@ def predict_logits(
             copy = copy.to(device).eval()
 
             def predict(number: int) -> None:
-                inputs = model_inputs(collate(rows.__getitems__(batches[number].tolist())), device)
-                with (
-                    torch.inference_mode(),
-                    torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None),
-                ):
-                    found[number] = copy(**inputs)["logits"].double().cpu().numpy()
+                found[number] = batch_logits(copy, encoded, batches[number], pad_token_id, device, precision)
                 bar.update()
 
             return predict
@@ -126,17 +119,36 @@ def predict_logits(
     return logits
 
 
+@torch.inference_mode()
+def batch_logits(model, encoded, rows: np.ndarray, pad_token_id: int, device: str, precision: str) -> np.ndarray:
+    """Logits of the rows with these numbers, which go through the model together; it is on `device` already."""
+    wanted = [name for name in ("sequences", "features") if name in encoded.column_names]
+    batch = PairCollator(pad_token_id)(encoded.select_columns(wanted).__getitems__(rows.tolist()))
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    with torch.autocast(device.split(":")[0], dtype=dtype, enabled=dtype is not None):
+        return model(**model_inputs(batch, device))["logits"].double().cpu().numpy()
+
+
 def predict_pairs(
-    model, tokenizer, table, reading: Reading, tokens: int = TOKENS, precision: str = "fp32"
+    model,
+    tokenizer,
+    table,
+    reading: Reading,
+    tokens: int = TOKENS,
+    precision: str = "fp32",
+    cache_dir: str | Path | None = None,
 ) -> np.ndarray:
     """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
 
     `joint` reads each pair in both orders and averages, which takes out what the model thinks of a side;
     `pairwise` is symmetric already.
+
+    Args:
+        cache_dir: as in `encode_pairs`.
     """
 
     def probabilities(pairs) -> np.ndarray:
-        encoded = encode_pairs(pairs, tokenizer, reading)
+        encoded = encode_pairs(pairs, tokenizer, reading, cache_dir)
         return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, tokens, precision), axis=1)
 
     straight = probabilities(table)

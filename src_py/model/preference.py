@@ -80,7 +80,7 @@ class ModelSettings(Settings):
 
 
 def check_options(style: str, features: str, settings: ModelSettings) -> None:
-    """Raise `InputError` for a head, a loss or a bias that the reading does not have, or an unused encoder's training.
+    """Raise `InputError` for a head, a loss or a bias that the reading does not have, or of a text not read.
 
     Args:
         style, features: as in `Reading`.
@@ -91,9 +91,18 @@ def check_options(style: str, features: str, settings: ModelSettings) -> None:
         raise InputError(f"CFG.{field} needs CFG.style = 'pairwise', which reads each answer alone.")
     if pairwise and settings.head != HEADS[0] and settings.side_bias:
         raise InputError(f"CFG.side_bias needs CFG.head = {HEADS[0]!r}: {settings.head!r} has no such bias.")
+    if features != "alone":
+        return
+    usual = ModelSettings()
     for field in ("lora_rank", "names_loss"):
-        if features == "alone" and getattr(settings, field):
+        if getattr(settings, field):
             raise InputError(f"CFG.{field} trains the encoder, which CFG.features = 'alone' does not use; set it to 0.")
+    for field in ("pooling", "head", "encoder_dropout", "side_bias", "reinit_layers"):
+        if getattr(settings, field) != getattr(usual, field):
+            raise InputError(
+                f"CFG.{field} changes how the text is read, and CFG.features = 'alone' reads none; leave it at "
+                f"{getattr(usual, field)!r}."
+            )
 
 
 @dataclass(frozen=True)

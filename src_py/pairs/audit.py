@@ -71,7 +71,7 @@ def audit_extra(
         column["prompt among the validation rows"] = int(shares_prompt.sum())
         column["prompt among the test rows"] = int(prompts.isin(test_prompts).sum())
         column["rows added"] = int((~drop & ~shares_prompt).sum())
-        shown[file.name] = column | _outline(file.table, classes)
+        shown[file.name] = column | _outline(file.table, classes, file.pseudo)
         left.append(ExtraFile(file.name, file.table[~drop].reset_index(drop=True), file.pseudo, file.counts))
         print(
             f"{file.name}: {(~drop).sum():,} of {len(file.table):,} rows are left, {drop.sum():,} copies are left out."
@@ -142,8 +142,13 @@ def _say_test_rows(file: ExtraFile, of_test: np.ndarray) -> None:
         print(f"WARNING: {what}; they are left out, because labelled test rows make every score meaningless.")
 
 
-def _outline(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    shares = np.bincount(table["label"], minlength=len(classes)) / max(1, len(table))
+def _outline(table: pd.DataFrame, classes: Sequence[str], pseudo: bool = False) -> dict[str, float]:
+    """Class shares and lengths. The shares of pseudo-labelled rows are the means of their probabilities: the likeliest
+    class of a row is seldom a tie."""
+    if pseudo:
+        shares = np.reshape(table["soft"].tolist(), (len(table), len(classes))).sum(0) / max(1, len(table))
+    else:
+        shares = np.bincount(table["label"], minlength=len(classes)) / max(1, len(table))
     found = {f"share of {name}": round(float(share), 3) for name, share in zip(classes, shares)}
     lengths = {
         column: table[column].map(lambda turns: sum(map(len, turns)))

@@ -25,7 +25,7 @@ class Copies(NamedTuple):
 
     Attributes:
         exact: (rows, groups) True where a row before this one in that group has the same prompt and the same two
-            answers, in either order, up to case and white space.
+            answers, in either order, as `folded_words` has them.
         near: the same for pairs with a similarity of `NEAR` or more that are not exact copies.
     """
 

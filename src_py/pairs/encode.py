@@ -16,7 +16,7 @@ from src_py.kaggle.files import writing
 from src_py.kaggle.identity import module_digest
 from src_py.kaggle.session import to_device
 from src_py.pairs.contest import TEXT_COLUMNS
-from src_py.pairs.counts import count_answers
+from src_py.pairs.counts import count_features
 from src_py.pairs.tokenizer import newline_id, single_token_id
 
 STYLES = ("pairwise", "joint")
@@ -187,8 +187,7 @@ class _Cutter:
             out[f"{part}_tokens"] = [_joined_length(turns) for turns in parts[i]]
             out[f"{part}_kept"] = [row[1][i] for row in rows]
         if self.features:
-            counted = count_answers(pd.DataFrame({column: batch[column] for column in TEXT_COLUMNS}))
-            out["features"] = np.hstack([counted.a, counted.b, counted.shared]).tolist()
+            out["features"] = count_features(pd.DataFrame({column: batch[column] for column in TEXT_COLUMNS}))
         return out
 
     def _tokenise(self, rows: list[list[str]]) -> list[list[list[int]]]:

@@ -10,7 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from src_py.pairs.load import SOURCE_COLUMNS, prompt_key
+from src_py.pairs.load import SOURCE_COLUMNS, distinct_prompts, prompt_key
 
 FEWEST_ROWS = 30  # of a group
 OTHER = "other"
@@ -48,7 +48,7 @@ def merge_small(groups: np.ndarray, least: int = FEWEST_ROWS) -> np.ndarray:
 
 def topic_of(table: pd.DataFrame, seed: int, count: int) -> np.ndarray:
     """Number of the topic of every row, (rows,): clusters of the prompts' words. Equal prompts share a topic."""
-    numbers, prompts = pd.factorize(prompt_key(table))
+    numbers, prompts = distinct_prompts(table)
     try:
         words = TfidfVectorizer(max_features=5000, sublinear_tf=True, stop_words="english").fit_transform(prompts)
     except ValueError:  # no words at all

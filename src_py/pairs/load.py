@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from src_py.pairs.turns import REPAIRS, TurnReader
 CHATBOTS = ("model_a", "model_b")
 SOURCE_COLUMNS = ("source", "dataset", "language")  # of a row, where its file has them
 UNDECODABLE_SHARE, UNDECODABLE_ROWS = 0.01, 2  # more rows than either: the whole file has another encoding
+# Soft hyphen, joiners, marks of direction, variation selectors and their like: they hide that two texts are the same.
+_NO_WIDTH = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _NOT_IN_AN_ID = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
 
@@ -42,9 +45,9 @@ def load_pairs(
         `what was done`.
 
     Raises:
-        InputError: a file that `read_cells` refuses, an unreadable training cell, a bad label, labels that contradict
-            each other, a missing or duplicate id, an id of `sample` without a row, or undecodable bytes in more than
-            2 rows and more than 1 % of them. The message names the path and the row.
+        InputError: a file that `read_cells` refuses, an unreadable training cell, training answers that are all empty,
+            a bad label, labels that contradict each other, a missing or duplicate id, an id of `sample` without a row,
+            or undecodable bytes in more than 2 rows and more than 1 % of them. The message names the path and the row.
     """
     path = Path(path)
     names = read_names(path)
@@ -69,13 +72,27 @@ def load_pairs(
 
 
 def folded_words(turns: list[str]) -> list[str]:
-    """The words of a text, case folded: two texts with equal words are the same up to case and white space."""
-    return "\n".join(turns).casefold().split()
+    """The words of a text, folded: two texts with equal words are the same up to case, white space, characters without
+    width, and forms of a character that Unicode calls compatible (full-width letters, ligatures)."""
+    text = "\n".join(turns)
+    if not text.isascii():
+        text = _NO_WIDTH.sub("", unicodedata.normalize("NFKC", text))
+    return text.casefold().split()
 
 
 def prompt_key(table: pd.DataFrame) -> pd.Series:
-    """One text a row that is equal for equal prompts (case and white space folded)."""
+    """One text a row that is equal for equal prompts, folded as `folded_words` does."""
     return table["prompt"].map(lambda turns: " ".join(folded_words(turns)))
+
+
+def distinct_prompts(table: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Number of each row's prompt, (rows,), and the text of every prompt; rows with equal `prompt_key` share one.
+
+    The texts are folded in case and white space alone, so that clusters made of them stay what they were.
+    """
+    numbers, keys = pd.factorize(prompt_key(table))
+    firsts = np.searchsorted(np.maximum.accumulate(numbers), np.arange(len(keys)))
+    return numbers, [" ".join("\n".join(turns).casefold().split()) for turns in table["prompt"].iloc[firsts]]
 
 
 def swap_sides(table: pd.DataFrame) -> pd.DataFrame:
@@ -121,6 +138,11 @@ def read_texts(
         if canonical != "prompt":
             reader.counts["empty answer"] += sum(not "".join(turn).strip() for turn in turns)
         table[canonical] = pd.Series(turns, dtype=object)
+    if strict and reader.counts["empty answer"] == 2 * len(table):
+        raise InputError(
+            f"{path}: all answers in the columns {', '.join(contest.text_columns[1:])} are empty; attach the file that "
+            "has their texts."
+        )
     _check_encoding(path, reader.undecodable, len(table))
     return reader
 

@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import Normalizer
 
-from src_py.pairs.load import prompt_key
+from src_py.pairs.load import distinct_prompts
 
 FEWEST, MOST = 20, 50
 _DIMENSIONS = 50
@@ -29,7 +29,7 @@ def topic_of(table: pd.DataFrame, seed: int, count: int = 0) -> np.ndarray:
     Args:
         count: number of topics; 0: chosen by `topic_count`. Fewer are made where fewer prompts differ.
     """
-    number, prompts = pd.factorize(prompt_key(table))
+    number, prompts = distinct_prompts(table)
     texts = [prompt[:_CHARACTERS] for prompt in prompts]
     words = HashingVectorizer(n_features=2**16, alternate_sign=False, norm=None)
     pieces = HashingVectorizer(

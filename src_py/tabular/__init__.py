@@ -7,14 +7,15 @@ from src_py.tabular.leaks import leak_table, stop_on_leak
 from src_py.tabular.members import blend_members, choose_fine_tuned, weight_folds
 from src_py.tabular.models import BoostSettings
 from src_py.tabular.plots import plot_boosting, plot_models
+from src_py.tabular.predict import predict_blend
 from src_py.tabular.saved import (
     FINE_TUNED,
+    OOF,
     RECIPE,
     SavedBlend,
     check_blend,
     encoder_digest,
     finished_fold,
-    predict_folds,
     read_blend,
     save_blend,
     save_fold,

@@ -64,5 +64,5 @@ def stop_on_leak(table: pd.DataFrame, stop: bool = True) -> None:
         "than chance, so that these labels reach what is fitted; undo the last change to the features or folds."
     )
     if stop:
-        raise InputError(f"{message} CFG.stop_on_failure = False goes on all the same.")
+        raise InputError(f"{message} To continue in any case, set CFG.stop_on_failure = False.")
     print(message)

@@ -18,7 +18,7 @@ from src_py.tabular.groups import GROUPS, Counted, FeatureSettings, FoldFeatures
 from src_py.tabular.models import LIGHTGBM, MODELS, Model, load_model
 from src_py.tabular.sides import join
 
-RECIPE, MARKER, OPTIONS = "embed_deberta_lightgbm", "tabular.json", "options.json"
+RECIPE, MARKER, OPTIONS, OOF = "embed_deberta_lightgbm", "tabular.json", "options.json", "oof_lightgbm.csv"
 FINE_TUNED = "fine-tuned"  # the member of the blend that comes from finetune_deberta
 DIGEST = "digest"
 

@@ -10,15 +10,19 @@ import torch
 
 from src_py.kaggle.clock import COMPETITION_HOURS, HIDDEN_ROWS, Clock
 from src_py.kaggle.files import LIMIT, free_bytes
-from src_py.kaggle.session import all_devices, visible_gpus
-from src_py.model.pace import machine_line, prediction_lengths, sequence_lengths, works
-from src_py.model.predict import prediction_parts
+from src_py.kaggle.session import visible_gpus
+from src_py.model.pace import (
+    machine_line,
+    prediction_lengths,
+    prediction_seconds,
+    seconds_like,
+    sequence_lengths,
+)
 from src_py.pairs.encode import Reading
 from src_py.training.checkpoints import checkpoint_bytes, disk_needed
 from src_py.training.measure import Measured, measure
 from src_py.training.work import TrainingWork, steps_done, training_work
 
-DRAWN = 4_000  # training rows that stand for test rows at most
 CARD_SHARE = 0.85  # of a card's memory that tensors may fill: its context and fragmentation take the rest
 
 
@@ -202,12 +206,15 @@ def forecast_run(
     # What was cut to the training's length may be read further in prediction.
     validated = prediction_lengths(trainer.eval_dataset, reading)
     every = np.concatenate([prediction_lengths(trainer.train_dataset, reading), validated])
-    test, hidden = (plan.models * _prediction_like(every, rows, measured) for rows in (plan.test_rows, HIDDEN_ROWS))
+    beside = measured.tokenise + measured.row
+    test, hidden = (
+        plan.models * seconds_like(every, rows, measured.prediction, beside) for rows in (plan.test_rows, HIDDEN_ROWS)
+    )
     return Forecast(
         spent=time.time() - clock.begun,
         training=sharing * sum(_steps(fold, measured) for fold in work),
         evaluation=sharing * sum(_evaluations(fold, measured) for fold in work) + written * measured.save,
-        validation=plan.folds * _prediction(validated, measured),
+        validation=plan.folds * prediction_seconds(validated, measured.prediction, beside),
         test=test,
         hidden=hidden,
         seconds=clock.limit - clock.begun,
@@ -233,24 +240,6 @@ def _steps(work: TrainingWork, measured: Measured) -> float:
 
 def _evaluations(work: TrainingWork, measured: Measured) -> float:
     return work.evaluations * (measured.prediction.seconds(work.forward) + work.evaluated * measured.row)
-
-
-def _prediction(lengths: np.ndarray, measured: Measured) -> float:
-    """Seconds of `predict_pairs` on rows of these lengths (rows, sequences)."""
-    devices = all_devices()
-    parts = prediction_parts(lengths.max(1), lengths.shape[1])
-    work = works(lengths, parts, devices[0].split(":")[0]).sum(0)
-    seconds = measured.prediction.seconds(work) / len(devices)
-    orders = 2 if lengths.shape[1] == 1 else 1  # a joint reading reads both
-    return orders * (seconds + len(lengths) * (measured.tokenise + measured.row))
-
-
-def _prediction_like(lengths: np.ndarray, rows: int, measured: Measured) -> float:
-    """Seconds of `predict_pairs` on `rows` rows that are as long as those of `lengths`."""
-    if not rows:
-        return 0.0
-    drawn = np.random.default_rng(0).integers(len(lengths), size=min(rows, DRAWN))
-    return _prediction(lengths[drawn], measured) * rows / len(drawn)
 
 
 def _number(value: float) -> str:

@@ -31,6 +31,23 @@ def text(problem, outcomes, arms=BOTH, trials=()) -> str:
     return str(answer(problem, outcomes, *tables, arms, trials))
 
 
+class TestReading:
+    def test_counts_that_carry_an_arm_are_told_from_what_its_encoder_reads(self, problem, grid, outcome):
+        outcomes = grid({20: 0.0, 200: 0.0}, {20: 0.5, 200: 0.9})
+        assert "encoder" not in text(problem, outcomes)
+        recipe = [trial for trial in outcomes if trial.arm == "recipe"]
+        for trial in recipe:
+            outcomes[trial].blind = outcome(0.3, trial.seed).probabilities[0]
+        said = text(problem, outcomes)
+        assert "recipe: at 200 rows, its encoder takes 0." in said
+        assert "posted: at 200 rows, its encoder" not in said
+        for trial in recipe:
+            outcomes[trial].blind = outcomes[trial].probabilities[0]
+        said = text(problem, outcomes)
+        assert "recipe: from 20 rows on it beats the constant predictor" in said
+        assert "recipe: at 200 rows, no gain of its encoder over the counts of length and format was seen" in said
+
+
 class TestDataOrCode:
     def test_code_that_learns_nothing_at_any_size_is_blamed(self, problem, grid):
         outcomes = grid({20: 0.0, 200: 0.0}, {20: 0.5, 60: 0.7, 200: 0.9})

@@ -20,6 +20,7 @@ from src_py.ablation.schedule import (
     plan,
     time_trials,
 )
+from src_py.ablation.settings import reading_of
 from src_py.ablation.store import TrialStore
 from src_py.ablation.trials import Problem, Trial, _rows, run_trial, steps_of
 from src_py.errors import InputError
@@ -53,16 +54,43 @@ class TestArms:
             ("recipe+cls_pooling+pooling=mean", "sets pooling twice"),
             ("recipe+save_fp16=no", "which no arm can change"),
             ("recipe+magic", "is not an arm; write posted, recipe.*recipe.LEVER"),
-            ("posted+features", "is not an arm"),
+            ("posted+lora", "is not an arm"),
+            ("recipe+style=joint+names", r"in 'recipe.style=joint.names', names_loss needs CFG.style = 'pairwise'"),
+            ("recipe-pairwise+network_head", "head needs CFG.style = 'pairwise'"),
+            ("recipe+features_alone+lora", "lora_rank trains the encoder"),
+            ("recipe-frozen+lora", "set CFG.freeze_embeddings to True"),
         ],
     )
     def test_what_is_no_lever_is_one_sentence(self, name, sentence):
         with pytest.raises(InputError, match=sentence):
             GridSettings(arms=(name,))
 
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [("epochs=3", "epochs=3.0"), ("lora", "lora_rank=16"), ("ema+cosine", "cosine+ema"), ("lr=1e-5", "lr=0.00001")],
+    )
+    def test_an_arm_in_two_forms_is_one(self, one, other):
+        with pytest.raises(InputError, match=r"CFG\.levers has .* which train the same"):
+            GridSettings(preset="levers", levers=(one, "names", other))
+        with pytest.raises(InputError, match=r"CFG\.arms has .* which train the same"):
+            GridSettings(arms=("recipe", f"recipe+{one}", f"recipe+{other}"))
+        GridSettings(arms=(f"recipe+{one}", f"recipe+{one}+two_seeds", f"recipe-batch+{one}"))
+
+    def test_counts_are_part_of_the_recipe_and_not_of_the_posted_settings(self, problem):
+        """What they bring is measured by adding or taking them."""
+        names = ("recipe", "recipe-features", "recipe+features_off", "posted", "posted+features", "recipe-pairwise")
+        found = {name: reading_of(parse_arm(name), problem.settings, problem.model_dir).features for name in names}
+        assert list(found.values()) == ["on", "off", "off", "off", "on", "on"]
+        assert parse_arm("recipe+features=on").trains == parse_arm("recipe").trains
+        assert parse_arm("recipe-features").trains == parse_arm("recipe+features=off").trains
+        with pytest.raises(InputError, match=r"'features=on' is what the recipe does; .*'features_off'"):
+            GridSettings(preset="levers", levers=("features=on", "lora"))
+        with pytest.raises(InputError, match=r"CFG\.arms has 'recipe' and 'recipe.features=on', which train"):
+            GridSettings(arms=("recipe", "recipe+features=on"))
+
     def test_an_average_of_models_cannot_be_the_submission(self):
         assert submission_arm(("recipe", "recipe+two_seeds")) == "recipe"
-        assert submission_arm(("recipe", "recipe+features")) == "recipe+features"
+        assert submission_arm(("recipe", "recipe+ema")) == "recipe+ema"
 
 
 class TestTrials:
@@ -80,10 +108,11 @@ class TestTrials:
         np.testing.assert_allclose(other.sum(2), 1, atol=1e-6)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("end", ["+features", "+longer_prediction", "+last4_pooling+ema", "+style=joint"])
+    @pytest.mark.parametrize("end", ["", "+features_off", "+longer_prediction", "+last4_pooling+ema", "+style=joint"])
     def test_a_saved_model_predicts_as_its_trial_did(self, problem, tmp_path, end):
         outcome = run_trial(problem, Trial(f"recipe{end}", 16, 0), tmp_path / "model")
         predicted = predict_saved([tmp_path / "model"], problem.valid, problem.classes)
+        assert (outcome.blind is not None) == ("features_off" not in end)
         if "joint" not in end:  # predicted in both orders there
             np.testing.assert_allclose(predicted, outcome.probabilities[-1], atol=1e-5)
 
@@ -128,7 +157,7 @@ class TestTrials:
         with pytest.raises(InputError, match=r"name their files in CFG\.pseudo_files"):
             choose_levers(problem, ("pseudo_labels",))
         assert "soft_labels" not in choose_levers(problem, ())
-        assert "features" in choose_levers(problem, ())
+        assert "features_off" in choose_levers(problem, ())
 
 
 class TestHoldout:
@@ -157,8 +186,8 @@ def parted(problem) -> Problem:
 
 def test_a_lever_takes_no_repair_from_the_recipe():
     """It would be trained and then compared with trials that there are not."""
-    with pytest.raises(InputError, match=r"CFG\.levers: 'lora-frozen' also takes a repair"):
-        GridSettings(preset="levers", levers=("ema", "lora-frozen"))
+    with pytest.raises(InputError, match=r"CFG\.levers: 'cosine-frozen' also takes a repair"):
+        GridSettings(preset="levers", levers=("ema", "cosine-frozen"))
     GridSettings(preset="levers", levers=("lora+ema", "encoder_dropout=-1"))
 
 
@@ -204,14 +233,14 @@ class TestResults:
         assert compare(parted, {Trial("recipe", 50, 0): made}, *groups, unseen=True).gain == 0
 
     def test_the_table_has_both_gains_and_a_verdict(self, parted, outcome):
-        sharp = {"recipe": 0.4, "recipe+features": 0.9, "recipe+ema": 0.4, "recipe+lora": -0.3}
+        sharp = {"recipe": 0.4, "recipe+reinit": 0.9, "recipe+ema": 0.4, "recipe+lora": -0.3}
         outcomes = {Trial(arm, 50, seed): outcome(x, seed) for arm, x in sharp.items() for seed in range(3)}
         outcomes[Trial("recipe+cosine", 50, 0)] = outcome(0.9)
         for trial, made in outcomes.items():
             made.memory_gb = 2.0 if "lora" in trial.arm else 5.0
         table = lever_table(parted, outcomes).set_index("lever")
         assert table["verdict"].to_dict() == {
-            "features": "better",
+            "reinit": "better",
             "ema": "no difference seen",
             "lora": "worse",
             "cosine": "cannot tell",
@@ -230,13 +259,13 @@ class TestResults:
     def test_the_answer_says_what_helps_and_what_was_not_measured(self, parted, outcome):
         outcomes = {
             Trial(arm, 50, seed): outcome(x, seed)
-            for arm, x in {"recipe": 0.4, "recipe+features": 0.9, "recipe+ema": 0.4}.items()
+            for arm, x in {"recipe": 0.4, "recipe+reinit": 0.9, "recipe+ema": 0.4}.items()
             for seed in range(3)
         }
         trials = [*outcomes, Trial("recipe+names", 50, 0), Trial("recipe+lora", 50, 0)]
         tables = results_table(parted, outcomes), curve_table(parted, outcomes)
         said = str(answer_levers(parted, outcomes, *tables, trials, {"recipe+lora": "It needs peft."}))
-        assert "On rows like the training rows, better than the recipe: features by 0." in said
+        assert "On rows like the training rows, better than the recipe: reinit by 0." in said
         assert "no difference seen (the interval includes zero): ema." in said
         assert "On rows of a kind that training has not seen" in said
         assert "Not measured: names." in said

@@ -18,7 +18,10 @@ def test_what_is_saved_is_loaded_and_nothing_else(problem, outcome, tmp_path):
     TrialStore(tmp_path, problem).save(TRIAL, made)
     loaded = TrialStore(tmp_path, problem).load(TRIAL)
     np.testing.assert_array_equal(loaded.probabilities, made.probabilities)
-    assert (loaded.at, loaded.step_seconds) == (made.at, made.step_seconds)
+    assert (loaded.at, loaded.step_seconds, loaded.blind) == (made.at, made.step_seconds, None)
+    made.blind = made.probabilities[0]
+    TrialStore(tmp_path, problem).save(TRIAL, made)
+    np.testing.assert_array_equal(TrialStore(tmp_path, problem).load(TRIAL).blind, made.blind)
     assert TrialStore(tmp_path, problem).load(replace(TRIAL, seed=2)) is None
     assert TrialStore(tmp_path, problem).load(replace(TRIAL, as_rows=40)) is None
     assert TrialStore(tmp_path, problem).unused() == []

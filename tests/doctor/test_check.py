@@ -49,7 +49,7 @@ class Healthy:
         self.tiny, self.folder, self.style, self.seed = tiny, folder, style, seed
         self.train, self.valid = tables
         self.tokenizer = load_tokenizer(tiny)
-        self.max_length = 128
+        self.max_length, self.features = 128, "off"
         self.options = {"epochs": 2, "lr": 1e-3, "head_lr": 1e-3, "batch_size": 16, "micro_batch": 8, "warmup": 0.1}
         self.options |= {"evals_per_epoch": 2, "layer_decay": 1.0}
         self.edit_data = self.edit_model = self.edit_trainer = lambda thing: thing
@@ -58,7 +58,8 @@ class Healthy:
     def trainer(self):
         start_session(self.seed)
         sets = [self.edit_data(self.encode(table)) for table in (self.train, self.valid)]
-        model = build_model(self.tiny, self.tokenizer, self.style, list(class_shares(self.train["label"], 3)))
+        shares, counted = list(class_shares(self.train["label"], 3)), {"features": self.features, "train": sets[0]}
+        model = build_model(self.tiny, self.tokenizer, self.style, shares, **counted)
         model = self.edit_model(model)
         trainer = make_trainer(
             model,
@@ -71,7 +72,7 @@ class Healthy:
         return self.edit_trainer(trainer) or trainer
 
     def encode(self, table):
-        return encode_pairs(table, self.tokenizer, Reading(self.style, self.max_length))
+        return encode_pairs(table, self.tokenizer, Reading(self.style, self.max_length, features=self.features))
 
     def check(self):
         return check_before_training(self.trainer(), self.tokenizer, self.train, self.valid, self.card_bytes)
@@ -91,7 +92,7 @@ def setup(tiny, tables, tmp_path):
 
 def posted_line_break(s):
     healthy = s.tokenizer
-    s.encode = lambda table: encode_pairs(table, healthy, Reading(s.style, s.max_length))
+    s.encode = lambda table: encode_pairs(table, healthy, Reading(s.style, s.max_length, features=s.features))
     s.tokenizer = AutoTokenizer.from_pretrained(s.tiny)
     s.tokenizer.add_tokens(["\n"])
 
@@ -268,6 +269,31 @@ def test_exactly_the_right_check_names_the_fault(setup, check):
         with pytest.raises(InputError, match=re.escape(check)):
             report.stop_on_failure()
         report.stop_on_failure(stop=False)
+
+
+@pytest.mark.slow
+def test_counts_beside_the_text_fail_nothing(setup):
+    setup.features = "on"
+    report = setup.check()
+    assert report.failed("FAIL", "WARN") == []
+    assert "counts alone" in report["loss at the start"].measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check",
+    [
+        "tokens per character",
+        "one answer cut more",
+        "unknown tokens",
+        "gradients",
+        "memorises a batch",
+        "loss at the start",
+    ],
+)
+def test_counts_beside_the_text_hide_no_fault(setup, check):
+    setup.features = "on"
+    test_exactly_the_right_check_names_the_fault(setup, check)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,20 @@ def build(tiny, tokenizer, table, option):
     return model, reading, train
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"pooling": "cls"}, {"head": "network"}, {"encoder_dropout": 0.0}, {"side_bias": True}, {"reinit_layers": 1}],
+    ids=str,
+)
+def test_what_counts_alone_would_ignore_is_refused(settings):
+    [field] = settings
+    with pytest.raises(
+        InputError, match=f"CFG.{field} changes how the text is read, and .*'alone' reads none; leave it at"
+    ):
+        check_options("pairwise", "alone", ModelSettings(**settings))
+    check_options("pairwise", "alone", ModelSettings(freeze_layers=2, dropout=0.2))
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_swapping_swaps_and_a_saved_or_rebuilt_model_is_the_same(tmp_path, tiny, tokenizer, named, option):
     model, reading, _ = build(tiny, tokenizer, named, option)

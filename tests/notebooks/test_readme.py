@@ -129,6 +129,18 @@ def test_the_lightgbm_demo_beats_every_single_group():
 
 
 @pytest.mark.slow
+def test_the_blend_demo_beats_every_member_by_more_than_its_interval():
+    done = make("demo", "RECIPE=blend_submissions")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    out = ROOT / "build/demo/blend_submissions"
+    scores = pd.read_csv(out / "members.csv").set_index("member")
+    assert (scores["weight"] > 0).sum() >= 3
+    assert scores.loc["blend", "gain on the best member"] > scores.loc["blend", "gain +-"]
+    check_submission(out, out / "kaggle/input/competitions/llm-classification-finetuning/test.csv")
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 4
+
+
+@pytest.mark.slow
 def test_the_lightgbm_recipe_blends_a_fine_tuned_model_and_predicts_again_from_its_own_output(tmp_path, tiny):
     """The fine-tuning has most of its switches on, and two seeds of two folds."""
     data = tmp_path / "in/contest"

@@ -12,7 +12,7 @@ from src_py.pairs.audit import add_extra, audit_extra, training_rows
 from src_py.pairs.contest import LMSYS, WSDM
 from src_py.pairs.copies import BAND, BANDS, NEAR, find_copies, similarity
 from src_py.pairs.extra import ExtraFile, load_extra
-from src_py.pairs.load import prompt_key, swap_sides
+from src_py.pairs.load import load_pairs, prompt_key, swap_sides
 
 ONE_HOT = ["winner_model_a", "winner_model_b", "winner_tie"]
 
@@ -37,6 +37,8 @@ def table_of(*pairs):
 
 
 def audit(extra, train, test, is_valid=None, pseudo=False):
+    if pseudo and "soft" not in extra:
+        extra = extra.assign(soft=np.eye(3)[extra["label"]].tolist())
     is_valid = np.zeros(len(train), bool) if is_valid is None else is_valid
     return audit_extra([ExtraFile("x", extra, pseudo)], train, is_valid, test, LMSYS.classes)
 
@@ -101,6 +103,16 @@ def test_a_file_of_nothing_but_ties_is_refused_where_there_are_none(tmp_path, ro
         load_extra(write(tmp_path, ties), WSDM)
 
 
+@pytest.mark.parametrize("cell", [None, "", "[]", "[null]", '[" "]'])
+def test_a_file_whose_answers_are_all_missing_is_refused(tmp_path, rows, cell):
+    rows["response_b"] = cell
+    assert len(load_extra(write(tmp_path, rows), LMSYS)[0].table) == 4  # one side has texts
+    rows["response_a"] = cell
+    for load in (lambda: load_extra(write(tmp_path, rows), LMSYS), lambda: load_pairs(tmp_path / "more.csv", LMSYS)):
+        with pytest.raises(InputError, match=r"more\.csv: all answers in the columns response_a, response_b are empty"):
+            load()
+
+
 def test_copies_are_found_where_they_are_and_left_out(own):
     near = own[1:2].assign(response_a=[[words(1100, 59) + " other"]])
     fresh = table_of(pair(words(9000), words(9100), words(9200)))
@@ -119,6 +131,20 @@ def test_copies_are_found_where_they_are_and_left_out(own):
     assert found["rows added"] == 1
     assert found["share of a"] == round(np.mean(extra["label"] == 0), 3)
     assert shown["contest"]["median characters, prompt"] == own["prompt"][:5].map(lambda turns: len(turns[0])).median()
+
+
+def test_copies_in_other_characters_are_copies(own):
+    def wide(text):
+        return "".join(chr(ord(x) + 0xFEE0) if "!" <= x <= "~" else x for x in text)
+
+    hidden = own.assign(
+        prompt=own["prompt"].map(lambda turns: [turns[0].replace("w", "\u200bw\ufeff")]),
+        response_a=own["response_a"].map(lambda turns: [wide(turns[0])]),
+    )
+    assert hidden["prompt"][0] != own["prompt"][0]
+    left, table = audit(hidden, own, own[:0])
+    assert table.loc["exact copies of training rows", "x"] == len(own)
+    assert left[0].table.empty
 
 
 def test_a_row_of_an_earlier_file_is_not_added_twice(own):
@@ -140,10 +166,18 @@ def test_test_rows_are_loud_most_of_them_an_error_and_pseudo_labelled_ones_welco
     assert "they are used" in capsys.readouterr().out
 
 
+def test_class_shares_of_pseudo_labelled_rows_are_means_of_their_probabilities(own):
+    soft = [[0.4, 0.3, 0.3]] * 3 + [[0.3, 0.4, 0.3]] * 3
+    guessed = own.assign(soft=soft, soft_weight=1.0, label=[0] * 3 + [1] * 3)
+    _, table = audit(guessed, own, own, pseudo=True)
+    assert [table.loc[f"share of {name}", "x"] for name in LMSYS.classes] == [0.35, 0.35, 0.3]
+
+
 def test_pseudo_labelled_test_rows_stay_where_an_earlier_file_had_them_with_labels(own):
     """Those are left out, so that nothing is there twice; the same rows of two pseudo files are."""
     test, more = own[4:].reset_index(drop=True), own[1:5].reset_index(drop=True)
-    files = [ExtraFile("labelled", more)] + [ExtraFile(name, test, pseudo=True) for name in ("one", "two")]
+    guessed = test.assign(soft=[[0.2, 0.3, 0.5]] * len(test))
+    files = [ExtraFile("labelled", more)] + [ExtraFile(name, guessed, pseudo=True) for name in ("one", "two")]
     left, shown = audit_extra(files, own[:1], np.zeros(1, bool), test, LMSYS.classes)
     assert [len(file.table) for file in left] == [3, 2, 0]
     assert shown.loc["rows added"].tolist()[1:] == [3, 2, 0]

@@ -10,7 +10,7 @@ import pytest
 
 from src_py.errors import InputError
 from src_py.pairs.contest import LMSYS, WSDM, write_submission
-from src_py.pairs.load import load_pairs, prompt_key, swap_sides
+from src_py.pairs.load import distinct_prompts, load_pairs, prompt_key, swap_sides
 from src_py.pairs.split import assign_folds
 from src_py.pairs.topics import topic_count, topic_of
 
@@ -322,6 +322,24 @@ def test_folds_keep_prompts_together_and_shares_alike(pairs):
     assert pd.Series(folds).groupby(prompts.to_numpy()).nunique().eq(1).all()
     assert pairs["label"].eq(0).groupby(folds).mean().std() < 0.05
     assert (assign_folds(pairs, 3, seed=0) == folds).all()
+
+
+def test_only_prompts_that_differ_in_nothing_one_sees_are_joined():
+    """Folds depend on which prompts are equal, and topics on their texts: both stay what they were for others."""
+    prompts = [
+        "Ｈｅｌｌｏ\u3000World",
+        "hello wor\u200bld",
+        "hello w\u00f6rld",
+        "hello wo\u0308rld",
+        "“a” … ½",
+        "“a” … 1⁄2",
+        "\u200b",
+    ]
+    table = pd.DataFrame({"prompt": [[prompt] for prompt in [*prompts, "été 👩‍💻 привет 日本語"]]})
+    numbers, texts = distinct_prompts(table)
+    assert numbers.tolist() == [0, 0, 1, 1, 2, 2, 3, 4]
+    assert texts == ["ｈｅｌｌｏ world", "hello wörld", "“a” … ½", "\u200b", "été 👩‍💻 привет 日本語"]
+    assert prompt_key(table).tolist()[3:7] == ["hello wörld", "“a” ... 1⁄2", "“a” ... 1⁄2", ""]
 
 
 def test_data_that_cannot_be_split_is_refused(pairs):

@@ -1,68 +1,27 @@
 """The real `kaggle` client against a stub of the service on loopback; nobody's credentials are read."""
 
-import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from tests.tools.project import add_headings
+from tools import kaggle_client, kaggle_service
 from tools.build import recipes
-from tools.kaggle_client import MACHINES, header, mask, metadata
+from tools.kaggle_client import MACHINES, header, metadata
+from tools.kaggle_service import mask
 from tools.percent import SyncError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = pytest.mark.parametrize("recipe", recipes(ROOT), ids=lambda path: path.stem)
 
 
-class Stub(ThreadingHTTPServer):
-    """Keeps what is saved, and gives it back."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests, self.refuse, self.invalid = [], "", []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        call = self.path.rsplit("/", 1)[-1]
-        self.server.requests.append((call, body, self.headers.get("Authorization", "")))
-        if call == "SaveKernel":
-            answer = {"ref": "/code/x", "url": "http://localhost/x", "versionNumber": 1, "error": self.server.refuse}
-            answer["invalidDatasetSources"] = self.server.invalid
-        else:
-            saved = next(body for call, body, _ in reversed(self.server.requests) if call == "SaveKernel")
-            blob = {"source": saved["text"], "language": "python", "kernelType": "notebook", "slug": "nb"}
-            answer = {"metadata": {"ref": saved["slug"]}, "blob": blob}
-        text = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def stub():
-    server = Stub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def client(stub, tmp_path, monkeypatch):
+def client(account, tmp_path):
     """Runs tools.kaggle_client in a folder's copy of the project, with a made-up key."""
     root = tmp_path / "project"
     shutil.copytree(
@@ -71,17 +30,6 @@ def client(stub, tmp_path, monkeypatch):
     add_headings(root)
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
-    (tmp_path / "home/.kaggle").mkdir(parents=True)
-    (tmp_path / "home/.kaggle/kaggle.json").write_text(json.dumps({"username": "someone", "key": "made-up-key"}))
-    (tmp_path / "home/.kaggle/kaggle.json").chmod(0o600)
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    # The client then talks to http://localhost, port 80; the stub stands in as that host's proxy, on a free port.
-    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{stub.server_port}")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
 
     def run(target, *words):
         environment = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready"]
@@ -152,20 +100,22 @@ def test_a_refusal_of_the_service_is_an_error_here(client, stub):
     stub.refuse = "Maximum weekly GPU quota of 30.00 hours reached."
     done = client("push", "USER=someone")
     assert done.returncode != 0
-    assert "quota" in done.stdout
+    assert "Kaggle refused it: Maximum weekly GPU quota of 30.00 hours reached." in done.stderr
 
 
 def test_an_input_that_the_service_leaves_out_is_an_error(client, stub):
     stub.invalid = ["someone/no-such-dataset"]
     done = client("push", "USER=someone")
     assert done.returncode != 0
-    assert "no-such-dataset" in done.stdout
+    assert "Kaggle does not know these dataset sources" in done.stderr
+    assert "no-such-dataset" in done.stderr
 
 
-def test_without_credentials_nothing_is_sent(client, stub, tmp_path):
-    shutil.rmtree(tmp_path / "home/.kaggle")
+def test_without_credentials_nothing_is_sent(client, stub, account):
+    shutil.rmtree(account)
     done = client("push", "USER=someone")
     assert done.returncode != 0
+    assert "it found no token that Kaggle accepts" in done.stderr
     assert not stub.requests
 
 
@@ -177,15 +127,25 @@ def test_whose_account_has_to_be_said(client, stub):
 
 
 @pytest.fixture
-def saying(client, tmp_path, monkeypatch):
-    """The command with a client that says what it is given, ends with a code, and writes nothing."""
+def instead(tmp_path, monkeypatch):
+    """Puts a client in the real one's place that says what it is given, ends with a code, and writes nothing."""
     package = tmp_path / "client/kaggle"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "client"))
 
-    def run(target, text, code=0, **variables):
+    def place(text, code=0):
         (package / "__main__.py").write_text(f"import sys\n\nprint({text!r})\nsys.exit({code})\n")
+
+    return place
+
+
+@pytest.fixture
+def saying(client, instead, monkeypatch):
+    """The command with such a client."""
+
+    def run(target, text, code=0, **variables):
+        instead(text, code)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return client(target, "USER=someone")
@@ -210,10 +170,10 @@ PUSHED = "Kernel version 2 successfully pushed.  Please check progress at https:
         (PUSHED, 1),
     ],
 )
-def test_what_the_client_says_is_read_as_it_is_meant(saying, text, code):
-    done = saying("push", text, code)
-    assert done.returncode != 0
-    assert "kaggle kernels push failed" in done.stderr
+def test_what_the_client_says_is_read_as_it_is_meant(instead, text, code):
+    instead(text, code)
+    with pytest.raises(SyncError, match="kaggle kernels push failed"):
+        kaggle_service.client(["kernels", "push"], kaggle_client.PUSHED)
 
 
 def test_a_word_that_reads_like_an_error_is_none(saying):

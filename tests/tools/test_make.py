@@ -24,11 +24,33 @@ HANDED_OVER = {
     "trace": ["--quick={QUICK}", "--top={TOP}", "--out={BENCH_OUT}"],
     "weights": ["--dtype={DTYPE}", "--", "{MODEL}", "{OUT}"],
     "push": ["--recipe={RECIPE}", "--user={USER}", "--seconds={SECONDS}"],
+    "submit": [
+        "--recipe={RECIPE}",
+        "--user={USER}",
+        "--seconds={SECONDS}",
+        "--wait={WAIT}",
+        "--version={VERSION}",
+    ],
+    "status": ["--recipe={RECIPE}", "--user={USER}"],
     "pull-kaggle": ["--recipe={RECIPE}", "--user={USER}"],
     "pull": ["--", "{NB}"],
 }
-NAMES = ("USER", "RECIPE", "SECONDS", "CFG", "DATA", "MODEL", "DTYPE", "NB", "OUT", "BENCH_OUT", "QUICK", "TOY", "TOP")
-NAMES += ("WORKERS",)
+NAMES = (
+    "USER",
+    "VERSION",
+    "RECIPE",
+    "SECONDS",
+    "WAIT",
+    "CFG",
+    "DATA",
+    "MODEL",
+    "DTYPE",
+    "NB",
+    "OUT",
+    "BENCH_OUT",
+    "QUICK",
+)
+NAMES += ("TOY", "TOP", "WORKERS")
 HOSTILE = [
     "'; touch MARK; '",
     '"; touch MARK; "',
@@ -86,7 +108,7 @@ def test_no_value_is_interpreted(make, tmp_path, value, way):
     if way == "command line":
         done, commands = make(*HANDED_OVER, *(f"{name}={text}" for name, text in given.items()))
     else:
-        done, commands = make(*HANDED_OVER, f"USER={given['USER']}", **given)
+        done, commands = make(*HANDED_OVER, f"USER={given['USER']}", f"VERSION={given['VERSION']}", **given)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mark").exists()
     commands = [words for words in commands if words[-1] != "build"]
@@ -110,9 +132,9 @@ def test_an_unknown_image_is_refused(make):
     assert "There is no IMAGE=other; use kaggle or june" in make("demo", "IMAGE=other")[0].stderr
 
 
-def test_the_shells_own_user_does_not_count(make):
-    _, commands = make("push", USER="somebody")
-    assert "--user=" in commands[0]
+def test_a_user_or_version_that_only_the_environment_has_does_not_count(make):
+    _, commands = make("submit", USER="somebody", VERSION="12")
+    assert commands[0][-1] == "--user="
 
 
 def test_what_is_not_given_is_not_handed_over(make):
@@ -149,6 +171,12 @@ def test_values_are_checked(tmp_path):
     for text in ("0", "-1", "1.5", "1e3", "43201", "", "1;2", "٣", "1\n"):
         assert "SECONDS" in sentence(arguments.seconds, text)
     assert arguments.seconds("43200") == 43200
+    for text in ("0", "-1", "1.5", "1000000", "", "٣", "5\n"):
+        assert "VERSION" in sentence(arguments.version, text)
+    assert arguments.version("12") == 12
+    for text in ("-1", "1.5", "10000", "", "٣", "5\n"):
+        assert "WAIT" in sentence(arguments.minutes, text)
+    assert arguments.minutes("0") == 0
     for text in ("0", "-1", "1000", "", "٣", "5\n"):
         assert "TOP" in sentence(arguments.count, text)
     assert arguments.count("20") == 20
@@ -162,8 +190,9 @@ def test_values_are_checked(tmp_path):
     assert "write 1 or 0" in sentence(arguments.yes, "yes; x")
 
 
-def test_a_real_command_refuses_a_path_as_recipe():
-    words = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready", "push", "RECIPE=../../x", "USER=someone"]
+@pytest.mark.parametrize("target", ["push", "submit", "status"])
+def test_a_real_command_refuses_a_path_as_recipe(target):
+    words = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready", target, "RECIPE=../../x", "USER=someone"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "there is no recipe '../../x'; RECIPE is one of ablate_subset_vs_full" in done.stderr

@@ -1,6 +1,7 @@
 """What Kaggle does with each notebook, twice."""
 
 import ast
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tools.build import recipes
 from tools.hygiene import problems
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNS = ("save", "scoring")
 # Gone in Python 3.12 and 3.13: Kaggle runs 3.13, this machine may not.
 GONE = set(
     "aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib "
@@ -25,6 +27,11 @@ def test_rehearsal(recipe):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"{recipe.stem}, save:" in done.stdout
     assert f"{recipe.stem}, scoring:" in done.stdout
+    records = (ROOT / "build/rehearse" / recipe.stem / run / "working/blend_submissions_run.json" for run in RUNS)
+    if recipe.stem == "blend_submissions":  # somebody's file answers the visible rows only
+        visible, hidden = (json.loads(record.read_text()) for record in records)
+        assert visible["weights"]["somebodys-llm"] > 0
+        assert "somebodys-llm" not in hidden["members"]
 
 
 def test_nothing_is_imported_that_python_3_13_does_not_have():
