@@ -6,22 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.power_law import PowerLaw, fit_power_law
+from src_py.ablation.curves import NOTHING, LearningCurve, fit_curve
+from src_py.ablation.foretell import tell_hindcast, tell_twice
 from src_py.ablation.problem import Outcome, Problem, Trial
-from src_py.ablation.results import Comparison, compare, reading_gain
+from src_py.ablation.results import Comparison, baselines, compare, reading_gain
 from src_py.doctor.verdict import LEAST_READING
 
-NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
 SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
 ONE_SEED = 1.96 * 2**0.5 * SEED_SPREAD  # by so much two single runs may differ by their seeds, at 95 %
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`sentences` in plain words; `laws` the fitted power law of each arm that could be fitted."""
+    """`sentences` in plain words; `laws` the learning curve of each arm that could be fitted."""
 
     sentences: tuple[str, ...]
-    laws: dict[str, PowerLaw]
+    laws: dict[str, LearningCurve]
 
     def __str__(self) -> str:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)
@@ -43,7 +43,8 @@ def answer(
         results, curve: from `results_table` and `curve_table`, of the same trials.
         trials: all trials of the grid, to say which sizes are missing.
     """
-    laws = fit_curves(results, curve, arms, problem.blocks[0] if problem.blocks else None)
+    constant = float(baselines(problem)["constant predictor"].mean())
+    laws = fit_curves(results, arms, constant, problem.blocks[0] if problem.blocks else None)
     sentences: list[str | None] = []
     for arm in arms:
         sentences += [learns(curve, results, arm), reads(problem, outcomes, curve, arm)]
@@ -51,7 +52,9 @@ def answer(
         sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
     sentences += [_rises(problem, outcomes, curve, arm) for arm in arms]
-    sentences += [_twice(curve, arms[-1], laws[arms[-1]]), _missing(outcomes, arms, trials), _one_seed(curve, arms)]
+    sentences.append(_twice(problem, outcomes, curve, arms[-1], laws[arms[-1]]))
+    sentences += [tell_hindcast(arm, law) for arm, law in laws.items() if law]
+    sentences += [_missing(outcomes, arms, trials), _one_seed(curve, arms)]
     return Answer(tuple(filter(None, sentences)), {arm: law for arm, law in laws.items() if law})
 
 
@@ -64,23 +67,21 @@ def smallest_that_learns(curve: pd.DataFrame, arm: str) -> int | None:
 
 
 def fit_curves(
-    results: pd.DataFrame, curve: pd.DataFrame, arms: tuple[str, ...], own_rows: int | None = None
-) -> dict[str, PowerLaw | None]:
-    """A power law for each arm over the sizes trained for its own number of epochs.
+    results: pd.DataFrame, arms: tuple[str, ...], constant: float, own_rows: int | None = None
+) -> dict[str, LearningCurve | None]:
+    """A learning curve for each arm over the sizes trained for its own number of epochs; None with too few sizes.
 
-    Three kinds of trials lie on no such curve and are left out: diverged ones; the smallest sizes, as long as nothing
-    is learned there; and sizes above `own_rows`, which contain rows of extra files.
+    Diverged trials are left out, and so are sizes above `own_rows`: they contain rows of extra files, which lie on no
+    such curve.
+
+    Args:
+        constant: log loss of the constant predictor.
     """
     laws = {}
     for arm in arms:
-        flat = 0
-        for row in _records(_own(curve, arm)):
-            if _verdict(row) != "nothing":
-                break
-            flat = int(row["rows"])
         runs = results[(results["arm"] == arm) & (results["as_rows"] == 0) & ~results["diverged"].astype(bool)]
-        runs = runs[(runs["rows"] > flat) & (runs["rows"] <= (own_rows or np.inf))]
-        laws[arm] = fit_power_law(runs["rows"], runs["log_loss"])
+        runs = runs[runs["rows"] <= (own_rows or np.inf)]
+        laws[arm] = fit_curve(runs["rows"], runs["log_loss"], constant)
     return laws
 
 
@@ -241,22 +242,19 @@ def _rises(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame
     return f"{arm}: at {largest:,} rows it is {_gain(found)} than at {best:,}. More seeds tell why: {why}."
 
 
-def _twice(curve: pd.DataFrame, arm: str, law: PowerLaw | None) -> str:
-    own = _own(curve, arm)
+def _twice(
+    problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str, law: LearningCurve | None
+) -> str:
     if law is None:
-        has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials, those that learn nothing included"
-        return f"Twice the data? Cannot tell: a curve needs three sizes and four trials that learn; {arm} has {has}."
-    largest = int(law.sizes.max())
+        own = _own(curve, arm)
+        has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials"
+        return f"Twice the data? Cannot tell: a curve needs three sizes; {arm} has {has}."
+    largest = law.largest
     if not _learned(curve, arm, largest):
         return f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {largest:,} rows."
-    best, low, high = law.change(largest, 2 * largest)
-    if high < 0:
-        return (
-            f"Twice the data ({2 * largest:,} rows) would change {arm}'s log loss by {best:+.3f} "
-            f"({low:+.3f} to {high:+.3f}, 90 %), if the curve continues as fitted."
-        )
-    reason = f"{arm}'s fitted curve rises" if low > 0 else "the fitted curve allows both"
-    return f"Twice the data ({2 * largest:,} rows)? Cannot tell: {reason} ({low:+.3f} to {high:+.3f}, 90 %)."
+    if largest == _own(curve, arm)["rows"].max() and _rises(problem, outcomes, curve, arm):  # which says by how much
+        return f"Twice the data ({2 * largest:,} rows)? Cannot tell: {arm}'s log loss rises up to {largest:,} rows."
+    return tell_twice(problem, outcomes, arm, law)
 
 
 def _missing(outcomes: dict[Trial, Outcome], arms: tuple[str, ...], trials: Iterable[Trial]) -> str | None:
@@ -274,7 +272,7 @@ def _one_seed(curve: pd.DataFrame, arms: tuple[str, ...]) -> str | None:
     if single.empty:
         return None
     return (
-        f"Where only one seed was trained, the intervals do not cover what another seed would change (about "
+        f"Where only one seed was trained, the intervals of a gain do not cover what another seed would change (about "
         f"{SEED_SPREAD} nats, or a run that fails to start); two single runs must differ by {ONE_SEED:.3f} nats to be "
         "called different. Train more seeds to be sure."
     )

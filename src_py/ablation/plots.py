@@ -5,10 +5,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
-from src_py.ablation.power_law import PowerLaw
+from src_py.ablation.curves import PERCENT, LearningCurve
 from src_py.kaggle.files import writing
 
 
@@ -17,7 +18,7 @@ def plot_curves(
     results: pd.DataFrame,
     arms: tuple[str, ...],
     lines: dict[str, float],
-    laws: dict[str, PowerLaw],
+    laws: dict[str, LearningCurve],
     marks: dict[str, int] | None = None,
 ) -> Figure:
     """Log loss over training rows on a log axis: mean and spread over seeds, every run a dot.
@@ -25,7 +26,8 @@ def plot_curves(
     Args:
         curve: from `curve_table`; results: from `results_table`.
         lines: log losses to compare with, such as the constant predictor's.
-        laws: fitted power laws, drawn dotted from the smallest fitted size to twice the largest.
+        laws: fitted learning curves, drawn dotted with their intervals as far as forecasts go, and beside the largest
+            size what the curve without it foretold.
         marks: sizes to name, such as where an extra file begins.
     """
     figure, axes = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
@@ -49,8 +51,7 @@ def plot_curves(
                 label=f"{label(arm)}, for the steps of {as_rows:,} rows" if as_rows else label(arm),
             )
         if arm in laws:
-            grid = np.geomspace(laws[arm].sizes.min(), 2 * laws[arm].sizes.max(), 100)
-            axes.plot(grid, laws[arm](grid), ":", color=color, label=f"{label(arm)}, fitted power law")
+            _draw_law(axes, arm, laws[arm], color)
     for color, (name, value) in zip(("C3", "C4"), lines.items()):
         axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"{name} {value:.4f}")
     for name, size in (marks or {}).items():
@@ -63,6 +64,18 @@ def plot_curves(
     axes.legend(fontsize="small")
     plt.close(figure)
     return figure
+
+
+def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:
+    sizes, band = law.band()
+    axes.plot(sizes, band[:, 0], ":", color=color, label=f"{label(arm)}, fitted, with {PERCENT}")
+    axes.fill_between(sizes, band[:, 1], band[:, 2], color=color, alpha=0.12, linewidth=0)
+    foretold = law.hindcast
+    if foretold:
+        reach = [[foretold.best - foretold.low], [foretold.high - foretold.best]]
+        beside = 1.06 * foretold.rows  # not on top of what was measured
+        name = f"{label(arm)}, foretold from {foretold.last:,} rows"
+        axes.errorbar([beside], [foretold.best], reach, fmt="D", mfc="white", color=color, capsize=3, label=name)
 
 
 def plot_repairs(repairs: pd.DataFrame) -> Figure | None:

@@ -1,5 +1,6 @@
 """The answer in sentences: what it says, and when it must say that it cannot tell."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -135,20 +136,44 @@ class TestCurves:
         assert "at 200 rows it stays at the constant predictor" in said
         assert "recipe: at 200 rows it is" in said
         assert "worse" in said
-        assert "Twice the data? Cannot tell" in said or "does not surely beat" in said
+        assert "Twice the data? Cannot tell: recipe does not surely beat the constant predictor at 200 rows" in said
 
     def test_a_curve_that_rises_is_not_continued(self, problem, grid):
         said = text(problem, grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
-        assert "recipe's fitted curve rises" in said
+        assert "Twice the data (400 rows)? Cannot tell: recipe's log loss rises up to 200 rows." in said
         assert "More seeds tell why: a run may have failed to start" in said
         extra = text(replace(problem, blocks=(60,)), grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
         assert "the rows of the extra files may be of another kind" in extra
 
-    def test_the_power_law_leaves_out_the_flat_beginning_and_rows_of_extra_files(self, problem, grid):
+    def test_the_curve_keeps_its_flat_beginning_and_leaves_out_rows_of_extra_files_and_diverged_trials(
+        self, problem, grid, diverged
+    ):
         outcomes = grid({}, {10: 0.0, 20: 0.3, 40: 0.6, 80: 0.8, 160: 0.85})
-        tables = results_table(problem, outcomes), curve_table(problem, outcomes)
-        law = fit_curves(*tables, ("recipe",), own_rows=80)["recipe"]
-        assert sorted(set(law.sizes)) == [20, 40, 80]
+        outcomes[Trial("recipe", 40, 3)] = diverged
+        law = fit_curves(results_table(problem, outcomes), ("recipe",), 1.098, own_rows=80)["recipe"]
+        assert law.sizes.tolist() == [10, 20, 40, 80]
+        assert len(law.losses) == 12
+
+    def test_a_curve_that_falls_is_continued_to_twice_its_rows_and_no_further(self, problem, grid):
+        sharpness = {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4, 160: 0.5}
+        said = text(problem, grid({}, sharpness), ("recipe",))
+        assert re.search(r"Twice the data \(320 rows\) would change recipe's log loss by -0\.\d{3} \(-0", said)
+        assert "More than 2 times 160 rows: not tested that far." in said
+        assert "Other validation rows like these may move every size alike, by 0." in said
+
+    def test_a_curve_that_has_come_to_rest_is_told_from_one_that_cannot_be_told(self, problem, grid):
+        flat = grid({}, dict.fromkeys((10, 20, 40, 80, 160), 0.6))
+        assert "Twice the data (320 rows) would bring recipe less than 0.005 nats (90 %)" in text(
+            problem, flat, ("recipe",)
+        )
+        wild = grid({}, {10: 0.9, 20: 0.5, 40: 0.9, 80: 0.5, 160: 0.95})
+        assert "Twice the data (320 rows)? Cannot tell: the curve allows" in text(problem, wild, ("recipe",))
+
+    def test_what_the_curve_foretold_of_its_largest_size_is_said(self, problem, grid):
+        said = text(problem, grid({}, {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4}), ("recipe",))
+        assert re.search(r"recipe: from 40 rows it would have said \d\.\d+ ± 0\.\d+ for 80; measured \d\.\d+\.", said)
+        three = text(problem, grid({}, {10: 0.1, 20: 0.2, 40: 0.3}), ("recipe",))
+        assert "recipe: whether its curve foretells more rows was not tested; that needs four sizes." in three
 
     def test_diverged_trials_are_counted_with_their_sizes(self, problem, outcome, diverged):
         outcomes = {Trial("posted", 50, 0): diverged, Trial("posted", 50, 1): outcome(0.0)}

@@ -1,11 +1,12 @@
-"""What finished trials say: losses, intervals, effects, the power law, and the pictures."""
+"""What finished trials say: losses, intervals, effects, and the pictures."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 
+from src_py.ablation.curves import fit_curve
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
-from src_py.ablation.power_law import fit_power_law
 from src_py.ablation.results import (
     baselines,
     compare,
@@ -70,6 +71,22 @@ def test_the_lines_to_beat_are_those_of_the_validation_rows(problem):
     assert {name: losses.shape for name, losses in lines.items()} == dict.fromkeys(lines, (len(problem.valid),))
 
 
+def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
+    outcomes = {
+        Trial("recipe", rows, 0): outcome(sharpness)
+        for rows, sharpness in ((20, 0.1), (40, 0.3), (80, 0.4), (160, 0.5))
+    }
+    results = results_table(problem, outcomes)
+    law = fit_curve(results["rows"], results["log_loss"], 1.1)
+    figure = plot_curves(curve_table(problem, outcomes), results, ("recipe",), {}, {"recipe": law})
+    axes = figure.axes[0]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "recipe, foretold from 80 rows" in names
+    assert "recipe, fitted, with 90 %" in names
+    (band,) = (drawn for drawn in axes.collections if isinstance(drawn, PolyCollection))
+    assert band.get_paths()[0].vertices[:, 0].max() == pytest.approx(320)
+
+
 def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_path):
     outcomes = {Trial("recipe", rows, 0): outcome(0.5) for rows in (20, 60)}
     tables = curve_table(problem, outcomes), results_table(problem, outcomes)
@@ -78,26 +95,3 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_
     assert (tmp_path / "folder/curve.png").stat().st_size > 1000
     with pytest.raises(InputError, match="cannot be written"):
         save_figure(figure, tmp_path / "folder/curve.png/curve.png")
-
-
-class TestPowerLaw:
-    @pytest.mark.parametrize("exponent", [0.3, 0.6])
-    def test_the_intervals_cover_a_known_curve(self, exponent):
-        sizes = np.repeat(np.geomspace(500, 50_000, 6), 3)
-        scale = 0.15 * 500**exponent
-        change = scale * (100_000**-exponent - 50_000**-exponent)
-        rng, hits = np.random.default_rng(0), np.zeros(2)
-        for _ in range(200):
-            law = fit_power_law(sizes, 0.95 + scale * sizes**-exponent + rng.normal(0, 0.005, len(sizes)))
-            _, low, high = law.change(50_000, 100_000)
-            hits += law.exponent_interval[0] <= exponent <= law.exponent_interval[1], low <= change <= high
-        assert ((hits >= 170) & (hits <= 190)).all()
-
-    def test_without_noise_the_curve_is_found(self):
-        sizes = np.geomspace(100, 10_000, 6)
-        law = fit_power_law(sizes, 0.9 + 2 * sizes**-0.5)
-        assert abs(law.exponent - 0.5) < 0.01
-        assert abs(float(law(20_000)) - (0.9 + 2 * 20_000**-0.5)) < 1e-3
-
-    def test_two_sizes_cannot_be_fitted(self):
-        assert fit_power_law([100, 100, 200, 200], [1.0, 1.01, 0.9, 0.91]) is None

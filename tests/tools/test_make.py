@@ -19,6 +19,7 @@ HANDED_OVER = {
     "rehearse": ["--recipe={RECIPE}"],
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
+    "curves-bench": ["--quick={QUICK}", "--out={BENCH_OUT}"],
     "doctor-bench": ["--quick={QUICK}", "--workers={WORKERS}", "--out={BENCH_OUT}"],
     "gpu": ["--toy={TOY}", "--out={OUT}"],
     "trace": ["--quick={QUICK}", "--top={TOP}", "--out={BENCH_OUT}"],

@@ -1,4 +1,4 @@
-"""A power law over the number of training rows, with intervals, and what more rows would bring."""
+"""The power law that the ablation fitted before `src_py.ablation.curves`, to compare with."""
 
 from dataclasses import dataclass
 
@@ -36,6 +36,17 @@ class PowerLaw:
         reach = np.abs(factor) * np.sqrt(slack.clip(0) / profile.spread)
         low, high = factor * profile.scale - reach, factor * profile.scale + reach
         return float(self(stop) - self(start)), float(low[inside].min()), float(high[inside].max())
+
+    def level_at(self, rows: float) -> tuple[float, float, float]:
+        """The same for the log loss at `rows`."""
+        profile = _Profile(self.sizes, self.losses)
+        slack = profile.limit(self.level) - profile.rss
+        inside = slack >= 0
+        powers = self.sizes ** -EXPONENTS[:, None]
+        off = rows**-EXPONENTS - powers.mean(1)
+        reach = np.sqrt(slack.clip(0) * (1 / len(self.sizes) + off**2 / profile.spread))
+        middle = profile.floor + profile.scale * rows**-EXPONENTS
+        return float(self(rows)), float((middle - reach)[inside].min()), float((middle + reach)[inside].max())
 
 
 def fit_power_law(sizes: np.ndarray, losses: np.ndarray, level: float = 0.9) -> PowerLaw | None:

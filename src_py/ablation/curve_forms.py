@@ -1,0 +1,50 @@
+"""The forms that a learning curve may have: `floor + height * falls(rows)`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+EXPONENTS = (0.1, 6.0)
+USUAL_EXPONENT = (1.0, 1.0)  # before anything was measured: median, and standard deviation of its logarithm
+# Where the flat phase may end: from this share of the smallest size to twice the largest, any order of magnitude alike.
+START_BEFORE, START_AFTER = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of curve.
+
+    Attributes:
+        weight: probability before anything was measured; chosen on simulated curves, like `WANDERS`.
+        falls: function of rows, exponent and start: 1 where the curve begins, 0 with all the rows in the world.
+        exponents, starts: whether it has them.
+        anchored: floor and height add up to the loss of the constant predictor.
+    """
+
+    name: str
+    weight: float
+    falls: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    exponents: bool = True
+    starts: bool = True
+    anchored: bool = False
+
+
+def _constant(rows: np.ndarray, exponent: np.ndarray, start: np.ndarray) -> np.ndarray:
+    return np.zeros(np.broadcast_shapes(rows.shape, exponent.shape))
+
+
+def _power(rows: np.ndarray, exponent: np.ndarray, start: np.ndarray) -> np.ndarray:
+    return (rows / start) ** -exponent  # start is the smallest size
+
+
+def _rectified(rows: np.ndarray, exponent: np.ndarray, start: np.ndarray) -> np.ndarray:
+    return 1 / (1 + (rows / start) ** exponent)  # flat below `start`, a power law above (arXiv 2402.02314)
+
+
+FORMS = (
+    Form("constant", 0.7, _constant, exponents=False, starts=False),
+    Form("power law", 0.2, _power, starts=False),
+    Form("rectified law", 0.05, _rectified, anchored=True),
+    Form("four parameters", 0.05, _rectified),
+)
