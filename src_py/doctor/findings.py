@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src_py.doctor.page import as_html, as_text
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
 from src_py.doctor.settings import ours, setting
 from src_py.errors import InputError
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
 LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tokenise it
-_COLORS = {PASS: "#1a7f37", WARN: "#9a6700", FAIL: "#cf222e", SKIP: "#57606a"}
 
 
 @dataclass
@@ -214,7 +214,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Report:
-    """Findings, worst first; `table` as a data frame, coloured in a notebook."""
+    """Findings, worst first; `table` as a data frame. Shown, it says what to do first, and folds what passed."""
 
     findings: list[Finding]
     seconds: float
@@ -238,10 +238,11 @@ class Report:
             raise InputError("Stopped before training. " + " | ".join(bad))
 
     def __repr__(self) -> str:
-        with pd.option_context("display.max_colwidth", None, "display.width", 200):
-            return f"{self.table.to_string()}\n{len(self.findings)} checks in {self.seconds:.1f} s"
+        return as_text(*self._groups(), self.seconds)
 
     def _repr_html_(self) -> str:
-        styled = self.table.style.map(lambda s: f"color: {_COLORS[s]}; font-weight: bold", subset=["status"])
-        styled = styled.set_properties(**{"text-align": "left"})
-        return styled.to_html() + f"<p>{len(self.findings)} checks in {self.seconds:.1f} s</p>"
+        return as_html(*self._groups(), self.seconds)
+
+    def _groups(self) -> list[list[Finding]]:
+        """Alarms, what passed, and what was not checked, each in the order of the findings."""
+        return [[f for f in self.findings if f.status in group] for group in ((FAIL, WARN), (PASS,), (SKIP,))]
