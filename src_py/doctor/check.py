@@ -32,8 +32,9 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     Weights, buffers, gradients, optimizer, modes and random states, those of collator and datasets included, are as
     before afterwards, so that training is bit-identical with and without this call. No check puts more rows through the
     model at once than training does, in higher precision with gradients, or with a second copy of the weights on the
-    GPU; one that runs out of memory all the same says "not checked". Works on any `Trainer` for
-    sequence classification; a check that lacks what it needs, or that fails itself, says "not checked" and why.
+    GPU; one that runs out of memory all the same says "not checked". Works on any `Trainer`: for sequence
+    classification every check is made; one that does not apply to other tasks and models, that lacks what it needs, or
+    that fails itself, says "not checked" and why.
 
     Args:
         trainer: with its model, datasets, arguments and (if it has one of its own) optimizer.
@@ -44,10 +45,12 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     setup = Setup(trainer, tokenizer, train, valid, card_bytes=card_bytes)
     started = time.monotonic()
     first = [finding for check in FIRST_CHECKS for finding in _run(check, setup)]
-    if not _failed(first):
-        first += _run(check_first_step, setup)
-    if _failed(first):
-        model = [Finding("loss, gradients, memory", SKIP, "fix the FAILs first")]
+    setup.runs = not _failed(first)
+    step = _run(check_first_step, setup) if setup.runs else []
+    first += step
+    if _failed(first) or any(finding.status == SKIP for finding in step):
+        why = "fix the FAILs first" if _failed(first) else "the first step was not tried"
+        model = [Finding("loss, gradients, memory", SKIP, why)]
     else:
         model = [finding for check in FORWARD_CHECKS for finding in _run(check, setup)]
     data, training = ([f for c in checks for f in _run(c, setup)] for checks in (READING_CHECKS, SETTING_CHECKS))

@@ -12,6 +12,7 @@ from src_py.doctor.untouched import no_dropout
 
 ROWS = 16  # rows looked at in a batch
 SAME = 0.005  # of the spread of the predictions over rows: what rounding in float32 never reaches
+TRIES = 3  # passes in training mode, to see whether they are random without dropout
 STEPS = 12  # steps looked at for their labels
 LEAST_ROWS_USED = 0.9  # of the training rows in an epoch: a last step that is not complete may be dropped
 
@@ -33,10 +34,12 @@ def check_batch_tokens(setup: Setup) -> Finding:
     """Every token of a row is in the batch and the mask shows it; the mask hides the padding, and nothing else."""
     name, limit = "tokens in a batch", "each row's, and the mask shows them alone"
     rows = setup.sample[:ROWS]
-    known = [token_ids(row) for row in rows]
-    batch = setup.collate(rows)
-    if any(ids is None for ids in known) or "input_ids" not in batch:
+    known = [ids for row in rows if (ids := token_ids(row)) is not None]
+    batch, again = setup.collate(rows), setup.collate(rows)
+    if len(known) < len(rows) or "input_ids" not in batch:
         return Finding(name, SKIP, "rows without token ids", limit)
+    if not torch.equal(batch["input_ids"], again["input_ids"]):
+        return Finding(name, SKIP, "the collator changes tokens at random", limit)
     width = batch["input_ids"].shape[-1]
     ids = batch["input_ids"].cpu().reshape(-1, width)
     own = [sequence for row in known for sequence in row]
@@ -75,8 +78,9 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     advice = "An epoch sees a part of the rows only, some more than once: check sampler, drop_last and subsets."
     found = [judge(names[0], used, advice, warn=(LEAST_ROWS_USED, None), fail=(0.6, None), form="{:.0%} in an epoch")]
     looked = [step for step in steps[:: max(1, len(steps) // STEPS)] if len(step) > 3]
-    labels = [labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked]
-    if setup.kind != "classes" or len(looked) < 4 or any(one is None for one in labels):
+    found_in = [labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked]
+    labels = [one for one in found_in if one is not None]
+    if setup.kind != "classes" or len(looked) < 4 or len(labels) < len(looked):
         return [*found, Finding(names[1], SKIP, "few steps, or rows without a label column")]
     shares = np.unique(np.concatenate([x for x in labels if x]), return_counts=True)[1] / sum(map(len, labels))
     single = np.mean([len(set(one)) == 1 for one in labels])
@@ -89,19 +93,22 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
 def check_rows_alone(setup: Setup) -> list[Finding]:
     """A row's prediction does not depend on the rows beside it, nor on how much padding they make necessary."""
     names = ("padding", "rows of a batch")
-    order = np.argsort([max(map(len, ids)) for ids in setup.sample_ids], kind="stable")
+    order = np.argsort(setup.lengths, kind="stable")
     if setup.micro_batch < 3 or len(order) < 8:
         return [Finding(name, SKIP, "fewer than three rows in a forward pass") for name in names]
     a, b, c, longest = (setup.sample[i] for i in (*order[:3], order[-1]))
     no_dropout(setup.model)
-    alone = torch.cat([_logits(setup, [row]) for row in (a, b, c)])
+    each = [_logits(setup, [row]) for row in (a, b, c, longest)]
+    if any(one.ndim != 2 or len(one) != 1 or one.shape != each[0].shape for one in each):
+        return [Finding(name, SKIP, "the model does not make one prediction for each row") for name in names]
+    alone = torch.cat(each[:3])
     spread = max(float(alone.std(0).mean()), float(alone.abs().mean()) * 0.01, 1e-6)
 
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
         return float((one - other).abs().max()) / spread
 
     if apart(alone[:1], _logits(setup, [a])) > SAME:
-        return [Finding(name, SKIP, "evaluation is random") for name in names]
+        return [Finding(name, SKIP, "evaluation or collator is random") for name in names]
     # Sums in another order change the sixth digit; what reads padding changes predictions as much as the text does.
     limits: dict = {"warn": (None, SAME), "fail": (None, 0.5), "form": "{:.1%}", "note": " of the spread over rows"}
     others = apart(_logits(setup, [a, b, longest])[0], _logits(setup, [a, c, longest])[0])  # as much padding in both
@@ -109,6 +116,8 @@ def check_rows_alone(setup: Setup) -> list[Finding]:
     beside = judge(names[1], others, advice, **limits)
     if others > SAME:
         return [Finding(names[0], SKIP, "rows depend on each other"), beside]
+    if not setup.reads_tokens:
+        return [Finding(names[0], SKIP, "the batches have no input_ids: no text"), beside]
     padded = torch.stack([_logits(setup, [row, longest])[0] for row in (a, b, c)])
     advice = "Predictions change with the padding: does pooling or attention read it? Pass attention_mask on, pool the "
     advice += "tokens that it shows, and pad on the side that the model expects."
@@ -118,10 +127,10 @@ def check_rows_alone(setup: Setup) -> list[Finding]:
 def check_modes(setup: Setup) -> Finding:
     """eval() makes predictions repeatable, train() turns dropout on, and without dropout both say the same."""
     name, limit = "training and evaluation mode", "the same but for dropout"
-    rows = setup.sample[: max(2, min(8, setup.micro_batch))]
+    batch = setup.batch(setup.sample[: max(2, min(8, setup.micro_batch))])
     model = setup.model
     model.eval()
-    first, second = _logits(setup, rows), _logits(setup, rows)
+    first, second = setup.predict(batch), setup.predict(batch)
     spread = max(float(first.std(0).mean()), float(first.abs().mean()) * 0.01, 1e-6)
     if float((first - second).abs().max()) > SAME * spread:
         advice = "Two evaluations of the same rows differ: model.eval() does not turn dropout off."
@@ -136,10 +145,15 @@ def check_modes(setup: Setup) -> Finding:
     try:
         for module, _ in held:
             module.p = 0.0
-        both = _logits(setup, rows) if plain and not own else first
+        trained = [setup.predict(batch) for _ in range(TRIES)] if plain and not own else [first]
     finally:
         for module, share in held:
             module.p = share
+    both = trained[0]
+    if any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return Finding(name, SKIP, "batch norm computes something else in training, and is meant to", limit)
+    if any(float((one - both).abs().max()) > SAME * spread for one in trained):
+        return Finding(name, SKIP, "training is random without nn.Dropout too", limit)
     apart = float((both - first).abs().max()) / spread
     advice = (
         "The model computes something else in evaluation than in training, dropout aside: predictions are not what "
@@ -158,9 +172,4 @@ def _contains(row: torch.Tensor, sequence: list[int]) -> bool:
 
 
 def _logits(setup: Setup, rows: list) -> torch.Tensor:
-    """(rows, outputs) without autocast, whose rounding would be seen, and in the mode that the model is in."""
-    batch = setup.batch(rows)
-    with torch.no_grad():
-        outputs = setup.model(**{name: value for name, value in batch.items() if name != "labels"})
-    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-    return logits.detach().float().cpu()
+    return setup.predict(setup.batch(rows))

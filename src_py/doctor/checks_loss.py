@@ -1,18 +1,21 @@
 """Check of the loss itself: what it says of predictions that are known to be right, to be wrong, and to say nothing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
+from src_py.doctor.targets import predictions
 from src_py.doctor.untouched import no_dropout
 
 SURE = 3.0  # the logit of the right class: a cross entropy of 0.1 with three classes
 # Of the loss that knows nothing, what predictions that are right may still cost: 0.1 of it with three classes; 0.3 with
 # label smoothing 0.1; 0.6 where a softmax is taken twice.
 RIGHT_COSTS, RIGHT_COSTS_MOST = 0.45, 0.8
+TRIED = 3  # modules at the end of the model that may make its logits
 RARE_COUNTS = 0.2  # of a row of the most frequent class; weights for rare classes are above 1
 
 
@@ -30,7 +33,7 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
         return Finding(name, SKIP, "no labels in a batch, or rows without one", limit)
     head = _last_module(setup, batch)
     if head is None:
-        return Finding(name, SKIP, "no module of the model returns the logits as they are", limit)
+        return Finding(name, SKIP, "no module of the model makes the predictions alone", limit)
     labels, classes = batch["labels"].long(), head[1]
     sure = SURE * torch.nn.functional.one_hot(labels, classes).float()
     losses = {
@@ -79,7 +82,11 @@ def _rows_that_count(setup: Setup, batch: dict, head, flat: torch.Tensor, measur
 
 
 def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | None:
-    """The module whose output is the model's logits, and how many classes there are."""
+    """The module that makes the model's logits, and how many classes there are.
+
+    Mostly its output is the logits. A decoder picks one place of each text out of it, multiple choice puts the choices
+    side by side: such a module is found by giving it other outputs, which then have to be the model's.
+    """
     returned: list[tuple[torch.nn.Module, torch.Tensor]] = []
 
     def note(module, inputs, output):
@@ -90,19 +97,45 @@ def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | Non
     no_dropout(setup.model)
     try:
         with torch.no_grad():
-            outputs = setup.model(**_inputs(setup, batch))
+            _, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
     finally:
         for handle in handles:
             handle.remove()
-    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1]
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(batch["labels"]):
+    logits = predictions(outputs)
+    if logits is None or logits.ndim != 2 or len(logits) != len(batch["labels"]):
         return None
-    found = next((module for module, output in reversed(returned) if output is logits), None)
-    return None if found is None else (found, logits.shape[1])
+    shaped = [module for module, output in reversed(returned) if _as_output(logits, output.shape) is not None]
+    probe = torch.linspace(-1, 1, logits.numel(), device=logits.device).reshape(logits.shape)
+    for module in dict.fromkeys(shaped[:TRIED]):
+        with torch.no_grad(), _replaced(module, probe):
+            _, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
+        if torch.allclose(predictions(outputs).float(), probe, atol=1e-2):
+            return module, logits.shape[1]
+    return None
 
 
-def _inputs(setup: Setup, batch: dict) -> dict:
-    return {name: value for name, value in batch.items() if name != "num_items_in_batch"}
+@contextmanager
+def _replaced(module: torch.nn.Module, logits: torch.Tensor) -> Iterator[None]:
+    """Let a module return these logits, in the shape and precision of its own output."""
+
+    def replace(_, inputs, output):
+        given = _as_output(logits, output.shape)
+        return output if given is None else given.to(output.dtype)
+
+    handle = module.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _as_output(logits: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
+    """Logits (rows, classes) in the shape of an output: the same numbers, or the same at every place of a text."""
+    if logits.numel() == shape.numel():
+        return logits.reshape(shape)
+    if len(shape) == 3 and (shape[0], shape[2]) == logits.shape:
+        return logits[:, None].expand(shape)
+    return None
 
 
 def _loss_of(
@@ -110,17 +143,16 @@ def _loss_of(
 ) -> tuple[float, torch.Tensor | None]:
     """The Trainer's training loss where the model's logits are these, and its gradient for them; None without one."""
     given = logits.to(batch["labels"].device).clone().requires_grad_()
-    handle = head.register_forward_hook(lambda module, inputs, output: given.to(output.dtype))
     restore = _training_flags(setup.model)
     try:
         for module in setup.model.modules():
             module.training = True
-        loss = setup.loss(batch)
+        with _replaced(head, given):
+            loss = setup.loss(batch)
         gradient = None
         if loss.requires_grad:
             (gradient,) = torch.autograd.grad(loss, given, allow_unused=True)
     finally:
-        handle.remove()
         restore()
     return loss.item(), None if gradient is None else gradient.detach().float().cpu()
 

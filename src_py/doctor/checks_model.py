@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.untouched import recomputes
@@ -27,6 +28,8 @@ def check_sequence_length(setup: Setup) -> Finding:
     """BERT and RoBERTa have a fixed number of positions; DeBERTa-v3's relative ones have no limit."""
     name, config = "sequence length", getattr(encoder_of(setup.model), "config", None)
     limit = None if config is None else max_tokens(config)
+    if not setup.reads_tokens:
+        return Finding(name, SKIP, "the batches have no input_ids: no text")
     if limit is None or limit < 1:
         return Finding(name, PASS, f"{setup.longest} tokens", "no limit")
     advice = f"This model reads {limit} tokens at most: set {setup.setting('max_length')} to {limit} or less."
@@ -81,7 +84,7 @@ def check_fp16_headroom(setup: Setup) -> Finding:
     setup.model.eval()
     rows = setup.batch(setup.sample[: min(8, setup.micro_batch)])
     with torch.no_grad(), _LargestValue() as largest:
-        setup.trainer.compute_loss(setup.model, dict(rows))
+        setup.trainer.compute_loss(setup.model, setup.again(rows))
     used = setup.scaler().is_enabled()
     advice = f"{largest.where} overflows in fp16: set {setup.setting('fp32')}, or {setup.setting('bf16')} where it is "
     # Training lets activations grow; a quarter leaves room for a factor of four.
@@ -99,7 +102,7 @@ def check_memory(setup: Setup) -> Finding:
     model = setup.model
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    order = sorted(range(len(setup.sample)), key=lambda i: -max(map(len, setup.sample_ids[i])))
+    order = sorted(range(len(setup.sample)), key=lambda i: -setup.lengths[i])
     rows = [setup.sample[i] for i in order[: min(2, setup.micro_batch)]]
     kept: dict[int, int] = {}
 
@@ -121,7 +124,7 @@ def check_memory(setup: Setup) -> Finding:
     note = ", without activations" if recomputed else f", of it activations {activations / 1e9:.1f}"
     card = setup.card_bytes or (torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None)
     if card is None:
-        return Finding("memory", SKIP, f"{needed / 1e9:.1f} GB{note}", "no GPU")
+        return Finding("memory", SKIP, f"no GPU to hold {needed / 1e9:.1f} GB{note}")
     advice = f"Halve {setup.setting('micro_batch')} (accumulation makes up for it), or lower "
     # Context, buckets and fragmentation take the rest (facts: 1 GB and 10 to 20 %). Other optimizers need less than is
     # counted here, and activations that are computed again are not counted: then only a warning.
@@ -182,9 +185,18 @@ def _largest(values: torch.Tensor) -> float:
 
 def encoder_of(model):
     """The pretrained part of a model, without its head; the model itself where that is not known."""
-    if hasattr(model, "encoder") and hasattr(model.encoder, "get_input_embeddings"):
-        return model.encoder
-    return getattr(model, "base_model", model)
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model  # of one with adapters (peft)
+    if isinstance(inside, PreTrainedModel):
+        return inside.base_model
+    if hasattr(inside, "encoder") and hasattr(inside.encoder, "get_input_embeddings"):
+        return inside.encoder
+    held = next((module for module in inside.modules() if isinstance(module, PreTrainedModel)), inside)
+    return getattr(held, "base_model", held)
+
+
+def pretrained(model) -> bool:
+    """Whether the model has an encoder of transformers, for which rates of fine-tuning are known."""
+    return isinstance(encoder_of(model), PreTrainedModel)
 
 
 def adam(setup: Setup) -> bool:

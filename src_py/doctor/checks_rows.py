@@ -73,4 +73,5 @@ def labels_of(setup: Setup, rows: list) -> list[float] | None:
     """The label of each row; None where a row has none, or several."""
     names = [*setup.trainer.label_names, *LABEL_NAMES]
     found = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
-    return None if any(label is None or np.ndim(label) for label in found) else [float(label) for label in found]
+    labels = [float(label) for label in found if label is not None and not np.ndim(label)]
+    return labels if len(labels) == len(found) else None

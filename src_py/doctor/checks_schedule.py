@@ -5,7 +5,7 @@ import math
 import torch
 from transformers import get_scheduler
 
-from src_py.doctor.checks_model import adam, encoder_of
+from src_py.doctor.checks_model import adam, encoder_of, pretrained
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.kaggle.session import missing_kernels
 from src_py.model.encoder import reference_lr
@@ -42,6 +42,8 @@ def check_warmup(setup: Setup) -> Finding:
 def check_learning_rate(setup: Setup) -> Finding:
     """The encoder's peak rate against Microsoft's for this size, which is for Adam and all of its weights."""
     name = "learning rate"
+    if not pretrained(setup.model):
+        return Finding(name, SKIP, "no model of transformers, for which rates are known")
     body = [p for n, p in encoder_of(setup.model).named_parameters() if "embeddings" not in n]
     trained = sum(p.numel() for p in body if p.requires_grad)
     if trained < 0.1 * sum(p.numel() for p in body):
@@ -96,7 +98,7 @@ def check_gpus(setup: Setup) -> Finding:
         return Finding(name, FAIL, f"{seen} visible, {used} in one process", limit, advice)
     if seen > 1 and not setup.ours and setup.args.world_size == 1:
         return Finding(name, WARN, f"{seen} visible, 1 used", limit, "The other GPUs idle: start with torchrun.")
-    return Finding(name, PASS if seen else SKIP, f"{seen} visible", limit)
+    return Finding(name, PASS, f"{seen} visible", limit) if seen else Finding(name, SKIP, "no GPU", limit)
 
 
 def check_bf16(setup: Setup) -> Finding:

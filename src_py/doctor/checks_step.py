@@ -22,7 +22,7 @@ def check_first_update(setup: Setup) -> Finding:
     Adam moves every weight by about its rate, whatever the gradient's size: less means that epsilon, clipping or
     another optimizer than Adam swallow the steps. What hardly moves although it is trained is named.
     """
-    name, trainer = "first steps", setup.trainer
+    name = "first steps"
     trainable = [(n, p) for n, p in setup.model.named_parameters() if p.requires_grad]
     if not trainable or setup.scaler().is_enabled():
         return Finding(

@@ -96,6 +96,8 @@ def check_labels(setup: Setup) -> Finding:
     labels = setup.labels
     if not len(labels):
         return Finding(name, SKIP, "none found: neither rows nor batches have labels", limit)
+    if setup.kind.startswith("labels of"):
+        return Finding(name, SKIP, setup.kind, "for labels of whole rows only")
     if setup.kind != "classes":
         finite = bool(np.isfinite(labels.astype(float)).all())
         advice = "" if finite else "Remove rows whose label is missing or infinite."
@@ -127,7 +129,7 @@ def check_signal_in_labels(setup: Setup) -> Finding:
         return Finding(name, SKIP, setup.kind, "for classes only")
     labels = setup.labels[:PROBE_ROWS]
     if len(labels) < PROBE_LEAST or len(np.unique(labels)) < 2:
-        return Finding(name, SKIP, f"{len(labels)} rows", f"{PROBE_LEAST} rows, 2 classes")
+        return Finding(name, SKIP, f"{len(labels)} labels: less than {PROBE_LEAST}, or all the same")
     share = shuffled_as_good(_probe_features(setup, len(labels)), labels, setup.seed)
     advice = "Word counts and lengths predict nothing: are labels shuffled, or joined by position instead of id?"
     return judge(

@@ -1,11 +1,11 @@
-"""The doctor's findings as a page to read: what to do first, then the alarms, and last what passed or was not checked."""
+"""The doctor's findings as a page to read: what to do first, the alarms, and last what passed or was not checked."""
 
 from html import escape
 from typing import Any
 
 NOTHING = "Nothing found that would keep this from learning."
-# White text on these is readable (contrast above 4.5), and a badge brings its own background: both themes show it alike.
-# The word says the same as the colour.
+# White text on these is readable (contrast above 4.5), and a badge brings its own background, so that light and dark
+# themes show it alike. The word says the same as the colour.
 _BADGES = {"FAIL": "#b3261e", "WARN": "#875200"}
 _TEXT = "white-space:normal;overflow-wrap:anywhere;text-align:left;line-height:1.45"
 _FAINT = "border-top:1px solid rgba(128,128,128,.45)"
@@ -15,7 +15,7 @@ _WIDTHS = ("flex:1 1 13em;min-width:0", "flex:1.3 1 15em;min-width:0", "flex:2 1
 
 
 def headline(alarms: list) -> str:
-    """How many checks fail and warn, and what to do first; worst first, each with status, check, measured and advice."""
+    """How many checks fail and warn, and what to do first; `alarms` are findings, the first of them first."""
     if not alarms:
         return NOTHING
     counts = [(sum(f.status == "FAIL" for f in alarms), "FAIL"), (sum(f.status == "WARN" for f in alarms), "warning")]

@@ -98,6 +98,18 @@ def recomputing(trainer) -> Iterator[None]:
             attributes.update(values)
 
 
+@contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Evaluation mode, and then the modes that the model's parts had before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def no_dropout(model) -> None:
     """Eval mode, but for layers that are computed again in the backward pass.
 

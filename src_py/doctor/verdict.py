@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.evaluation.baselines import class_shares, length_only
+from src_py.pairs.contest import TEXT_COLUMNS
 
 RESAMPLES = 2000
 NAMES = (
@@ -17,6 +18,7 @@ NAMES = (
     "worse than the constant predictor",
     "unstable",
     "not enough rows to tell",
+    "not checked",
 )
 # Training loss below the constant predictor's: more than reading brought anyone on the contest (0.128, the winner's).
 BY_HEART = 0.15
@@ -29,15 +31,16 @@ LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows thr
 @dataclass
 class Verdict:
     """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats. `counts` is of the counts of
-    length and format that the model has beside the text; None without any."""
+    length and format that the model has beside the text; None without any. `length_only` is None where the rows are no
+    pairs of answers; of what cannot be judged all figures are NaN."""
 
     name: str
     sentence: str
     model: float
     constant: float
-    length_only: float
+    length_only: float | None
     over_constant: tuple[float, float]
-    over_length: tuple[float, float]
+    over_length: tuple[float, float] | None
     counts: float | None = None
     over_counts: tuple[float, float] | None = None
 
@@ -46,11 +49,13 @@ class Verdict:
 
     @property
     def table(self) -> pd.DataFrame:
-        rows = {
-            "model": (self.model, "", ""),
-            "length-only logistic regression": (self.length_only, *self._form(self.over_length)),
-            "constant predictor": (self.constant, *self._form(self.over_constant)),
-        }
+        rows: dict[str, tuple] = {}
+        if self.name != "not checked":
+            rows["model"] = (self.model, "", "")
+        if self.length_only is not None and self.over_length is not None:
+            rows["length-only logistic regression"] = (self.length_only, *self._form(self.over_length))
+        if self.name != "not checked":
+            rows["constant predictor"] = (self.constant, *self._form(self.over_constant))
         if self.counts is not None and self.over_counts is not None:
             rows["counts of length and format alone"] = (self.counts, *self._form(self.over_counts))
         columns = ["log loss", "model better by at least", "at most"]
@@ -59,7 +64,8 @@ class Verdict:
     @property
     def lines(self) -> dict[str, float]:
         """Log losses to compare a curve with."""
-        lines = {"constant predictor": self.constant, "length only": self.length_only}
+        lines = {"constant predictor": self.constant}
+        lines |= {} if self.length_only is None else {"length only": self.length_only}
         return lines if self.counts is None else lines | {"counts alone": self.counts}
 
     @staticmethod
@@ -71,16 +77,17 @@ def judge_training(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     probabilities: np.ndarray,
-    prompts: pd.Series,
+    prompts: pd.Series | None = None,
     history: pd.DataFrame | None = None,
     counts: np.ndarray | None = None,
 ) -> Verdict:
-    """Say whether a model learned.
+    """Say whether a model learned. Of labels that are not one class a row it says that they are not checked.
 
     Args:
-        train, valid: tables from `load_pairs`.
+        train, valid: tables from `load_pairs`, or any with a column `label` of class numbers; without two answers the
+            comparison with their lengths is left out.
         probabilities: the model's for `valid`, (rows, classes).
-        prompts: one key a validation row; rows with the same prompt are resampled together.
+        prompts: one key a validation row; rows with the same prompt are resampled together. None: every row is alone.
         history: from `history_table`; without it, overfitting and instability show only in the figures.
         counts: (rows, classes) probabilities of the counts of length and format alone, from `without_text`, where the
             model has them beside the text: it starts there, and has to beat them.
@@ -88,6 +95,10 @@ def judge_training(
     Raises:
         ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
     """
+    if why := _no_classes(train, valid, probabilities):
+        nothing = float("nan")
+        return Verdict("not checked", why, nothing, nothing, None, (nothing, nothing), None)
+    prompts = pd.Series(np.arange(len(valid))) if prompts is None else prompts
     labels, classes = valid["label"].to_numpy(), probabilities.shape[1]
     if not len(labels) == len(probabilities) == len(prompts):
         raise ValueError(f"{len(labels)} rows, {len(probabilities)} predictions and {len(prompts)} prompts.")
@@ -100,10 +111,12 @@ def judge_training(
     losses = {
         "model": -np.log(probabilities[rows, labels].clip(1e-15)),
         "constant": -np.log(shares.clip(1e-15))[labels],
-        "length": -np.log(length_only(train, valid, classes)[rows, labels]),
     }
     over_constant = interval(losses["constant"] - losses["model"], prompts)
-    over_length = interval(losses["length"] - losses["model"], prompts)
+    over_length = None
+    if set(TEXT_COLUMNS) <= set(train) & set(valid):
+        losses["length"] = -np.log(length_only(train, valid, classes)[rows, labels])
+        over_length = interval(losses["length"] - losses["model"], prompts)
     over_counts = None
     if counts is not None:
         losses["counts"] = -np.log(counts[rows, labels].clip(1e-15))
@@ -116,7 +129,7 @@ def judge_training(
         # Almost anything beats a constant predictor that rules out what happens.
         name = "not enough rows to tell"
         why = f"labels {', '.join(map(str, absent))} occur in validation only: check the labels and the split."
-    figures = means["model"], means["constant"], means["length"], over_constant, over_length
+    figures = means["model"], means["constant"], means.get("length"), over_constant, over_length
     return Verdict(name, why, *figures, means.get("counts"), over_counts)
 
 
@@ -128,6 +141,19 @@ def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: in
     means = sums[draws].sum(1) / counts[draws].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _no_classes(train: pd.DataFrame, valid: pd.DataFrame, probabilities: np.ndarray | None) -> str | None:
+    """Why nothing can be said: what is judged are probabilities of classes, one a row; None if they are."""
+    shape = np.shape(probabilities) if probabilities is not None else ()
+    if len(shape) != 2 or shape[1] < 2:
+        return f"only probabilities of classes are judged, (rows, classes), and these have the shape {shape}."
+    for labels in (train["label"], valid["label"]):
+        if not np.issubdtype(labels.dtype, np.integer):
+            return f"only classes, one a row, are judged, and labels are {labels.dtype}."
+        if labels.min() < 0 or labels.max() >= shape[1]:
+            return f"labels are {labels.min()} to {labels.max()}, and there are {shape[1]} classes of probabilities."
+    return None
 
 
 def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts) -> tuple[str, str]:
@@ -156,6 +182,8 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
             )
         return "overfitted", f"{better}: it is overconfident; whether it learned rows by heart, its history would say."
     if over_constant[0] > 0:
+        if over_length is None:
+            return "learned", f"{better}."
         length = f"answer length alone ({means['length']:.4f})"
         if over_counts is not None and means["model"] < means["length"]:
             return _beyond_counts(better, means, over_counts)

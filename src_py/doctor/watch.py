@@ -105,6 +105,8 @@ class Watcher(TrainerCallback):
         if loss is None:
             return  # another of several evaluation sets, or one without labels
         spread = metrics.get("spread", math.nan)
+        if "log_loss" not in metrics:  # another loss cannot be compared with the constant predictor's log loss
+            self.run.constant = self.run.best_constant = None
         seen = {"step": state.global_step, "log_loss": loss, "spread": metrics.get(TEXT_SPREAD, spread)}
         self.run.evaluations.append(seen)
         self._say(self._line(state, metrics, loss, spread))
@@ -129,7 +131,8 @@ class Watcher(TrainerCallback):
             text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant"
             text += ")" if self.run.counts is None else f", {loss - self.run.counts:+.4f} to the counts alone)"
             text += f"  accuracy {metrics['accuracy']:.3f}  shares {shares}"
-        return f"step {state.global_step:>5}/{state.max_steps}  {text}  spread {spread:.3f}  {minutes:.1f} min left"
+        text += f"  spread {spread:.3f}" if "spread" in metrics else ""
+        return f"step {state.global_step:>5}/{state.max_steps}  {text}  {minutes:.1f} min left"
 
     def _watched_loss(self, model, inputs, *args, **kwargs):
         result = self._compute_loss(model, inputs, *args, **kwargs)

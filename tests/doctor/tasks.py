@@ -26,6 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForSequenceClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     T5Config,
     T5ForConditionalGeneration,
     T5ForSequenceClassification,
@@ -37,8 +39,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tests.doctor.learners import WORDS, collate, make_model, make_rows
 
-ROWS = make_rows(320, 1)
-VALID = make_rows(120, 2)
+ROWS = make_rows(160, 1)
+VALID = make_rows(60, 2)
 VOCABULARY = WORDS + 4
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": VOCABULARY}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -216,8 +218,8 @@ def choices():
 
     return {
         "model": seeded(BertForMultipleChoice, BertConfig(**_BERT)),
-        "train": grouped(make_rows(1280, 1)),
-        "valid": grouped(make_rows(400, 2)),
+        "train": grouped(make_rows(640, 1)),
+        "valid": grouped(make_rows(240, 2)),
         "collator": collator,
     }
 
@@ -240,12 +242,110 @@ def pairs_without_labels():
 
     return {
         "model": make_model(num_labels=1),
-        "train": twos(make_rows(1000, 1)),
-        "valid": twos(make_rows(300, 2)),
+        "train": twos(make_rows(500, 1)),
+        "valid": twos(make_rows(200, 2)),
         "collator": collator,
         "kind": Reward,
         "remove_unused_columns": False,
     }
+
+
+def generated():
+    """Evaluated by generating text, as summaries are."""
+    return translation() | {
+        "kind": Seq2SeqTrainer,
+        "predict_with_generate": True,
+        "settings_of": Seq2SeqTrainingArguments,
+    }
+
+
+class Own(nn.Module):
+    """As many wrap an encoder: its config is the encoder's, which knows nothing of the head."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.backbone = make_model().bert
+        self.config = self.backbone.config
+        self.config.num_labels = 2
+        self.fc = nn.Linear(32, outputs)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.fc(self.backbone(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
+        if labels is None:
+            return {"logits": logits}
+        outputs = logits.shape[1]
+        loss = nn.functional.mse_loss(logits[:, 0], labels) if outputs == 1 else cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def own_regression():
+    torch.manual_seed(0)
+    rows, valid = ([row | {"labels": row["labels"] / 2.0} for row in rows] for rows in (ROWS, VALID))
+    return {"model": Own(1), "train": rows, "valid": valid}
+
+
+def own_classes():
+    torch.manual_seed(0)
+    return {"model": Own(3)}
+
+
+def transformed_images():
+    """Images that are made when a row is read; the stored rows have other columns."""
+
+    def make(batch):
+        shift = torch.tensor(batch["place"]).view(-1, 1, 1, 1).float()
+        return {"pixel_values": list(torch.rand(len(batch["place"]), 1, 8, 8) + shift), "labels": batch["label"]}
+
+    sets = [
+        Dataset.from_list([{"place": row["labels"], "label": row["labels"]} for row in rows]).with_transform(make)
+        for rows in (ROWS, VALID)
+    ]
+    return vit() | {"train": sets[0], "valid": sets[1], "remove_unused_columns": False}
+
+
+def batch_norm():
+    torch.manual_seed(0)
+    model = Pixels()
+    model.layers.insert(1, nn.BatchNorm2d(8))
+    return convolution() | {"model": model}
+
+
+def pixel_labels():
+    """Which pixels are bright."""
+
+    class Bright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, pixel_values, labels=None):
+            logits = self.layer(pixel_values)
+            return {"logits": logits} if labels is None else {"loss": cross_entropy(logits, labels), "logits": logits}
+
+    def bright(rows):
+        return [{"pixel_values": r["pixel_values"], "labels": (r["pixel_values"][0] > 0).long()} for r in images(rows)]
+
+    def collator(rows):
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    torch.manual_seed(0)
+    return {"model": Bright(), "train": bright(ROWS), "valid": bright(VALID), "collator": collator}
+
+
+def tuples():
+    """Batches without names, for a loss of the user's own; without evaluation, which Trainer cannot do so."""
+
+    class Positional(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **_):
+            ids, labels = inputs
+            loss, logits = model(ids, labels=labels)
+            return (loss, {"logits": logits}) if return_outputs else loss
+
+    def collator(rows):
+        batch = collate(rows)
+        return batch["input_ids"], batch["labels"]
+
+    return bag("tuple") | {"collator": collator, "kind": Positional, "eval_strategy": "no", "train": ROWS}
 
 
 # --- Other ways to train a classifier ---
@@ -267,6 +367,14 @@ def loss_function(outputs, labels, num_items_in_batch=None):
 
 def accuracy(prediction):
     return {"own_accuracy": float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
+
+
+def numbers(prediction):
+    return {"own_accuracy": float((prediction.predictions == prediction.label_ids).mean())}
+
+
+def first_of_tuple(prediction):
+    return {"own_accuracy": float((prediction.predictions[0].argmax(1) == prediction.label_ids).mean())}
 
 
 def encodings(torch_format=False):
@@ -326,9 +434,23 @@ TASKS: dict[str, Any] = {
     "question answering": answers,
     "multiple choice": choices,
     "reward model": pairs_without_labels,
+    "generated text": generated,
+    "own head, classes": own_classes,
+    "own head, regression": own_regression,
+    "images, transformed": transformed_images,
+    "images, batch norm": batch_norm,
+    "labels of pixels": pixel_labels,
+    "tuples as batches": tuples,
     "own compute_loss": lambda: {"kind": OwnLoss},
     "compute_loss_func": lambda: {"trainer_options": {"compute_loss_func": loss_function}},
     "own metrics": lambda: {"trainer_options": {"compute_metrics": accuracy}},
+    "metrics of class numbers": lambda: {
+        "trainer_options": {"compute_metrics": numbers, "preprocess_logits_for_metrics": lambda x, _: x.argmax(-1)},
+    },
+    "BART with metrics of its tuple": lambda: {
+        "model": seeded(BartForSequenceClassification, BartConfig(**_BART)),
+        "trainer_options": {"compute_metrics": first_of_tuple},
+    },
     "BatchEncoding": encodings,
     "torch format": lambda: encodings(torch_format=True),
     "LoRA": lambda: adapters(make_model(), "query", "value"),
