@@ -51,6 +51,9 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
             "predictions that are right cost almost as much as others: a softmax taken twice, smoothing, a temperature?"
         )
         return Finding(name, FAIL if share > RIGHT_COSTS_MOST else WARN, measured, limit, advice + why)
+    if losses["wrong"] - losses["flat"] < losses["flat"] - losses["right"]:
+        why = "what is wrong costs little more than what is unsure: an error of probabilities learns slowly."
+        return Finding(name, WARN, measured, limit, advice + why)
     return _rows_that_count(setup, batch, head[0], torch.zeros_like(sure), measured, limit)
 
 

@@ -1,5 +1,7 @@
 """Checks of the training rows: copies, contradictions, empty sides, and the special tokens around a text."""
 
+from typing import Any
+
 import numpy as np
 
 from src_py.doctor.findings import SKIP, Finding, Setup, judge
@@ -72,5 +74,7 @@ ROW_CHECKS = (check_copies, check_sides, check_special_tokens, check_padding_in_
 def labels_of(setup: Setup, rows: list) -> list[float] | None:
     """The label of each row; None where a row has none, or several."""
     names = [*setup.trainer.label_names, *LABEL_NAMES]
-    found = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
+    found: list[Any] = [
+        next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows
+    ]
     return None if any(label is None or np.ndim(label) for label in found) else [float(label) for label in found]
