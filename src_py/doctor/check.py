@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from src_py.doctor.checks_agree import AGREE_CHECKS
 from src_py.doctor.checks_batch import BATCH_CHECKS, ROWS_TOGETHER_CHECKS
 from src_py.doctor.checks_evaluation import EVALUATION_CHECKS
 from src_py.doctor.checks_learning import LEARNING_CHECKS, check_first_step
@@ -22,7 +23,7 @@ from src_py.kaggle.session import free_memory
 FIRST_CHECKS = (check_weights_dtype, check_sequence_length, check_embedding_rows)
 # These put rows through the model.
 FORWARD_CHECKS = (*LOSS_CHECKS, *LEARNING_CHECKS, *STEP_CHECKS, *ROWS_TOGETHER_CHECKS, *MODEL_CHECKS)
-READING_CHECKS = (*DATA_CHECKS, *ROW_CHECKS, *BATCH_CHECKS)
+READING_CHECKS = (*DATA_CHECKS, *AGREE_CHECKS, *ROW_CHECKS, *BATCH_CHECKS)
 SETTING_CHECKS = (*LOADED_CHECKS, *TRAINING_CHECKS, *SETTINGS_CHECKS, *EVALUATION_CHECKS)
 
 

@@ -78,11 +78,11 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     advice = "An epoch sees a part of the rows only, some more than once: check sampler, drop_last and subsets."
     found = [judge(names[0], used, advice, warn=(LEAST_ROWS_USED, None), fail=(0.6, None), form="{:.0%} in an epoch")]
     looked = [step for step in steps[:: max(1, len(steps) // STEPS)] if len(step) > 3]
-    found_in = [labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked]
-    labels = [one for one in found_in if one is not None]
+    read = (labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked)
+    labels = [one for one in read if one is not None]
     if setup.kind != "classes" or len(looked) < 4 or len(labels) < len(looked):
         return [*found, Finding(names[1], SKIP, "few steps, or rows without a label column")]
-    shares = np.unique(np.concatenate([x for x in labels if x]), return_counts=True)[1] / sum(map(len, labels))
+    shares = np.unique(np.concatenate(labels), return_counts=True)[1] / sum(map(len, labels))
     single = np.mean([len(set(one)) == 1 for one in labels])
     expected = np.mean([(shares ** len(step)).sum() for step in looked])
     advice = "Steps hold rows of one class: shuffle the training rows."

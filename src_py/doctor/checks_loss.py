@@ -54,6 +54,9 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
             "predictions that are right cost almost as much as others: a softmax taken twice, smoothing, a temperature?"
         )
         return Finding(name, FAIL if share > RIGHT_COSTS_MOST else WARN, measured, limit, advice + why)
+    if losses["wrong"] - losses["flat"] < losses["flat"] - losses["right"]:
+        why = "what is wrong costs little more than what is unsure: an error of probabilities learns slowly."
+        return Finding(name, WARN, measured, limit, advice + why)
     return _rows_that_count(setup, batch, head[0], torch.zeros_like(sure), measured, limit)
 
 
@@ -109,7 +112,8 @@ def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | Non
     for module in dict.fromkeys(shaped[:TRIED]):
         with torch.no_grad(), _replaced(module, probe):
             _, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
-        if torch.allclose(predictions(outputs).float(), probe, atol=1e-2):
+        made = predictions(outputs)
+        if made is not None and torch.allclose(made.float(), probe, atol=1e-2):
             return module, logits.shape[1]
     return None
 

@@ -24,7 +24,7 @@ def check_tokens_per_character(setup: Setup) -> Finding:
     name = "tokens per character"
     if setup.tokenizer is None:
         return Finding(name, SKIP, "no tokenizer given")
-    texts = [t for t in _texts(setup) if len(t) >= 20 and t.isascii()]
+    texts = [t for t in texts_of(setup) if len(t) >= 20 and t.isascii()]
     if not texts:
         return Finding(name, SKIP, "no long Latin texts in the sample")
     pieces = [len(piece) for piece in setup.tokenizer.get_vocab()]
@@ -130,7 +130,8 @@ def check_signal_in_labels(setup: Setup) -> Finding:
     labels = setup.labels[:PROBE_ROWS]
     if len(labels) < PROBE_LEAST or len(np.unique(labels)) < 2:
         return Finding(name, SKIP, f"{len(labels)} labels: less than {PROBE_LEAST}, or all the same")
-    share = shuffled_as_good(_probe_features(setup, len(labels)), labels, setup.seed)
+    rows = take(setup.trainer.train_dataset, len(labels))
+    share = shuffled_as_good(probe_features(setup, rows), labels, setup.seed)
     advice = "Word counts and lengths predict nothing: are labels shuffled, or joined by position instead of id?"
     return judge(
         name, share, advice, warn=(None, SHUFFLED_AS_GOOD), form="{:.0%}", note=" of shuffled labels predicted as well"
@@ -190,7 +191,8 @@ DATA_CHECKS = (
 )
 
 
-def _texts(setup: Setup) -> list[str]:
+def texts_of(setup: Setup) -> list[str]:
+    """Texts of some rows, for their characters."""
     if setup.train is not None:
         rows = setup.train["response_a"].iloc[: setup.rows]
         return [" ".join(" ".join(turns).split()) for turns in rows]
@@ -207,11 +209,11 @@ def _cut_without_parts(setup: Setup) -> Finding:
     return judge("rows cut", at_limit, advice, warn=(None, 0.25), form="{:.0%}", note=f" at {lengths.max()} tokens")
 
 
-def _probe_features(setup: Setup, rows: int) -> np.ndarray:
-    """Hashed token counts, A minus B where a row has two answers, and the difference of lengths."""
+def probe_features(setup: Setup, rows: list) -> np.ndarray:
+    """(rows, columns): hashed token counts, A minus B where a row has two answers, and the difference of lengths."""
     separator = getattr(setup.tokenizer, "sep_token_id", None)
-    features = np.zeros((rows, PROBE_WIDTH + 2))
-    for number, parts in enumerate(setup.ids(take(setup.trainer.train_dataset, rows))):
+    features = np.zeros((len(rows), PROBE_WIDTH + 2))
+    for number, parts in enumerate(setup.ids(rows)):
         if len(parts) == 1 and separator is not None:
             marks = np.flatnonzero(np.asarray(parts[0]) == separator)
             if len(marks) == 3:  # [CLS] P [SEP] A [SEP] B [SEP]

@@ -17,6 +17,7 @@ NAMES = (
     "overfitted",
     "worse than the constant predictor",
     "unstable",
+    "not what was evaluated",
     "not enough rows to tell",
     "not checked",
 )
@@ -25,6 +26,9 @@ BY_HEART = 0.15
 BROKE_OUT = 0.25  # validation loss above the constant's: twice what the winner is below it, so no wobble of a learner
 # Below the counts alone, in nats: less may be surely there on many rows, and is still nothing.
 LEAST_READING = 0.003
+# Nats between the predictions' loss and the last or best that training reported of the same rows: worse by more than
+# half precision, or better by more than calibration and a second reading in the other order bring.
+WORSE_THAN_REPORTED, BETTER_THAN_REPORTED, SURE = 0.03, 0.3, 4.0
 LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
 
 
@@ -125,6 +129,9 @@ def judge_training(
     spread = float(probabilities.std(0).mean())
     sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
     name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes)
+    error = float(losses["model"].std() / np.sqrt(len(rows)))
+    if history is not None and name != "unstable" and (other := _not_as_reported(history, means["model"], error)):
+        name, why = "not what was evaluated", other
     if absent := sorted(set(labels) - set(train["label"])):
         # Almost anything beats a constant predictor that rules out what happens.
         name = "not enough rows to tell"
@@ -233,6 +240,27 @@ def _unstable(history: pd.DataFrame, constant: float, over_constant: tuple[float
     training = history.get("training loss", pd.Series(np.nan, index=history.index))
     broke_out = (losses > constant + BROKE_OUT) & ~(training < constant)
     return bool(broke_out.any()) and over_constant[0] <= 0
+
+
+def _not_as_reported(history: pd.DataFrame, model: float, error: float) -> str | None:
+    """What is wrong where predictions of the validation rows are not those that training evaluated; None if they are.
+
+    Args:
+        error: standard error of the predictions' loss, since training may have evaluated a part of the rows only.
+    """
+    reported = history.get("log loss", pd.Series(dtype=float)).dropna()
+    if not len(reported):
+        return None
+    nearest = min(reported.iloc[-1], reported.min(), key=lambda loss: abs(loss - model))
+    figures = f"the predictions have a log loss of {model:.4f}, where training reported {nearest:.4f}"
+    if model - nearest > WORSE_THAN_REPORTED + SURE * error:
+        return (
+            f"{figures}: were other weights loaded or averaged, was a head made anew, do compute_metrics or validation "
+            "rows differ?"
+        )
+    if nearest - model > BETTER_THAN_REPORTED + SURE * error:
+        return f"{figures}: do the validation rows or labels of the training differ from these, or compute_metrics?"
+    return None
 
 
 def _by_heart(history: pd.DataFrame, constant: float) -> bool:
