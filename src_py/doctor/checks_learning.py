@@ -79,10 +79,11 @@ def check_logged_loss(setup: Setup) -> Finding:
         "Set model.accepts_loss_kwargs = False: loss and gradients are multiplied by the accumulation steps. It learns "
         "all the same where gradients are clipped, but every logged loss is wrong."
     )
+    change = {"accepts_loss_kwargs": False} if getattr(trainer, "model_accepts_loss_kwargs", False) else {}
     # Batches of unequal length change a mean of means by a few per cent; a missing division doubles it at least.
     return judge(
         "logged loss", logged / direct, advice, warn=(0.9, 1.1), form="{:.2f} of the mean",
-        note=f" at {steps} accumulations",
+        note=f" at {steps} accumulations", change=change,
     )  # fmt: skip
 
 
