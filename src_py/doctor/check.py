@@ -3,9 +3,15 @@
 import time
 from collections.abc import Callable
 
+from src_py.doctor.checks_batch import BATCH_CHECKS, ROWS_TOGETHER_CHECKS
+from src_py.doctor.checks_evaluation import EVALUATION_CHECKS
 from src_py.doctor.checks_learning import LEARNING_CHECKS, check_first_step
+from src_py.doctor.checks_loaded import LOADED_CHECKS
+from src_py.doctor.checks_loss import LOSS_CHECKS
 from src_py.doctor.checks_model import MODEL_CHECKS, check_embedding_rows, check_sequence_length, check_weights_dtype
+from src_py.doctor.checks_rows import ROW_CHECKS
 from src_py.doctor.checks_schedule import TRAINING_CHECKS
+from src_py.doctor.checks_step import SETTINGS_CHECKS, STEP_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
 from src_py.doctor.effect import in_order
 from src_py.doctor.findings import FAIL, SKIP, Finding, Report, Setup, error_line, out_of_memory
@@ -15,6 +21,10 @@ from src_py.kaggle.session import free_memory
 # Each makes the figures behind it meaningless or impossible to get: half-precision weights, sequences that are too
 # long, tokens without a row.
 FIRST_CHECKS = (check_weights_dtype, check_sequence_length, check_embedding_rows)
+# These put rows through the model.
+FORWARD_CHECKS = (*LOSS_CHECKS, *LEARNING_CHECKS, *STEP_CHECKS, *ROWS_TOGETHER_CHECKS, *MODEL_CHECKS)
+READING_CHECKS = (*DATA_CHECKS, *ROW_CHECKS, *BATCH_CHECKS)
+SETTING_CHECKS = (*LOADED_CHECKS, *TRAINING_CHECKS, *SETTINGS_CHECKS, *EVALUATION_CHECKS)
 
 
 def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_bytes: int | None = None) -> Report:
@@ -40,8 +50,8 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     if _failed(first):
         model = [Finding("loss, gradients, memory", SKIP, "fix the FAILs first")]
     else:
-        model = [finding for check in (*LEARNING_CHECKS, *MODEL_CHECKS) for finding in _run(check, setup)]
-    data, training = ([f for check in checks for f in _run(check, setup)] for checks in (DATA_CHECKS, TRAINING_CHECKS))
+        model = [finding for check in FORWARD_CHECKS for finding in _run(check, setup)]
+    data, training = ([f for c in checks for f in _run(c, setup)] for checks in (READING_CHECKS, SETTING_CHECKS))
     findings = in_order([*data, *first, *model, *training])
     return Report(findings, time.monotonic() - started, setup.settings)
 

@@ -147,7 +147,8 @@ def check_modes(setup: Setup) -> Finding:
     return judge(name, apart, advice + "was trained.", warn=(None, SAME), fail=(None, 0.5), form="{:.1%} apart")
 
 
-BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows, check_rows_alone, check_modes)
+BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows)
+ROWS_TOGETHER_CHECKS = (check_rows_alone, check_modes)
 
 
 def _contains(row: torch.Tensor, sequence: list[int]) -> bool:

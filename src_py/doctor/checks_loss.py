@@ -120,7 +120,7 @@ def _loss_of(
     try:
         for module in setup.model.modules():
             module.training = True
-        loss = setup.trainer.compute_loss(setup.model, dict(batch)).mean()
+        loss = setup.loss(batch)
         gradient = None
         if loss.requires_grad:
             (gradient,) = torch.autograd.grad(loss, given, allow_unused=True)

@@ -13,6 +13,7 @@ from src_py.doctor.untouched import weights_restored
 from src_py.model.encoder import reference_lr
 
 USUAL_BETA = 0.95  # of few steps even the usual 0.9 remembers most: then the steps are too few
+STILL = 1e-4  # of the usual rate: a thousand steps then move what ten should not
 STEPS = 2  # a head that starts at zero passes gradients on from the second step on
 
 
@@ -20,46 +21,70 @@ def check_first_update(setup: Setup) -> Finding:
     """How far two real steps at the peak rate move the weights, against the rate that suits a model of this size.
 
     Adam moves every weight by about its rate, whatever the gradient's size: less means that epsilon, clipping or
-    another optimizer than Adam swallow the steps.
+    another optimizer than Adam swallow the steps. What hardly moves although it is trained is named.
     """
-    name, trainer = "first steps", setup.trainer
-    trainable = [p for p in setup.model.parameters() if p.requires_grad]
+    name = "first steps"
+    trainable = [(n, p) for n, p in setup.model.named_parameters() if p.requires_grad]
     if not trainable or setup.scaler().is_enabled():
         return Finding(
             name, SKIP, "nothing is trainable" if not trainable else "fp16: the scale of the loss is unknown"
         )
-    made, scheduler = trainer.optimizer, trainer.lr_scheduler
-    rows = setup.batch(setup.sample[: max(1, min(8, setup.micro_batch))])
-    with weights_restored(trainable):
-        before = [p.detach().clone() for p in trainable]
-        optimizer = made or trainer.create_optimizer()
-        fresh = not optimizer.state
-        try:
-            setup.model.train()
-            for _ in range(STEPS):
-                for p in trainable:
-                    p.grad = None
-                setup.loss(rows).backward()
-                if setup.args.max_grad_norm:
-                    torch.nn.utils.clip_grad_norm_(trainable, setup.args.max_grad_norm)
-                optimizer.step()
-            reached = [(p, old) for p, old in zip(trainable, before) if p.ndim > 1 and p.grad is not None]
-            moved = [_rms(p.detach() - old) / STEPS for p, old in reached]
-        finally:
-            if fresh:
-                optimizer.state.clear()
-            if made is None:
-                trainer.optimizer, trainer.lr_scheduler = None, scheduler
+    moved, lowest = _two_steps(setup, trainable)
     if not moved:
         return Finding(name, SKIP, "no matrix gets a gradient")
     # A low rate is another check's; here it counts what becomes of the rate.
-    rate = min(reference_lr(setup.model), min(group["lr"] for group in optimizer.param_groups))
-    share = float(np.median(moved)) / rate
+    rate = min(reference_lr(setup.model), lowest)
+    share = float(np.median(list(moved.values()))) / rate if rate else 0.0
     why, change = _why_still(setup)
     advice = f"Steps hardly move the weights: {why}"
     # Momentum at fifty times Adam's rate moves weights by a few per cent of it at first, and learns.
     limits: dict = {"warn": (0.01, None), "fail": (0.001, None), "form": "{:.2g} of the usual rate"}
-    return judge(name, share, advice, **limits, change=change)
+    finding = judge(name, share, advice, **limits, change=change)
+    still = [n for n, distance in moved.items() if distance < STILL * reference_lr(setup.model)]
+    if finding.status == PASS and still and len(still) < len(moved):
+        advice = f"Hardly moved, though trained: {', '.join(still[:2])}{' and others' if len(still) > 2 else ''}. "
+        advice += f"Raise {setup.setting('head_lr')} or {setup.setting('layer_decay')}, or freeze what shall stay."
+        measured = f"{len(still)} of {len(moved)} matrices stay"
+        now = setup.settings.values
+        change = {"head_lr": 0.0} if 0 < now.get("head_lr", 0.0) < setup.args.learning_rate else {}
+        change |= {"layer_decay": 0.9} if now.get("layer_decay", 1.0) < 0.5 else {}
+        return Finding(name, WARN, measured, "all that are trained move", advice, change)
+    return finding
+
+
+def _two_steps(setup: Setup, trainable: list) -> tuple[dict[str, float], float]:
+    """Root mean square distance a step of every trained matrix that gets a gradient, and the lowest rate above zero."""
+    trainer, parameters = setup.trainer, [p for _, p in trainable]
+    made, scheduler = trainer.optimizer, trainer.lr_scheduler
+    rows = setup.batch(setup.sample[: max(1, min(8, setup.micro_batch))])
+    with weights_restored(parameters) as before:
+        optimizer = made or trainer.create_optimizer()
+        fresh, rates = not optimizer.state, [group["lr"] for group in optimizer.param_groups]
+        try:
+            for group in optimizer.param_groups:  # a scheduler's warmup begins at zero
+                group["lr"] = group.get("initial_lr", group["lr"])
+            setup.model.train()
+            for _ in range(STEPS):
+                for p in parameters:
+                    p.grad = None
+                setup.loss(rows).backward()
+                if setup.args.max_grad_norm:
+                    torch.nn.utils.clip_grad_norm_(parameters, setup.args.max_grad_norm)
+                optimizer.step()
+            lowest = min((group["lr"] for group in optimizer.param_groups if group["lr"] > 0), default=0.0)
+            moved = {
+                n: _rms(p.detach().cpu() - old) / STEPS
+                for (n, p), old in zip(trainable, before)
+                if p.ndim > 1 and p.grad is not None
+            }
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate
+            if fresh:
+                optimizer.state.clear()
+            if made is None:
+                trainer.optimizer, trainer.lr_scheduler = None, scheduler
+    return moved, lowest
 
 
 def check_decay(setup: Setup) -> Finding:
@@ -133,7 +158,8 @@ def check_dropout(setup: Setup) -> Finding:
     return judge("dropout", max(shares, default=0.0), advice, **limits)
 
 
-STEP_CHECKS = (check_first_update, check_decay, check_betas, check_trained_parts, check_dropout)
+STEP_CHECKS = (check_first_update,)
+SETTINGS_CHECKS = (check_decay, check_betas, check_trained_parts, check_dropout)
 
 
 def _why_still(setup: Setup) -> tuple[str, dict]:

@@ -129,7 +129,9 @@ def propose(alarms: list[tuple[str, str, str, dict[str, Any]]], now: UserSetting
         now: what is set.
     """
     start = now.shown()
-    remedies, wanted, before = [], {}, start
+    remedies: list[Remedy] = []
+    wanted: dict[str, Any] = {}
+    before = start
     for check, status, advice, change in alarms:
         wanted = change | wanted
         after = now.changed(**wanted).shown()
@@ -142,7 +144,8 @@ def propose(alarms: list[tuple[str, str, str, dict[str, Any]]], now: UserSetting
 
 
 def _changes(before: dict, after: dict) -> list[Change]:
-    changed = [Change(*key, old, after[key]) for key, old in before.items() if after[key] != old]
+    changed = [Change(place, name, old, after[place, name]) for (place, name), old in before.items()]
+    changed = [change for change in changed if change.new != change.old]
     return sorted(changed, key=lambda change: list(_FORMS).index(change.place))
 
 

@@ -9,6 +9,8 @@ import torch
 
 _NAMES = {
     "lr": ("CFG.lr", "TrainingArguments.learning_rate"),
+    "head_lr": ("CFG.head_lr", "the rate of the head in your optimizer"),
+    "layer_decay": ("CFG.layer_decay", "the rates of the layers in your optimizer"),
     "warmup": ("CFG.warmup", "TrainingArguments.warmup_steps"),
     "epochs": ("CFG.epochs", "TrainingArguments.num_train_epochs"),
     "max_steps": ("the Trainer's max_steps", "TrainingArguments.max_steps"),
@@ -139,7 +141,7 @@ def user_settings(trainer, max_length: int | None = None) -> UserSettings:
         kept = ("label_smoothing", "dropout", "encoder_dropout", "freeze_layers", "freeze_embeddings")
         values |= {name: getattr(built, name) for name in kept if hasattr(built, name)}
         given = getattr(trainer, "job", {}).get("settings", {})
-        values |= {name: given[name] for name in values if name in given}
+        values |= {name: given[name] for name in (*values, "head_lr", "layer_decay") if name in given}
         values["micro_batch"] = trainer.micro_batch
     else:
         values |= {
@@ -151,7 +153,7 @@ def user_settings(trainer, max_length: int | None = None) -> UserSettings:
             "epsilon": args.adam_epsilon,
             "optim": str(getattr(args.optim, "value", args.optim)),
         }
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         stated = config.to_dict() if hasattr(config, "to_dict") else {}
         values |= {f"{name}_config": value for name, value in stated.items() if is_dropout(name, value)}
         values = {name: value for name, value in values.items() if name not in _given(trainer)}
