@@ -36,6 +36,7 @@ _NAMES = {
     "dropout": ("CFG.dropout", "the dropout of the model's config"),
     "encoder_dropout": ("CFG.encoder_dropout", "the dropout of the model's config"),
     "model_dir": ("CFG.model_dir", "the model"),
+    "table": ("the doctor's table, shown before a fold is trained", "what check_before_training says"),
 }
 # Where a plain Trainer was given an optimizer or a scheduler, nothing in TrainingArguments changes them.
 _OF_OPTIMIZER = {

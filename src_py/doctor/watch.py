@@ -116,7 +116,7 @@ class Watcher(TrainerCallback):
             self._event(control, f"step {state.global_step}: {problem}; {advice}.")
         elif learns_by_heart(self.run):
             self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
-                       f"by heart; use more rows, {setting(self.trainer, 'freeze_layers')}, or fewer "
+                       f"by heart; use more rows, raise {setting(self.trainer, 'freeze_layers')}, or lower "
                        f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
 
     def _line(self, state, metrics: dict, loss: float, spread: float) -> str:
