@@ -36,6 +36,8 @@ _NAMES = {
     "dropout": ("CFG.dropout", "the dropout of the model's config"),
     "encoder_dropout": ("CFG.encoder_dropout", "the dropout of the model's config"),
     "model_dir": ("CFG.model_dir", "the model"),
+    "collator": ("PairCollator", "DataCollatorWithPadding(tokenizer)"),
+    "n_folds": ("CFG.n_folds", "the Trainer's eval_dataset"),
     "table": ("the doctor's table, shown before a fold is trained", "what check_before_training says"),
 }
 # Where a plain Trainer was given an optimizer or a scheduler, nothing in TrainingArguments changes them.
@@ -111,10 +113,10 @@ class UserSettings:
     def _batch(self) -> dict[tuple[str, str], int]:
         """A plain Trainer's user sets the rows of a step as a product."""
         rows = max(1, self.values["batch_size"] // self.devices)
-        at_once = min(self.values["micro_batch"], rows)
+        passes = math.ceil(rows / self.values["micro_batch"])
         return {
-            ("TrainingArguments", "per_device_train_batch_size"): at_once,
-            ("TrainingArguments", "gradient_accumulation_steps"): math.ceil(rows / at_once),
+            ("TrainingArguments", "per_device_train_batch_size"): math.ceil(rows / passes),
+            ("TrainingArguments", "gradient_accumulation_steps"): passes,
         }
 
 
