@@ -14,7 +14,8 @@ from src_py.doctor.checks_rows import ROW_CHECKS
 from src_py.doctor.checks_schedule import TRAINING_CHECKS
 from src_py.doctor.checks_step import SETTINGS_CHECKS, STEP_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
-from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Report, Setup, error_line, out_of_memory
+from src_py.doctor.effect import in_order
+from src_py.doctor.findings import FAIL, SKIP, Finding, Report, Setup, error_line, out_of_memory
 from src_py.doctor.untouched import recomputing, untouched
 from src_py.kaggle.session import free_memory
 
@@ -55,9 +56,8 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     else:
         model = [finding for check in FORWARD_CHECKS for finding in _run(check, setup)]
     data, training = ([f for c in checks for f in _run(c, setup)] for checks in (READING_CHECKS, SETTING_CHECKS))
-    # Checks stand in the order of their effect in the posted notebook; sorting is stable.
-    findings = sorted([*data, *first, *model, *training], key=lambda f: [FAIL, WARN, PASS, SKIP].index(f.status))
-    return Report(findings, time.monotonic() - started)
+    findings = in_order([*data, *first, *model, *training])
+    return Report(findings, time.monotonic() - started, setup.settings)
 
 
 def _failed(findings: list[Finding]) -> bool:

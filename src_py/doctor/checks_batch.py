@@ -26,7 +26,8 @@ def check_batch_labels(setup: Setup) -> Finding:
         return Finding(name, SKIP, "rows or batches without a label column", limit)
     found = np.asarray(batch["labels"].cpu(), dtype=float).reshape(len(rows), -1)[:, 0]
     wrong = float((found != np.asarray(own)).mean())
-    advice = "The collator changes labels or their order: texts and labels of a batch no longer belong together."
+    advice = "The collator changes labels or their order, so that texts and labels no longer belong together: "
+    advice += f"use {setup.setting('collator')}, or compare yours with it."
     return judge(name, wrong, advice, fail=(None, 0), form="{:.0%} of rows differ")
 
 
@@ -47,19 +48,21 @@ def check_batch_tokens(setup: Setup) -> Finding:
         return Finding(name, SKIP, "a batch of another shape", limit)
     padded = any(len(sequence) < width for sequence in own)
     if "attention_mask" not in batch:
-        advice = "The batch has no attention_mask: the model reads the padding. Let the tokenizer return it."
+        advice = f"The batch has no attention_mask: the model reads the padding. Use {setup.setting('collator')}."
         return Finding(name, WARN if padded else PASS, "no mask", limit, advice if padded else "")
     shown = batch["attention_mask"].cpu().reshape(-1, width).bool()
     cut = np.mean([len(sequence) > width or not _contains(row, sequence) for row, sequence in zip(ids, own)])
     if cut:
-        advice = "The collator cuts or changes tokens of the rows: the model never sees them."
+        advice = "The collator cuts or changes tokens of the rows, and the model never sees them: "
+        advice += f"use {setup.setting('collator')}, or compare yours with it."
         return Finding(name, FAIL if cut > 0.5 else WARN, f"{cut:.0%} of sequences changed", limit, advice)
+    mask = f"it has to be 1 at every token and 0 at the padding, as {setup.setting('collator')} makes it."
     hidden = np.mean([int(mask.sum()) < len(sequence) for mask, sequence in zip(shown, own)])
     if hidden:
-        advice = "attention_mask hides tokens of the rows: it has to be 1 at every token and 0 at the padding."
+        advice = f"attention_mask hides tokens of the rows: {mask}"
         return Finding(name, FAIL if hidden > 0.5 else WARN, f"{hidden:.0%} of sequences partly hidden", limit, advice)
     wrong = np.mean([mask.sum() != len(s) or row[mask].tolist() != list(s) for row, mask, s in zip(ids, shown, own)])
-    advice = "attention_mask is 1 at the padding, or 0 at tokens: it has to be 1 at every token and 0 at the padding."
+    advice = f"attention_mask is 1 at the padding, or 0 at tokens: {mask}"
     status = FAIL if wrong > 0.5 else WARN if wrong else PASS
     return Finding(name, status, f"{wrong:.0%} of masks wrong", limit, advice if wrong else "")
 
@@ -75,8 +78,11 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     flat = np.concatenate([np.asarray(step) for step in steps]) if steps else np.array([], dtype=int)
     used = len(np.unique(flat)) / min(rows, max(1, len(flat)))
     used = min(used, float(np.mean([len(set(step)) / len(step) for step in steps])))  # once a step, too
-    advice = "An epoch sees a part of the rows only, some more than once: check sampler, drop_last and subsets."
-    found = [judge(names[0], used, advice, warn=(LEAST_ROWS_USED, None), fail=(0.6, None), form="{:.0%} in an epoch")]
+    advice = "An epoch sees a part of the rows only, some more than once: "
+    drops = setup.settings.values.get("drop_last", False)
+    advice += f"set {setup.setting('drop_last')} to False." if drops else "check sampler and subsets."
+    limits: dict = {"warn": (LEAST_ROWS_USED, None), "fail": (0.6, None), "form": "{:.0%} in an epoch"}
+    found = [judge(names[0], used, advice, **limits, change={"drop_last": False} if drops else {})]
     looked = [step for step in steps[:: max(1, len(steps) // STEPS)] if len(step) > 3]
     read = (labels_of(setup, [setup.trainer.train_dataset[i] for i in step]) for step in looked)
     labels = [one for one in read if one is not None]
@@ -86,7 +92,7 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     single = np.mean([len(set(one)) == 1 for one in labels])
     expected = np.mean([(shares ** len(step)).sum() for step in looked])
     advice = "Steps hold rows of one class: shuffle the training rows."
-    limits: dict = {"warn": (None, 0.2), "fail": (None, 0.5), "form": "{:.0%} of steps have one"}
+    limits = {"warn": (None, 0.2), "fail": (None, 0.5), "form": "{:.0%} of steps have one"}
     return [*found, judge(names[1], float(single - expected), advice, **limits, note=" (beyond chance)")]
 
 
@@ -133,11 +139,11 @@ def check_modes(setup: Setup) -> Finding:
     first, second = setup.predict(batch), setup.predict(batch)
     spread = max(float(first.std(0).mean()), float(first.abs().mean()) * 0.01, 1e-6)
     if float((first - second).abs().max()) > SAME * spread:
-        advice = "Two evaluations of the same rows differ: model.eval() does not turn dropout off."
+        advice = "Two evaluations of the same rows differ: let model.eval() turn dropout off, in every module."
         return Finding(name, FAIL, "evaluation is random", limit, advice)
     model.train()
     if not any(module.training for module in model.modules()):
-        advice = "model.train() has no effect: dropout stays off in training."
+        advice = "Dropout stays off in training: let model.train() turn it on, in every module."
         return Finding(name, WARN, "training is evaluation", limit, advice)
     held = [(m, m.p) for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     plain = all(isinstance(m, torch.nn.Dropout) or "ropout" not in type(m).__name__ for m in model.modules())

@@ -17,7 +17,8 @@ def check_validation_rows(setup: Setup) -> Finding:
     count = None if data is None else row_count(data)
     if count is None:
         return Finding(name, SKIP, "none, or a stream")
-    advice = "On so few rows the loss is mostly chance: validate on a hundred or more."
+    how = f"lower {setup.setting('n_folds')}" if setup.ours else f"give {setup.setting('n_folds')} more"
+    advice = f"On so few rows the loss is mostly chance: {how}, for a hundred rows or more."
     return judge(name, count, advice, warn=(50, None), form="{:.0f}")
 
 

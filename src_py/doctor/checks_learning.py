@@ -82,12 +82,13 @@ def check_logged_loss(setup: Setup) -> Finding:
         "Set model.accepts_loss_kwargs = False: loss and gradients are multiplied by the accumulation steps. It learns "
         "all the same where gradients are clipped, but every logged loss is wrong."
     )
+    change = {"accepts_loss_kwargs": False} if getattr(trainer, "model_accepts_loss_kwargs", False) else {}
     # Batches of unequal length change a mean of means by a few per cent, and more where it is one over tokens, of which
     # a decoder predicts one less in each row than transformers counts; a missing division doubles it at least.
     limits = (0.9, 1.1) if setup.kind != "labels of tokens" else (0.5, 1.5)
     return judge(
         "logged loss", logged / direct, advice, warn=limits, form="{:.2f} of the mean",
-        note=f" at {steps} accumulations",
+        note=f" at {steps} accumulations", change=change,
     )  # fmt: skip
 
 

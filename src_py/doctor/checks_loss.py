@@ -16,6 +16,7 @@ SURE = 3.0  # the logit of the right class: a cross entropy of 0.1 with three cl
 # label smoothing 0.1; 0.6 where a softmax is taken twice.
 RIGHT_COSTS, RIGHT_COSTS_MOST = 0.45, 0.8
 TRIED = 3  # modules at the end of the model that may make its logits
+SMOOTHED = 0.1  # the usual label smoothing
 RARE_COUNTS = 0.2  # of a row of the most frequent class; weights for rare classes are above 1
 
 
@@ -41,6 +42,10 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
         for what, logits in {"right": sure, "flat": torch.zeros_like(sure), "wrong": sure.roll(1, 1)}.items()
     }
     measured = f"right {losses['right']:.2f}, flat {losses['flat']:.2f}, wrong {losses['wrong']:.2f}"
+    if setup.settings.values.get("label_smoothing", 0.0) > SMOOTHED and losses["right"] > RIGHT_COSTS * losses["flat"]:
+        fails = losses["right"] > RIGHT_COSTS_MOST * losses["flat"]
+        advice = f"Lower {setup.setting('label_smoothing')}: labels that are spread so far say hardly anything."
+        return Finding(name, FAIL if fails else WARN, measured, limit, advice, {"label_smoothing": SMOOTHED})
     advice = "Compute cross_entropy(logits, labels) as it is: "
     if not all(map(math.isfinite, losses.values())):
         return Finding(name, FAIL, measured, limit, "The loss of finite predictions is not finite.")

@@ -20,8 +20,10 @@ def check_weights_dtype(setup: Setup) -> Finding:
     """transformers 5 loads the public fp16 checkpoints as fp16: GradScaler refuses, or AdamW's updates round away."""
     kinds = sorted({str(p.dtype).removeprefix("torch.") for p in setup.model.parameters() if p.requires_grad})
     wrong = kinds not in ([], ["float32"])
-    advice = "Load the encoder with dtype=torch.float32; autocast does the half precision."
-    return Finding("weights", FAIL if wrong else PASS, ", ".join(kinds), "float32", advice if wrong else "")
+    if not wrong:
+        return Finding("weights", PASS, ", ".join(kinds), "float32")
+    advice = "Load the encoder with from_pretrained(..., dtype=torch.float32); autocast does the half precision."
+    return Finding("weights", FAIL, ", ".join(kinds), "float32", advice, {"dtype": torch.float32})
 
 
 def check_sequence_length(setup: Setup) -> Finding:
@@ -33,7 +35,8 @@ def check_sequence_length(setup: Setup) -> Finding:
     if limit is None or limit < 1:
         return Finding(name, PASS, f"{setup.longest} tokens", "no limit")
     advice = f"This model reads {limit} tokens at most: set {setup.setting('max_length')} to {limit} or less."
-    return judge(name, setup.longest, advice, fail=(None, limit), form="{:.0f} tokens")
+    change = {"max_length": limit}
+    return judge(name, setup.longest, advice, fail=(None, limit), form="{:.0f} tokens", change=change)
 
 
 def check_embedding_rows(setup: Setup) -> Finding:
@@ -86,11 +89,13 @@ def check_fp16_headroom(setup: Setup) -> Finding:
     with torch.no_grad(), _LargestValue() as largest:
         setup.trainer.compute_loss(setup.model, setup.again(rows))
     used = setup.scaler().is_enabled()
-    advice = f"{largest.where} overflows in fp16: set {setup.setting('fp32')}, or {setup.setting('bf16')} where it is "
+    verb, change = ("set", _more_range()) if used else ("keep", {})
+    advice = f"{largest.where} overflows in fp16: {verb} {setup.setting('fp32')}"
+    advice += f", or {setup.setting('bf16')} where it is native."
     # Training lets activations grow; a quarter leaves room for a factor of four.
     return judge(
-        "fp16 head-room", largest.value, advice + "native.", warn=(None, FP16_MAX / 4),
-        fail=(None, FP16_MAX if used else None), form="{:,.0f}", note=f" ({largest.where})",
+        "fp16 head-room", largest.value, advice, warn=(None, FP16_MAX / 4),
+        fail=(None, FP16_MAX if used else None), form="{:,.0f}", note=f" ({largest.where})", change=change,
     )  # fmt: skip
 
 
@@ -132,6 +137,7 @@ def check_memory(setup: Setup) -> Finding:
     return judge(
         "memory", needed / 1e9, f"{advice}{setup.setting('max_length')}.", warn=(None, 0.85 * card / 1e9),
         fail=(None, None if rough else card / 1e9), form="{:.1f} GB", note=note,
+        change=_fewer_at_once(setup.micro_batch, activations, 0.85 * card - (needed - activations)),
     )  # fmt: skip
 
 
@@ -205,6 +211,17 @@ def adam(setup: Setup) -> bool:
     if optimizer is not None:
         return "adam" in type(optimizer).__name__.lower()
     return str(getattr(setup.args.optim, "value", setup.args.optim)).startswith("adamw_torch")
+
+
+def _more_range() -> dict:
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"precision": "bf16" if native else "fp32"}
+
+
+def _fewer_at_once(rows: int, activations: float, room: float) -> dict:
+    """As many rows of a pass of `rows` as there is room for the activations of; nothing where not even one has it."""
+    fewer = int(rows * room / activations) if activations > 0 else 0
+    return {"micro_batch": fewer} if fewer >= 1 else {}
 
 
 def _original_rows(encoder) -> int | None:

@@ -1,6 +1,7 @@
 """Checks of one real optimizer step, of what the optimizer does over the training, and of what is trained."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,17 +35,20 @@ def check_first_update(setup: Setup) -> Finding:
     # A low rate is another check's; here it counts what becomes of the rate.
     rate = min(reference_lr(setup.model), lowest)
     share = float(np.median(list(moved.values()))) / rate if rate else 0.0
-    advice = (
-        "Steps hardly move the weights: is max_grad_norm tiny, Adam's epsilon large, or is it plain gradient descent?"
-    )
+    why, change = _why_still(setup)
+    advice = f"Steps hardly move the weights: {why}"
     # Momentum at fifty times Adam's rate moves weights by a few per cent of it at first, and learns.
-    finding = judge(name, share, advice, warn=(0.01, None), fail=(0.001, None), form="{:.2g} of the usual rate")
+    limits: dict = {"warn": (0.01, None), "fail": (0.001, None), "form": "{:.2g} of the usual rate"}
+    finding = judge(name, share, advice, **limits, change=change)
     still = [n for n, distance in moved.items() if distance < STILL * reference_lr(setup.model)]
     if finding.status == PASS and still and adam(setup):
-        advice = f"Hardly moved, though trained: {', '.join(still[:2])}{' and others' if len(still) > 2 else ''}. Give "
-        advice += "every group of the optimizer a rate, or freeze what shall stay."
+        advice = f"Hardly moved, though trained: {', '.join(still[:2])}{' and others' if len(still) > 2 else ''}. "
+        advice += f"Raise {setup.setting('head_lr')} or {setup.setting('layer_decay')}, or freeze what shall stay."
         measured = f"{len(still)} of {len(moved)} matrices stay"
-        return Finding(name, WARN, measured, "all that are trained move", advice)
+        now = setup.settings.values
+        change = {"head_lr": 0.0} if 0 < now.get("head_lr", 0.0) < setup.args.learning_rate else {}
+        change |= {"layer_decay": 0.9} if now.get("layer_decay", 1.0) < 0.5 else {}
+        return Finding(name, WARN, measured, "all that are trained move", advice, change)
     return finding
 
 
@@ -99,8 +103,12 @@ def check_decay(setup: Setup) -> Finding:
     if small > 0.02:
         advice = "Norms and biases are pulled to zero: give them weight_decay=0, as the Trainer's own optimizer does."
         return Finding(name, WARN, f"{small:.0%} of norms and biases", "at most 2%", advice)
-    advice = f"Lower {'CFG' if setup.ours else 'TrainingArguments'}.weight_decay: 0.01 to 0.1 is usual."
-    return judge(name, worst, advice, warn=(None, 0.1), fail=(None, 0.5), form="{:.1%} of the weights")
+    advice, change = f"Lower {setup.setting('weight_decay')}: 0.01 to 0.1 is usual.", {"weight_decay": 0.01}
+    if max(group.get("weight_decay", 0.0) for group in groups) <= 0.1:
+        rate = reference_lr(setup.model)
+        advice = f"So high a rate decays the weights too: set {setup.setting('lr')} near {rate:.1e}."
+        change = {"lr": rate}
+    return judge(name, worst, advice, warn=(None, 0.1), fail=(None, 0.5), form="{:.1%} of the weights", change=change)
 
 
 def check_betas(setup: Setup) -> Finding:
@@ -113,8 +121,9 @@ def check_betas(setup: Setup) -> Finding:
     if max(betas) <= USUAL_BETA:
         return Finding("momentum", PASS, f"beta {max(betas):g}", f"at most {USUAL_BETA:g}, or short")
     memory = 1 / max(1e-9, 1 - max(betas)) / _total_steps(setup)
-    advice = "Adam's first beta remembers most of the training: 0.9 is usual."
-    return judge("momentum", memory, advice, warn=(None, 0.3), form="{:.0%} of the steps remembered")
+    advice = f"Momentum remembers most of the training: set {setup.setting('beta1')} to 0.9."
+    form, change = "{:.0%} of the steps remembered", {"beta1": 0.9}
+    return judge("momentum", memory, advice, warn=(None, 0.3), form=form, change=change)
 
 
 def check_trained_parts(setup: Setup) -> Finding:
@@ -129,7 +138,8 @@ def check_trained_parts(setup: Setup) -> Finding:
             name, FAIL, "head frozen", limit, "The head is frozen, and it is random: set requires_grad=True."
         )
     if body and not any(p.requires_grad for p in body):
-        advice = "Only the head is trained. If that is not meant, set requires_grad=True for the encoder."
+        how = f"lower {setup.setting('freeze_layers')}" if setup.ours else "set requires_grad=True for the encoder"
+        advice = f"Only the head is trained. If that is not meant, {how}."
         return Finding(name, WARN, "encoder frozen", limit, advice)
     return Finding(name, PASS, "both", limit)
 
@@ -139,12 +149,32 @@ def check_dropout(setup: Setup) -> Finding:
     shares = [m.p for m in setup.model.modules() if isinstance(m, torch.nn.Dropout)]
     own = (getattr(m, "attention_dropout", None) for m in setup.model.modules())
     shares += [share for share in own if isinstance(share, float)]
-    advice = "Lower the dropout: 0 to 0.2 is usual for fine-tuning."
-    return judge("dropout", max(shares, default=0.0), advice, warn=(None, 0.4), fail=(None, 0.75), form="{:.2f}")
+    now = setup.settings.values
+    names = ("dropout", "encoder_dropout") if setup.ours else [n for n in now if n.endswith("_config")]
+    change = {name: 0.1 for name in names if now.get(name, 0.0) > 0.4}
+    which = f"{setup.setting('dropout')} or {setup.setting('encoder_dropout')}" if setup.ours else "the dropout"
+    advice = f"Lower {which}: 0 to 0.2 is usual for fine-tuning."
+    limits: dict = {"warn": (None, 0.4), "fail": (None, 0.75), "form": "{:.2f}", "change": change}
+    return judge("dropout", max(shares, default=0.0), advice, **limits)
 
 
 STEP_CHECKS = (check_first_update,)
 SETTINGS_CHECKS = (check_decay, check_betas, check_trained_parts, check_dropout)
+
+
+def _why_still(setup: Setup) -> tuple[str, dict]:
+    """Which setting swallows the steps, and what it should be; a question where none of them is unusual."""
+    now = setup.settings.values
+    value: Any
+    if 0 < now.get("max_grad_norm", 1.0) < 1e-3:
+        why, name, value = "gradients are clipped to nothing", "max_grad_norm", 1.0
+    elif now.get("epsilon", 0.0) > 1e-4:
+        why, name, value = "Adam's epsilon outweighs the gradients", "epsilon", 1e-8
+    elif not adam(setup):
+        why, name, value = "only Adam steps as far for small gradients", "optim", "adamw_torch"
+    else:
+        return "is Adam's epsilon large, or are gradients scaled down before the step?", {}
+    return f"{why}; set {setup.setting(name)} to {value!r}.", {name: value}
 
 
 def _rms(values: torch.Tensor) -> float:

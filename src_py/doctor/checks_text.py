@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.rows import first_set, take
+from src_py.model.families import max_tokens
 from src_py.pairs.contest import TEXT_COLUMNS
+from src_py.pairs.encode import round_up
 from src_py.pairs.load import prompt_key
 
 PROBE_LEAST, PROBE_ROWS = 400, 2000  # fewer rows hold too little signal to find; more take too long
@@ -14,6 +17,7 @@ PROBE_WIDTH = 512  # token counts are hashed to so many columns
 SHUFFLED_AS_GOOD = 0.2
 SENTENCE = 16  # tokens: a short sentence
 LOST = 0.4  # share of rows
+WHOLE, SPECIAL = 0.8, 4  # share of rows that a proposed length holds; special tokens in them
 RARE = 0.01  # share of a class
 SAME_ROWS = 20_000  # rows compared for being on both sides of the split
 SHUFFLES = 200  # of the labels; the null's quantiles are then known to a few per cent
@@ -45,7 +49,9 @@ def check_unknown_tokens(setup: Setup) -> Finding:
     if unknown is None:
         return Finding(name, SKIP, "no tokenizer given, or one without an unknown token")
     ids = np.concatenate([np.asarray(s) for row in setup.sample_ids for s in row])
-    advice = f"The tokenizer does not know this text: set {setup.setting('model_dir')} to one with its own tokenizer."
+    advice = "The tokenizer does not know this text: "
+    advice += f"set {setup.setting('model_dir')} to one" if setup.ours else "take a model, with its tokenizer,"
+    advice += " that was trained on such text."
     # Emoji and rare signs make about 1 %; with three unknown words in ten, sentences can still be told apart.
     return judge(name, float((ids == unknown).mean()), advice, warn=(None, 0.02), fail=(None, 0.3), form="{:.1%}")
 
@@ -78,16 +84,32 @@ def check_cut_answers(setup: Setup) -> list[Finding]:
             form="{:+.0%}",
             note=" of rows, B against A",
         ),
-        _mostly_cut(lost, both[worst], worst, raise_length + share),
+        _mostly_cut(lost, both[worst], worst, raise_length + share, _long_enough(setup)),
     ]
 
 
-def _mostly_cut(lost: float, cut: float, part: str, advice: str) -> Finding:
+def _mostly_cut(lost: float, cut: float, part: str, advice: str, change: dict) -> Finding:
     """Rows of which half is cut are often learned from all the same; a failure only where hardly a sentence is left."""
     name, note = "rows mostly cut", f" ({part})"
     if lost > LOST:
-        return judge(name, lost, advice, fail=(None, LOST), form="{:.0%}", note=f" (answers, under {SENTENCE} tokens)")
-    return judge(name, cut, advice, warn=(None, 0.2), form="{:.0%}", note=note)
+        note = f" (answers, under {SENTENCE} tokens)"
+        return judge(name, lost, advice, fail=(None, LOST), form="{:.0%}", note=note, change=change)
+    return judge(name, cut, advice, warn=(None, 0.2), form="{:.0%}", note=note, change=change)
+
+
+def _long_enough(setup: Setup) -> dict:
+    """The length at which `WHOLE` of the rows are read to their end, or as much of it as the model reads."""
+    prompts, a, b = (np.array([row[f"{part}_tokens"] for row in setup.sample]) for part in TEXT_COLUMNS)
+    apart = max(map(len, setup.sample_ids)) == 2  # each answer is read beside the prompt
+    tokens = prompts + (np.maximum(a, b) if apart else a + b) + SPECIAL
+    return _longer(setup, int(np.quantile(tokens, WHOLE)))
+
+
+def _longer(setup: Setup, tokens: int) -> dict:
+    config = getattr(encoder_of(setup.model), "config", None)
+    limit, tokens = None if config is None else max_tokens(config), round_up(tokens)
+    tokens = min(tokens, limit) if limit and limit > 0 else tokens
+    return {"max_length": tokens} if tokens > setup.longest else {}
 
 
 def check_labels(setup: Setup) -> Finding:
@@ -206,7 +228,9 @@ def _cut_without_parts(setup: Setup) -> Finding:
     advice = "Many rows end at the same length: they are truncated, and what stands last is lost. Raise "
     advice += f"{setup.setting('max_length')}."
     # Never a failure: a text's beginning is often enough to learn from, and rows may be equally long by nature.
-    return judge("rows cut", at_limit, advice, warn=(None, 0.25), form="{:.0%}", note=f" at {lengths.max()} tokens")
+    note = f" at {lengths.max()} tokens"
+    change = _longer(setup, 2 * setup.longest)  # how long the rows were is not known here
+    return judge("rows cut", at_limit, advice, warn=(None, 0.25), form="{:.0%}", note=note, change=change)
 
 
 def probe_features(setup: Setup, rows: list) -> np.ndarray:

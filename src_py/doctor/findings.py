@@ -1,7 +1,7 @@
 """What a check looks at and what it says: the vocabulary of the doctor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from src_py.doctor.page import as_html, as_text
+from src_py.doctor.repair import Repair, propose
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
-from src_py.doctor.settings import ours, setting
+from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, read_targets
 from src_py.errors import InputError
 
@@ -21,13 +22,17 @@ LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tok
 
 @dataclass
 class Finding:
-    """What one check measured, against which limit, and what to change."""
+    """What one check measured, against which limit, and what to change.
+
+    `change` is the advice as settings, where it is one: the project's names of settings (`settings._NAMES`) -> values.
+    """
 
     check: str
     status: str
     measured: str
     limit: str = ""
     advice: str = ""
+    change: dict[str, Any] = field(default_factory=dict)
 
 
 def judge(
@@ -38,6 +43,7 @@ def judge(
     fail: tuple[float | None, float | None] = (None, None),
     form: str = "{:.3g}",
     note: str = "",
+    change: dict[str, Any] | None = None,
 ) -> Finding:
     """A finding whose status and stated limit both follow from the same numbers.
 
@@ -47,9 +53,11 @@ def judge(
         warn, fail: least and greatest value that is still right, and that does not fail; None for no limit.
         form: how a value is written, with its unit.
         note: what stands behind the measured value.
+        change: the advice as settings, where it is one.
     """
     status = FAIL if _outside(value, fail) else WARN if _outside(value, warn) else PASS
-    return Finding(check, status, form.format(value) + note, _limit(warn, fail, form), advice if status != PASS else "")
+    measured, limit = form.format(value) + note, _limit(warn, fail, form)
+    return Finding(check, status, measured, limit, *(("", {}) if status == PASS else (advice, change or {})))
 
 
 def _outside(value: float, limits: tuple) -> bool:
@@ -98,6 +106,11 @@ class Setup:
     def setting(self, name: str) -> str:
         """What the user of this Trainer calls a setting."""
         return setting(self.trainer, name)
+
+    @property
+    def settings(self) -> UserSettings:
+        """What is set now; the sequences' greatest length where a check has read them."""
+        return user_settings(self.trainer, self.longest if "sample_ids" in vars(self) else None)
 
     @cached_property
     def sample(self) -> list:
@@ -243,10 +256,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Report:
-    """Findings, worst first; `table` as a data frame. Shown, it says what to do first, and folds what passed."""
+    """Findings, worst first; `table` as a data frame; `settings` is what was set.
+
+    Shown, it says what to do first, and folds what passed.
+    """
 
     findings: list[Finding]
     seconds: float
+    settings: UserSettings | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -259,6 +276,13 @@ class Report:
     def failed(self, *statuses: str) -> list[str]:
         """Names of the checks with one of `statuses` (FAIL when none is given), worst first."""
         return [f.check for f in self.findings if f.status in (statuses or (FAIL,))]
+
+    def repair(self) -> Repair:
+        """What the doctor would change, as a diff of the user's settings; nothing is changed."""
+        alarms = [f for f in self.findings if f.status in (FAIL, WARN)]
+        if self.settings is None:  # then all is advice
+            return propose([(f.check, f.status, f.advice, {}) for f in alarms], UserSettings(ours=True, values={}))
+        return propose([(f.check, f.status, f.advice, f.change) for f in alarms], self.settings)
 
     def stop_on_failure(self, stop: bool = True) -> None:
         """Raise `InputError` when a check failed: better now than after the night."""

@@ -4,6 +4,7 @@ from html import escape
 from typing import Any
 
 NOTHING = "Nothing found that would keep this from learning."
+REPAIR = "repair() of this report shows the settings to change as a diff, and changes nothing."
 # White text on these is readable (contrast above 4.5), and a badge brings its own background, so that light and dark
 # themes show it alike. The word says the same as the colour.
 _BADGES = {"FAIL": "#b3261e", "WARN": "#875200"}
@@ -30,6 +31,7 @@ def as_text(alarms: list, passed: list, skipped: list, seconds: float) -> str:
     for finding in alarms:
         lines.append(f"{finding.status}  {finding.check}: {_measured(finding)}")
         lines += [f"      {_line(finding.advice)}"] if finding.advice else []
+    lines += [REPAIR] if _settings(alarms) else []
     lines += [""] if alarms else []
     lines.append(f"{len(passed)} of {len(alarms) + len(passed) + len(skipped)} checks passed, in {seconds:.1f} s.")
     lines += [f"{len(skipped)} not checked:"] if skipped else []
@@ -50,10 +52,16 @@ def as_html(alarms: list, passed: list, skipped: list, seconds: float) -> str:
     count = len(alarms) + len(passed) + len(skipped)
     return (
         f'<div style="{_TEXT};max-width:75em"><p style="margin:.4em 0 .8em"><b>{_html(headline(alarms))}</b></p>{rows}'
+        + (f'<p style="margin:0;padding:.55em 0;{_FAINT}">{REPAIR}</p>' if _settings(alarms) else "")
         + _folded(f"{len(passed)} of {count} checks passed, in {seconds:.1f} s", passed, _html_measured)
         + _folded(f"{len(skipped)} not checked", skipped, lambda finding: _html(_reason(finding)))
         + "</div>"
     )
+
+
+def _settings(alarms: list) -> bool:
+    """Whether an alarm's advice is a setting."""
+    return any(finding.change for finding in alarms)
 
 
 def _folded(title: str, findings: list, describe) -> str:

@@ -1,10 +1,12 @@
 """After training: did it learn? A name and a sentence, from figures with intervals."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from src_py.doctor.settings import setting
 from src_py.evaluation.baselines import class_shares, length_only
 from src_py.pairs.contest import TEXT_COLUMNS
 
@@ -84,6 +86,7 @@ def judge_training(
     prompts: pd.Series | None = None,
     history: pd.DataFrame | None = None,
     counts: np.ndarray | None = None,
+    trainer=None,
 ) -> Verdict:
     """Say whether a model learned. Of labels that are not one class a row it says that they are not checked.
 
@@ -95,6 +98,7 @@ def judge_training(
         history: from `history_table`; without it, overfitting and instability show only in the figures.
         counts: (rows, classes) probabilities of the counts of length and format alone, from `without_text`, where the
             model has them beside the text: it starts there, and has to beat them.
+        trainer: whose settings the advice names; without it those of CFG.
 
     Raises:
         ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
@@ -128,7 +132,8 @@ def judge_training(
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     spread = float(probabilities.std(0).mean())
     sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
-    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes)
+    terms = partial(setting, trainer)
+    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes, terms)
     error = float(losses["model"].std() / np.sqrt(len(rows)))
     if history is not None and name != "unstable" and (other := _not_as_reported(history, means["model"], error)):
         name, why = "not what was evaluated", other
@@ -163,7 +168,7 @@ def _no_classes(train: pd.DataFrame, valid: pd.DataFrame, probabilities: np.ndar
     return None
 
 
-def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts) -> tuple[str, str]:
+def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts, terms) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
         f"a gain of {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
@@ -171,16 +176,15 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
     if not np.isfinite(means["model"]) or (
         history is not None and _unstable(history, means["constant"], over_constant)
     ):
-        return "unstable", f"the validation loss broke out during training; lower CFG.lr. Best weights: {better}."
+        advice = f"the validation loss broke out during training; lower {terms('lr')}"
+        return "unstable", f"{advice}. Best weights: {better}."
     if prompts < LEAST_PROMPTS:
         return "not enough rows to tell", f"{better}, on {prompts} prompts only; validate on more."
     by_heart = history is not None and _by_heart(history, means["constant"])
     if over_constant[1] < 0 or (over_constant[0] <= 0 and by_heart):
         if by_heart:
-            return (
-                "overfitted",
-                f"{better}: it learned its rows by heart; use more rows, fewer epochs or frozen layers.",
-            )
+            advice = f"use more rows, lower {terms('epochs')}, or raise {terms('freeze_layers')}"
+            return "overfitted", f"{better}: it learned its rows by heart; {advice}."
         if history is not None:
             advice = "it is overconfident, or labels and columns of the predictions do not belong together"
             return (
@@ -193,7 +197,7 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
             return "learned", f"{better}."
         length = f"answer length alone ({means['length']:.4f})"
         if over_counts is not None and means["model"] < means["length"]:
-            return _beyond_counts(better, means, over_counts)
+            return _beyond_counts(better, means, over_counts, terms)
         if over_length[0] > 0:
             return "learned", f"{better}, and better than {length}."
         # Few rows make the interval wide: then length alone may explain it, but nothing says that it does.
@@ -204,17 +208,18 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
             )
         return (
             "learned little more than answer length",
-            f"{better}, but a regression on lengths alone has {means['length']:.4f}; train longer or on more rows.",
+            f"{better}, but a regression on lengths alone has {means['length']:.4f}; raise {terms('epochs')}, or "
+            "train on more rows.",
         )
     if spread < 0.02 or over_constant[1] < 0.01:
         return (
             "constant predictor",
-            f"{better}: nothing was learned; see the doctor's table, shown before a fold is trained.",
+            f"{better}: nothing was learned; see {terms('table')}.",
         )
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
 
 
-def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float]) -> tuple[str, str]:
+def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float], terms) -> tuple[str, str]:
     """The verdict on a model that started from counts, and so is better than the constant predictor before it reads."""
     alone = f"the counts of length and format alone ({means['counts']:.4f})"
     gain = means["counts"] - means["model"]
@@ -224,8 +229,8 @@ def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float]) -
         return "learned", f"{better}, and on these rows better than {alone}, though more rows are needed to show it."
     return (
         "learned little more than the counts",
-        f"{better}, but not better than {alone}: the encoder adds nothing to them; see the doctor's table, shown "
-        "before a fold is trained, or train longer or on more rows.",
+        f"{better}, but not better than {alone}: the encoder adds nothing to them; see {terms('table')}, raise "
+        f"{terms('epochs')}, or train on more rows.",
     )
 
 

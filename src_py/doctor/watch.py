@@ -32,8 +32,9 @@ def watch(trainer, stop: bool = True) -> "Watcher":
     """Add a `Watcher` to any Trainer.
 
     What its `compute_metrics` computed stays; log loss, accuracy, predicted-class shares and spread are added where
-    labels are classes, the spread alone for other predictions of a row, and nothing where tokens or pixels have them. A few evaluation rows are predicted at once, to know the untrained
-    model; training is bit-identical with and without the watcher, as long as it does not stop.
+    labels are classes, the spread alone for other predictions of a row, and nothing where tokens or pixels have them. A
+    few evaluation rows are predicted at once, to know the untrained model; training is bit-identical with and without
+    the watcher, as long as it does not stop.
 
     Args:
         stop: end the training when it cannot get better; otherwise only say so.
@@ -134,7 +135,7 @@ class Watcher(TrainerCallback):
                        f"keep those weights, or use fewer {setting(self.trainer, 'epochs')}.")  # fmt: skip
         if not problem and learns_by_heart(self.run):
             self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
-                       f"by heart; use more rows, {setting(self.trainer, 'freeze_layers')}, or fewer "
+                       f"by heart; use more rows, raise {setting(self.trainer, 'freeze_layers')}, or lower "
                        f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
 
     def _line(self, state, metrics: dict, loss: float, spread: float) -> str:

@@ -46,6 +46,7 @@ def test_no_task_raises_or_alarms_or_is_changed(task, tmp_path):
     assert [f for f in report.findings if "Error" in f.measured or not f.measured] == [], str(report)
     assert watcher.events == []
     assert digests[0] == digests[1]
+    assert report.repair().changes == []
 
 
 NOT_FOR = {

@@ -270,6 +270,15 @@ def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
     assert watcher.events == []
 
 
+def test_the_verdict_names_the_settings_of_the_trainer_that_it_is_given(big, tmp_path):
+    train, valid, truth = big
+    wild = np.random.default_rng(0).dirichlet([0.5] * 3, len(truth))
+    broke_out = pd.DataFrame({"log loss": [1.08, 1.9], "training loss": [1.2, 1.5]})
+    given = (train, valid, wild, valid["prompt"].map(tuple), broke_out)
+    assert "lower CFG.lr" in judge_training(*given).sentence
+    assert "lower TrainingArguments.learning_rate" in judge_training(*given, trainer=plain_trainer(tmp_path)).sentence
+
+
 @pytest.fixture
 def big(tmp_path):
     truth = write_contest(tmp_path, train_rows=1500, test_rows=3)
