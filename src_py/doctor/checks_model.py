@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.settings import CODE
 from src_py.doctor.untouched import recomputes
 from src_py.model.families import max_tokens
 
@@ -48,7 +49,8 @@ def check_embedding_rows(setup: Setup) -> Finding:
     rows, tokens = encoder.get_input_embeddings().num_embeddings, len(setup.tokenizer)
     measured = f"{rows:,} rows, {tokens:,} tokens"
     if rows < tokens:
-        return Finding(name, FAIL, measured, limit, f"Enlarge the matrix: {_enlarge(setup)}.")
+        how = "fit_embeddings(encoder, tokenizer)" if setup.ours else "model.resize_token_embeddings(len(tokenizer))"
+        return Finding(name, FAIL, measured, limit, f"Enlarge the matrix: {_enlarge(setup)}.", {CODE: ("", how)})
     original = _original_rows(encoder)
     if original and rows < original:
         advice = (

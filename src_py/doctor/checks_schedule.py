@@ -7,6 +7,7 @@ from transformers import get_scheduler
 
 from src_py.doctor.checks_model import adam, encoder_of, pretrained
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.settings import CODE
 from src_py.kaggle.session import missing_kernels
 from src_py.model.encoder import reference_lr
 
@@ -82,7 +83,8 @@ def check_optimizer(setup: Setup) -> Finding:
     trainable = [p for p in setup.model.parameters() if p.requires_grad]
     if not trainable:
         advice = f"Set {setup.setting('freeze_layers')} to 0, or requires_grad=True for what shall be trained."
-        return Finding(name, FAIL, "nothing is trainable", limit, advice, {"freeze_layers": 0})
+        change: dict = {"freeze_layers": 0} if setup.ours else {CODE: ("", "model.requires_grad_(True)")}
+        return Finding(name, FAIL, "nothing is trainable", limit, advice, change)
     if setup.trainer.optimizer is None:
         return Finding(name, PASS, "made by the Trainer", limit)
     held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}

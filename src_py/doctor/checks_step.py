@@ -9,6 +9,7 @@ import torch
 from src_py.doctor.checks_model import adam, encoder_of
 from src_py.doctor.checks_schedule import _total_steps
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.settings import CODE
 from src_py.doctor.untouched import weights_restored
 from src_py.model.encoder import reference_lr
 
@@ -131,12 +132,13 @@ def check_trained_parts(setup: Setup) -> Finding:
     name, limit = "trained parts", "head and encoder"
     encoder = encoder_of(setup.model)
     inside = {id(p) for p in encoder.parameters()}
-    head = [p for p in setup.model.parameters() if id(p) not in inside]
+    outside = {n: p for n, p in setup.model.named_parameters() if id(p) not in inside}
+    head = list(outside.values())
     body = list(encoder.parameters())
     if head and not any(p.requires_grad for p in head):
-        return Finding(
-            name, FAIL, "head frozen", limit, "The head is frozen, and it is random: set requires_grad=True."
-        )
+        lines = [f"model.{part}.requires_grad_(True)" for part in sorted({n.partition(".")[0] for n in outside})]
+        advice = f"The head is frozen, and it is random: {'; '.join(lines)}."
+        return Finding(name, FAIL, "head frozen", limit, advice, {CODE: ("", "; ".join(lines))})
     if body and not any(p.requires_grad for p in body):
         how = f"lower {setup.setting('freeze_layers')}" if setup.ours else "set requires_grad=True for the encoder"
         advice = f"Only the head is trained. If that is not meant, {how}."

@@ -5,6 +5,7 @@ import numpy as np
 from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.rows import first_set, take
+from src_py.doctor.settings import CODE
 from src_py.model.families import max_tokens
 from src_py.pairs.contest import TEXT_COLUMNS
 from src_py.pairs.encode import round_up
@@ -39,7 +40,12 @@ def check_tokens_per_character(setup: Setup) -> Finding:
     advice = 'Text is shattered: add line breaks as AddedToken("\\n", normalized=False)'
     advice += ", as load_tokenizer does." if setup.ours else "."
     # English text has 0.2 to 0.3 tokens a character, code and rare words up to 0.45; shattered text 1 and more.
-    return judge(name, ratio, advice, warn=(None, 0.45), fail=(None, 0.6), form="{:.2f}")
+    added = getattr(setup.tokenizer, "added_tokens_decoder", {}).values()
+    spaces = [t.content for t in added if t.normalized and not t.content.strip()]  # these match between all letters
+    right = ", ".join(f"AddedToken({content!r}, normalized=False)" for content in spaces)
+    lines = (f"tokenizer.add_tokens({spaces!r})", f"tokenizer.add_tokens([{right}])")
+    change = {CODE: lines} if spaces else {}
+    return judge(name, ratio, advice, warn=(None, 0.45), fail=(None, 0.6), form="{:.2f}", change=change)
 
 
 def check_unknown_tokens(setup: Setup) -> Finding:

@@ -20,8 +20,12 @@ ORDER = (
     "rows mostly cut",
     "rows cut",
     "unknown tokens",
+    "tokens of the text",
+    "markup in the text",
     "labels",
     "signal in labels",
+    "labels of both sets",
+    "label in the text",
     "prompts on both sides",
     # Rows and batches
     "equal rows",

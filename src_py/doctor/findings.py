@@ -24,7 +24,8 @@ LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tok
 class Finding:
     """What one check measured, against which limit, and what to change.
 
-    `change` is the advice as settings, where it is one: the project's names of settings (`settings._NAMES`) -> values.
+    `change` is the advice as settings, where it is one: the project's names of settings (`settings._NAMES`) -> values;
+    where no setting would do, `CODE` -> (line to replace, or "", and the new line).
     """
 
     check: str

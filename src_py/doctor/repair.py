@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from src_py.doctor.settings import UserSettings
+from src_py.doctor.settings import CODE, UserSettings
 
 # How a place is written in the diff: the line above its fields, a field, and the line below.
 _FORMS = {
@@ -43,6 +43,7 @@ class Remedy:
         check, status, advice: of the finding.
         fields: (place, field) of the settings that it wants to change; empty where no setting would do.
         changes: of settings, beyond those of the remedies before it.
+        code: where no setting would do, a line to replace (or "") and the new line; else empty.
     """
 
     check: str
@@ -50,11 +51,12 @@ class Remedy:
     advice: str
     fields: list[tuple[str, str]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    code: tuple[str, ...] = ()
 
     @property
     def by_hand(self) -> bool:
-        """Whether no setting would do."""
-        return not self.fields
+        """Whether neither a setting nor a line of code would do."""
+        return not self.fields and not self.code
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -77,12 +79,12 @@ class Repair:
 
     @property
     def by_hand(self) -> list[Remedy]:
-        """Remedies that are no change of a setting."""
+        """Remedies that neither a setting nor a line of code would be."""
         return [remedy for remedy in self.remedies if remedy.by_hand]
 
     @property
     def diff(self) -> str:
-        """The settings that change, old and new, as a unified diff; with the checks that ask for each."""
+        """The settings that change, old and new, and lines of code to add; with the checks that ask for each."""
         lines: list[str] = []
         for name, changes in groupby(self.changes, key=lambda change: change.place):
             above, form, below = _FORMS[name]
@@ -91,6 +93,8 @@ class Repair:
                 lines.append("-" + form.format(change.field, change.old))
                 lines.append("+" + form.format(change.field, change.new) + f"  # {', '.join(self._asked(change))}")
             lines += [f" {below}"] if below else []
+        for old, new, check in [(*remedy.code, remedy.check) for remedy in self.remedies if remedy.code]:
+            lines += [f"-{old}"] * bool(old) + [f"+{new}  # {check}"]
         return "\n".join(lines)
 
     def _asked(self, change: Change) -> list[str]:
@@ -103,7 +107,7 @@ class Repair:
 
     def _repr_html_(self) -> str:
         text = f"<p>{self._heading}</p>"
-        if self.changes:
+        if self.diff:
             lines = (html.escape(line) for line in self.diff.splitlines())
             shown = "\n".join(f'<span style="color: {_COLORS.get(line[0], "inherit")}">{line}</span>' for line in lines)
             text += f'<pre style="text-align: left">{shown}</pre>'
@@ -133,12 +137,14 @@ def propose(alarms: list[tuple[str, str, str, dict[str, Any]]], now: UserSetting
     wanted: dict[str, Any] = {}
     before = start
     for check, status, advice, change in alarms:
+        code = change.get(CODE, ())
+        change = {name: value for name, value in change.items() if name != CODE}
         wanted = change | wanted
         after = now.changed(**wanted).shown()
         # A change that the user has no setting for, or that is nothing new, leaves the advice.
         own = _changes(start, now.changed(**change).shown())
         fields = [(one.place, one.field) for one in own]
-        remedies.append(Remedy(check, status, advice, fields, _changes(before, after)))
+        remedies.append(Remedy(check, status, advice, fields, _changes(before, after), code))
         before = after
     return Repair(remedies, _changes(start, before))
 

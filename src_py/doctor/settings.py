@@ -38,6 +38,7 @@ _NAMES = {
     "model_dir": ("CFG.model_dir", "the model"),
     "collator": ("PairCollator", "DataCollatorWithPadding(tokenizer)"),
     "n_folds": ("CFG.n_folds", "the Trainer's eval_dataset"),
+    "keep_best": ("as CFG.evals_per_epoch above 0 does", "TrainingArguments.load_best_model_at_end"),
     "table": ("the doctor's table, shown before a fold is trained", "what check_before_training says"),
 }
 # Where a plain Trainer was given an optimizer or a scheduler, nothing in TrainingArguments changes them.
@@ -49,6 +50,7 @@ _OF_OPTIMIZER = {
     "optim": "your optimizer",
 }
 _OF_SCHEDULER = {"warmup": "the warmup of your scheduler", "schedule": "your scheduler"}
+CODE = "code"  # in a change: no setting, but a line of code
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 

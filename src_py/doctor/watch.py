@@ -132,7 +132,8 @@ class Watcher(TrainerCallback):
         elif rises_after_best(self.run):
             best = min(self.run.evaluations, key=lambda e: e["log_loss"])
             self._note(f"the validation loss has risen since its best, {best['log_loss']:.4f} at step {best['step']}: "
-                       f"keep those weights, or use fewer {setting(self.trainer, 'epochs')}.")  # fmt: skip
+                       f"keep those weights ({setting(self.trainer, 'keep_best')}), or lower "
+                       f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
         if not problem and learns_by_heart(self.run):
             self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
                        f"by heart; use more rows, raise {setting(self.trainer, 'freeze_layers')}, or lower "

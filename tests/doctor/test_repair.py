@@ -2,15 +2,18 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification, get_scheduler
 
+from src_py.ablation.posted import posted_config, posted_trainer
 from src_py.doctor import check_before_training, effect
+from src_py.doctor.checks_text import check_tokens_per_character
 from src_py.doctor.effect import COST, ORDER, in_order, place
-from src_py.doctor.findings import FAIL, WARN, Finding, Report
+from src_py.doctor.findings import FAIL, WARN, Finding, Report, Setup
 from src_py.doctor.repair import propose
 from src_py.doctor.settings import setting, user_settings
 from src_py.evaluation.baselines import class_shares
@@ -140,11 +143,31 @@ def test_the_diff_has_the_old_value_the_new_one_and_who_asks(tmp_path):
 
 def test_what_is_no_setting_is_listed_to_do_by_hand(tmp_path):
     trainer = plain(tmp_path)
+    trainer.eval_dataset = trainer.eval_dataset[:8]
+    repair = check_before_training(trainer).repair()
+    assert [remedy.check for remedy in repair.by_hand] == ["validation rows"]
+    assert re.search(r"By hand:\n  1\. validation rows \(WARN\): On so few rows", str(repair))
+    assert "By hand" in repair._repr_html_()
+
+
+def test_where_no_setting_would_do_it_is_a_line_of_code(tmp_path):
+    trainer = plain(tmp_path)
     trainer.model.classifier.requires_grad_(False)
     repair = check_before_training(trainer).repair()
-    assert [remedy.check for remedy in repair.by_hand] == ["trained parts"]
-    assert re.search(r"By hand:\n  1\. trained parts \(FAIL\): The head is frozen", str(repair))
-    assert "By hand" in repair._repr_html_()
+    assert repair.diff == "+model.classifier.requires_grad_(True)  # trained parts"
+    exec(repair.remedies[0].code[1], {"model": trainer.model})
+    assert check_before_training(trainer).failed("FAIL", "WARN") == []
+
+
+def test_the_posted_line_break_is_shown_as_the_posted_line_and_the_right_one(tiny, pairs, tmp_path):
+    config = replace(posted_config(), max_length=64)
+    setup = Setup(*posted_trainer(tiny, pairs[:40], pairs[40:60], tmp_path, config))
+    report = Report([check_tokens_per_character(setup)], 0.0, setup.settings)
+    assert report.failed() == ["tokens per character"]
+    assert report.repair().diff.splitlines() == [
+        "-tokenizer.add_tokens(['\\n'])",
+        "+tokenizer.add_tokens([AddedToken('\\n', normalized=False)])  # tokens per character",
+    ]
 
 
 def test_a_healthy_set_up_has_nothing_to_change(tmp_path):
@@ -219,8 +242,8 @@ def test_memory_is_won_by_fewer_rows_at_once(tmp_path):
 def test_accumulation_that_multiplies_the_loss_is_a_line_of_code(tmp_path):
     trainer = plain(tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=4)
     trainer.model_accepts_loss_kwargs = True
-    report = Report([Finding("logged loss", WARN, "4", "", "Set it.", {"accepts_loss_kwargs": False})], 0.0)
-    report.settings = user_settings(trainer)
+    finding = Finding("logged loss", WARN, "4", "", "Set it.", {"accepts_loss_kwargs": False})
+    report = Report([finding], 0.0, user_settings(trainer))
     assert "+model.accepts_loss_kwargs = False  # logged loss" in report.repair().diff
 
 
