@@ -110,8 +110,14 @@ class Setup:
 
     @property
     def settings(self) -> UserSettings:
-        """What is set now; the sequences' greatest length where a check has read them."""
-        return user_settings(self.trainer, self.longest if "sample_ids" in vars(self) else None)
+        """What is set now; the sequences' greatest length where a check has read them.
+
+        Nothing where a Trainer is too unusual to tell: then every remedy is done by hand.
+        """
+        try:
+            return user_settings(self.trainer, self.longest if vars(self).get("sample_ids") else None)
+        except (AttributeError, TypeError, ValueError):
+            return UserSettings(self.ours, {})
 
     @cached_property
     def sample(self) -> list:

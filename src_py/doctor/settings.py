@@ -50,6 +50,7 @@ _OF_OPTIMIZER = {
     "optim": "your optimizer",
 }
 _OF_SCHEDULER = {"warmup": "the warmup of your scheduler", "schedule": "your scheduler"}
+_ELSEWHERE = {"precision", "dtype", "accepts_loss_kwargs"}  # settings that advice names by their values
 CODE = "code"  # in a change: no setting, but a line of code
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -86,7 +87,7 @@ class UserSettings:
         Raises:
             KeyError: for a name that nobody has.
         """
-        if unknown := set(changes) - set(self.values) - set(_NAMES):
+        if unknown := set(changes) - set(self.values) - set(_NAMES) - _ELSEWHERE:
             raise KeyError(f"no setting is called {', '.join(sorted(unknown))}")
         known = {name: value for name, value in changes.items() if name in self.values}
         return UserSettings(self.ours, self.values | known, self.devices)
@@ -110,7 +111,7 @@ class UserSettings:
                 fields |= {("TrainingArguments", kind): value == kind for kind in PRECISIONS[1:]}
             elif name not in ("batch_size", "micro_batch"):
                 fields["TrainingArguments", _NAMES[name][1].partition(".")[2]] = value
-        return fields if self.ours else fields | self._batch()
+        return fields if self.ours or "batch_size" not in self.values else fields | self._batch()
 
     def _batch(self) -> dict[tuple[str, str], int]:
         """A plain Trainer's user sets the rows of a step as a product."""

@@ -4,6 +4,7 @@ import copy
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,6 +246,32 @@ def test_accumulation_that_multiplies_the_loss_is_a_line_of_code(tmp_path):
     finding = Finding("logged loss", WARN, "4", "", "Set it.", {"accepts_loss_kwargs": False})
     report = Report([finding], 0.0, user_settings(trainer))
     assert "+model.accepts_loss_kwargs = False  # logged loss" in report.repair().diff
+
+
+@pytest.mark.parametrize(
+    ("now", "precision", "diff"),
+    [
+        ({"bf16": True}, "fp16", ["fp16", "bf16"]),
+        ({"fp16": True}, "fp32", ["fp16"]),
+        ({}, "fp32", []),
+    ],
+)
+def test_a_precision_is_two_arguments_of_a_plain_trainer(now, precision, diff, tmp_path):
+    repair = propose([("bf16", FAIL, "", {"precision": precision})], user_settings(plain(tmp_path, **now)))
+    new = repair.settings.get("TrainingArguments", {})
+    assert list(new) == diff
+    assert all(value == (name == precision) for name, value in new.items())
+    assert bool(repair.by_hand) == (not diff)
+
+
+def test_a_trainer_whose_settings_cannot_be_read_is_repaired_by_hand(tmp_path):
+    trainer = plain(tmp_path, learning_rate=0.5)
+    assert Setup(trainer).settings.values["lr"] == 0.5
+    trainer.args = SimpleNamespace(learning_rate=0.5)
+    settings = Setup(trainer).settings
+    change = {"lr": 1e-3, "dtype": torch.float32, "batch_size": 16}
+    repair = propose([("learning rate", FAIL, "Lower it.", change)], settings)
+    assert (repair.settings, [remedy.advice for remedy in repair.by_hand]) == ({}, ["Lower it."])
 
 
 def test_an_unknown_name_of_a_setting_is_an_error(tmp_path):
