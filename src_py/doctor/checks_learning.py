@@ -208,12 +208,10 @@ def _gradient_norms(setup: Setup, parts: dict, scale: float) -> tuple[dict[str, 
 
 def _cross_entropy(setup: Setup, batch: dict) -> float:
     """Mean cross entropy of the labels, without the weights or smoothing of the Trainer's own loss."""
-    with setup.trainer.accelerator.autocast():
-        loss, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
-    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[1] if len(outputs) > 1 else None
+    loss, logits = setup.loss_and_predictions(batch)
     labels = batch.get("labels")
     if logits is None or labels is None or logits.ndim != 2:
-        return loss.mean().item()
+        return loss.item()
     return torch.nn.functional.cross_entropy(logits.float(), labels.long()).item()
 
 

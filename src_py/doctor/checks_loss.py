@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
-from src_py.doctor.targets import predictions
 from src_py.doctor.untouched import no_dropout
 
 SURE = 3.0  # the logit of the right class: a cross entropy of 0.1 with three classes
@@ -105,19 +104,17 @@ def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | Non
     no_dropout(setup.model)
     try:
         with torch.no_grad():
-            _, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
+            _, logits = setup.loss_and_predictions(batch)
     finally:
         for handle in handles:
             handle.remove()
-    logits = predictions(outputs)
     if logits is None or logits.ndim != 2 or len(logits) != len(batch["labels"]):
         return None
     shaped = [module for module, output in reversed(returned) if _as_output(logits, output.shape) is not None]
     probe = torch.linspace(-1, 1, logits.numel(), device=logits.device).reshape(logits.shape)
     for module in dict.fromkeys(shaped[:TRIED]):
         with torch.no_grad(), _replaced(module, probe):
-            _, outputs = setup.trainer.compute_loss(setup.model, dict(batch), return_outputs=True)
-        made = predictions(outputs)
+            _, made = setup.loss_and_predictions(batch)
         if made is not None and torch.allclose(made.float(), probe, atol=1e-2):
             return module, logits.shape[1]
     return None

@@ -13,7 +13,7 @@ from src_py.doctor.page import as_html, as_text
 from src_py.doctor.repair import Repair, propose
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
-from src_py.doctor.targets import Targets, predict, read_targets
+from src_py.doctor.targets import Targets, predict, predictions, read_targets
 from src_py.errors import InputError
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
@@ -235,6 +235,16 @@ class Setup:
         """
         with self.trainer.accelerator.autocast(), self.trainer.compute_loss_context_manager():
             return self.trainer.compute_loss(self.model, self.again(batch)).mean()
+
+    def loss_and_predictions(self, batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and what the model predicted for it; a loss of the user's own may return no outputs."""
+        outputs: list = []
+        handle = self.model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            loss = self.loss(batch)
+        finally:
+            handle.remove()
+        return loss, predictions(outputs[-1]) if outputs else None
 
     @staticmethod
     def again(batch):
