@@ -160,8 +160,9 @@ def _contains(row: torch.Tensor, sequence: list[int]) -> bool:
 
 def _logits(setup: Setup, rows: list) -> torch.Tensor:
     """(rows, outputs) without autocast, whose rounding would be seen, and in the mode that the model is in."""
-    batch = setup.batch(rows)
+    # This project's model leaves padding out where it knows the lengths; to be seen, padding has to be there.
+    apart = ("labels", "lengths") if setup.ours else ("labels",)
     with torch.no_grad():
-        outputs = setup.model(**{name: value for name, value in batch.items() if name != "labels"})
+        outputs = setup.model(**{name: value for name, value in setup.batch(rows).items() if name not in apart})
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     return logits.detach().float().cpu()

@@ -24,7 +24,7 @@ def check_first_step(setup: Setup) -> Finding:
     name, limit = "first step", "runs"
     try:
         setup.model.train()
-        setup.loss(setup.batch(setup.sample[: min(2, setup.micro_batch)])).backward()
+        setup.loss(setup.batch(setup.sample[: min(8, setup.micro_batch)])).backward()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
