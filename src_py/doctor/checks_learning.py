@@ -26,7 +26,7 @@ def check_first_step(setup: Setup) -> Finding:
         if not setup.targets.fit:  # on a GPU nothing runs after that
             return Finding(name, SKIP, "the model has no output for some labels", limit)
         setup.model.train()
-        setup.loss(setup.batch(setup.sample[: min(2, setup.micro_batch)])).backward()
+        setup.loss(setup.batch(setup.sample[: min(8, setup.micro_batch)])).backward()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

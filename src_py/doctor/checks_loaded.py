@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from transformers.activations import ACT2FN
 
 from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
@@ -42,7 +43,22 @@ def check_loaded_weights(setup: Setup) -> Finding:
     return Finding(name, status, f"{share:.0%} of the encoder fresh", limit, advice if fresh else "")
 
 
-LOADED_CHECKS = (check_loaded_weights,)
+def check_activation(setup: Setup) -> Finding:
+    """The encoder has the activation that its configuration names."""
+    encoder = encoder_of(setup.model)
+    config = getattr(encoder, "config", None)
+    named = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    if not isinstance(named, str) or named not in ACT2FN:
+        return Finding("activation", SKIP, "none is configured")
+    kind, modules = type(ACT2FN[named]), dict(encoder.named_modules())
+    if any(isinstance(module, kind) for module in modules.values()):
+        return Finding("activation", PASS, named, named)
+    if any(isinstance(m, torch.nn.Identity) and "act" in n.rpartition(".")[2] for n, m in modules.items()):
+        return Finding("activation", FAIL, "none", named, f"Layers have no activation: put {named} back.")
+    return Finding("activation", SKIP, "not a module of its own", named)
+
+
+LOADED_CHECKS = (check_loaded_weights, check_activation)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -61,6 +61,9 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
     if losses["wrong"] - losses["flat"] < losses["flat"] - losses["right"]:
         why = "what is wrong costs little more than what is unsure: an error of probabilities learns slowly."
         return Finding(name, WARN, measured, limit, advice + why)
+    if len(labels) > 3 and abs(losses["flat"] / (len(labels) * math.log(classes)) - 1) < 0.02:
+        why = "this one is a sum over rows: loss and gradients grow with the rows of a batch."
+        return Finding(name, WARN, measured, limit, advice + why)
     return _rows_that_count(setup, batch, head[0], torch.zeros_like(sure), measured, limit)
 
 

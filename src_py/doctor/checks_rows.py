@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from src_py.doctor.findings import SKIP, Finding, Setup, judge
-from src_py.doctor.rows import LABEL_NAMES, take
+from src_py.doctor.findings import PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.rows import LABEL_NAMES, column, take
 
 ROWS = 2000  # rows compared with each other
+LONGEST_PATTERN, PATTERN = 12, 0.95  # rows after which labels repeat, and the share that has to
 TAIL = 4  # equal tokens at the end of a text, where it is padding that is read as text
 
 
@@ -25,6 +26,19 @@ def check_copies(setup: Setup) -> list[Finding]:
     torn = float(np.mean([len(seen[text]) > 1 for text in texts]))
     advice = "Equal texts have different labels: was a table joined on the wrong key, or are votes not aggregated?"
     return [*found, judge("contradicting rows", torn, advice, warn=(None, 0.1), fail=(None, 0.5), form="{:.0%}")]
+
+
+def check_label_order(setup: Setup) -> Finding:
+    """Labels that repeat from row to row in one pattern follow the rows' position, and not their text."""
+    name, limit = "labels and row order", "no pattern"
+    known = column(setup.trainer.train_dataset, [*setup.trainer.label_names, *LABEL_NAMES], ROWS)
+    if known is None or known.ndim != 1 or len(known) < 10 * LONGEST_PATTERN or setup.kind != "classes":
+        return Finding(name, SKIP, "few rows, or rows without a label column", limit)
+    again = {k: float((known[k:] == known[:-k]).mean()) for k in range(1, LONGEST_PATTERN + 1)}
+    found = next((k for k, share in again.items() if k > 1 and share >= PATTERN and again[1] < PATTERN), None)
+    advice = "Labels repeat every few rows: do they come from the rows' position or id? Read them by id."
+    measured = f"repeat every {found} rows" if found else "no pattern"
+    return Finding(name, WARN if found else PASS, measured, limit, advice if found else "")
 
 
 def check_sides(setup: Setup) -> Finding:
@@ -66,7 +80,7 @@ def check_padding_in_rows(setup: Setup) -> Finding:
     return judge("padding in the rows", share, advice, warn=(None, 0.3), form="{:.0%} of texts")
 
 
-ROW_CHECKS = (check_copies, check_sides, check_special_tokens, check_padding_in_rows)
+ROW_CHECKS = (check_copies, check_label_order, check_sides, check_special_tokens, check_padding_in_rows)
 
 
 def labels_of(setup: Setup, rows: list) -> list[float] | None:

@@ -23,6 +23,7 @@ ORDER = (
     "tokens of the text",
     "markup in the text",
     "labels",
+    "labels and row order",
     "signal in labels",
     "labels of both sets",
     "label in the text",
@@ -43,6 +44,7 @@ ORDER = (
     "sequence length",
     "embedding rows",
     "trained parts",
+    "activation",
     # Loss and learning
     "loss of known predictions",
     "logged loss",

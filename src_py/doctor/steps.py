@@ -20,7 +20,7 @@ class Steps:
         self.rates: list[float] = []
         self.still: list[bool] = []
         self.lost: str | None = None
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}  # a kind is said once
         self._before: list[torch.Tensor] = []
         self._looks = 0
 
@@ -30,8 +30,8 @@ class Steps:
             return
         self._looks += 1
         if any(p.grad is not None and bool(p.grad.any()) for p in self.watched):
-            self.notes.append("gradients are not set to zero between steps, so that they add up; call "
-                              "model.zero_grad() after every step.")  # fmt: skip
+            self._note("left", "gradients are not set to zero between steps, so that they add up; call "
+                               "model.zero_grad() after every step.")  # fmt: skip
 
     def before(self, optimizer) -> None:
         """Before the optimizer's step."""
@@ -48,15 +48,18 @@ class Steps:
             if not any(self.rates):
                 self.lost = f"{where} in every step: is the scheduler never stepped, or the rate not set?"
             else:
-                self.notes.append(f"{where} from step {step - ZERO_RATES + 1} of {max_steps} on: is the scheduler "
-                                  "stepped more than once a step, or made for fewer steps?")  # fmt: skip
+                self._note("rate", f"{where} from step {step - ZERO_RATES + 1} of {max_steps} on: is the scheduler "
+                                   "stepped more than once a step, or made for fewer steps?")  # fmt: skip
         if self.rates[-1] > LEAST_RATE and not scaled:
             self.still.append(all(map(torch.equal, self._before, self._values())))
-        recent, why = self.still[-RECENT:], "is the loss scale too low, or are gradients removed?"
+        recent = self.still[-RECENT:]
         if len(self.still) == NEVER and all(self.still):
             self.lost = "no step has changed the weights: does the optimizer hold this model's parameters?"
         elif sum(recent) >= max(LEAST_STILL, STILL_SHARE * len(recent)):
-            self.notes.append(f"many steps change no weight: {why}")
+            self._note("still", "many steps change no weight: is the loss scale too low, or are gradients removed?")
+
+    def _note(self, kind: str, sentence: str) -> None:
+        self.notes.setdefault(kind, sentence)
 
     def _values(self) -> list[torch.Tensor]:
         return [p.detach().reshape(-1)[:VALUES] for p in self.watched]

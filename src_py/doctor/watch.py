@@ -98,7 +98,7 @@ class Watcher(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         self.steps.after(state.global_step, state.max_steps, scaled=self.scale is not None)
-        for sentence in self.steps.notes:
+        for sentence in self.steps.notes.values():
             self._note(sentence)
         if self.steps.lost and not self.events:
             self._event(control, f"step {state.global_step}: {self.steps.lost}")

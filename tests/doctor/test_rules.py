@@ -8,6 +8,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertForSequenceClassification
 
+from src_py.doctor.checks_agree import (
+    check_label_in_text,
+    check_labels_of_both_sets,
+    check_markup,
+    check_round_trip,
+)
 from src_py.doctor.checks_batch import (
     check_batch_labels,
     check_batch_tokens,
@@ -16,9 +22,9 @@ from src_py.doctor.checks_batch import (
     check_steps_rows,
 )
 from src_py.doctor.checks_evaluation import check_metrics, check_validation_rows
-from src_py.doctor.checks_loaded import check_loaded_weights
+from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
 from src_py.doctor.checks_loss import check_loss_of_known_predictions
-from src_py.doctor.checks_rows import check_copies, check_padding_in_rows, check_special_tokens
+from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
 from src_py.doctor.findings import Setup
 from src_py.doctor.untouched import untouched
@@ -81,6 +87,7 @@ def training_loss(function):
         (lambda x, y: cross_entropy(x[:2], y[:2]), "FAIL", "no part"),
         (lambda x, y: cross_entropy(x.detach(), y), "FAIL", "detached"),
         (lambda x, y: cross_entropy(x, y, label_smoothing=0.1), "PASS", ""),
+        (lambda x, y: cross_entropy(x, y, reduction="sum"), "WARN", "a sum over rows"),
         (lambda x, y: 5 * cross_entropy(x, y), "PASS", ""),
     ],
 )
@@ -157,6 +164,8 @@ def test_steps_of_one_class_and_rows_that_are_never_seen(tmp_path):
     ("check", "rows", "status"),
     [
         (check_copies, [ROWS[0]] * 100, "FAIL"),
+        (check_label_order, [row | {"labels": i % 3} for i, row in enumerate(ROWS)], "WARN"),
+        (check_label_order, sorted(ROWS, key=lambda row: row["labels"]), "PASS"),
         (check_copies, [ROWS[i // 3] | {"labels": i % 3} for i in range(120)], "FAIL"),
         (check_special_tokens, [row | {"input_ids": row["input_ids"][1:-1]} for row in ROWS], "WARN"),
         (check_special_tokens, [row | {"input_ids": [1, *row["input_ids"]]} for row in ROWS], "WARN"),
@@ -197,6 +206,15 @@ def test_the_first_steps_leave_no_trace(tmp_path):
     assert trainer.lr_scheduler is None
 
 
+def test_layers_without_their_activation(tmp_path):
+    def edit(trainer):
+        for layer in trainer.model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.Identity()
+
+    assert worst(check_activation, tmp_path) == "PASS"
+    assert worst(check_activation, tmp_path, edit) == "FAIL"
+
+
 def test_weights_that_were_not_loaded(tmp_path):
     make_model().save_pretrained(tmp_path / "saved")
 
@@ -220,3 +238,85 @@ def test_metrics_that_do_not_look_at_the_predictions(tmp_path):
 
     assert status(lambda p: {"accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())}) == "PASS"
     assert status(lambda p: {"accuracy": float((p.label_ids == p.label_ids).mean())}) == "FAIL"
+
+
+MANY, OTHERS = make_rows(500, 3, noise=0.1), make_rows(200, 4, noise=0.1)
+
+
+def other_label(rows, change):
+    return [row | {"labels": change(row["labels"])} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("valid", "statuses"),
+    [
+        (OTHERS, {"PASS"}),
+        (other_label(OTHERS, lambda k: (k + 1) % 3), {"FAIL"}),
+        ([row | {"labels": i % 3} for i, row in enumerate(OTHERS)], {"FAIL", "WARN"}),
+    ],
+)
+def test_validation_labels_of_another_kind(tmp_path, valid, statuses):
+    assert worst(check_labels_of_both_sets, tmp_path, train=MANY, valid=valid) in statuses
+
+
+def test_sets_whose_words_say_nothing_are_not_compared(tmp_path):
+    chance = [row | {"labels": i % 3} for i, row in enumerate(MANY)]
+    with pytest.raises(ValueError, match="not checked"):
+        found(check_labels_of_both_sets, tmp_path, train=chance, valid=OTHERS)
+
+
+def test_a_label_that_is_written_in_the_text(tmp_path):
+    marked = [row | {"input_ids": [1, 3 + row["labels"], 3, *row["input_ids"][1:]]} for row in ROWS]
+    assert worst(check_label_in_text, tmp_path) == "PASS"
+    assert worst(check_label_in_text, tmp_path, train=marked) == "WARN"
+
+
+class Words:
+    """A tokenizer of whole words, and of the two letters that some words have."""
+
+    all_special_ids = (1, 2)
+
+    def decode(self, ids, **_):
+        return " ".join("<p>" if i == 9 else f"word{i}" for i in ids)
+
+    def __call__(self, text, **_):
+        return {"input_ids": [9 if word == "<p>" else int(word[4:]) % 50 for word in text.split()]}
+
+
+def test_markup_and_tokens_of_another_tokenizer(tmp_path):
+    def status(check, rows):
+        trainer = plain_trainer(tmp_path, train=rows)
+        return check(Setup(trainer, Words())).status
+
+    few = [row | {"input_ids": [i % 40 + 10 for i in row["input_ids"]]} for row in ROWS]
+    pages = [row | {"input_ids": [9, *row["input_ids"], 9]} for row in few]
+    assert [status(check_markup, rows) for rows in (few, pages)] == ["PASS", "WARN"]
+    other = [row | {"input_ids": [i + 55 for i in row["input_ids"]]} for row in few]
+    assert [status(check_round_trip, rows) for rows in (few, other)] == ["PASS", "WARN"]
+
+
+def test_a_part_that_has_no_rate_is_named(tmp_path):
+    def edit(trainer):
+        head = list(trainer.model.classifier.parameters())
+        inside = list(trainer.model.bert.parameters())
+        trainer.optimizer = torch.optim.AdamW([{"params": inside, "lr": 2e-3}, {"params": head, "lr": 1e-9}])
+
+    (finding,) = found(check_first_update, tmp_path, edit)
+    assert (finding.status, finding.measured.split(" of ")[0]) == ("WARN", "1")
+    assert "classifier.weight" in finding.advice
+
+
+def test_a_scheduler_at_zero_and_a_rate_of_zero_are_no_error_of_the_check(tmp_path):
+    def edit(trainer):
+        trainer.create_optimizer_and_scheduler(100)
+
+    assert worst(check_first_update, tmp_path, edit) == "PASS"
+    assert worst(check_first_update, tmp_path, learning_rate=0.0) == "FAIL"
+
+
+def test_a_loss_that_is_bounded(tmp_path):
+    def absolute(x, y):
+        return (x.softmax(-1) - torch.nn.functional.one_hot(y, 3)).abs().mean()
+
+    (finding,) = found(check_loss_of_known_predictions, tmp_path, training_loss(absolute))
+    assert (finding.status, "unsure" in finding.advice) == ("WARN", True)

@@ -59,7 +59,7 @@ def labels_start_at_one(case):
     labels(case, lambda old, rng: old + 1)
 
 
-@fault("data", before=SIGNAL)
+@fault("data", before=("signal in labels", "labels and row order"))
 def labels_follow_the_position(case):
     labels(case, lambda old, rng: np.arange(len(old)) % case.classes)
 
@@ -129,7 +129,7 @@ def upper_case(case):
     texts(case, str.upper)
 
 
-@fault("data")
+@fault("data", before=("markup in the text",))
 def html_left_in(case):
     texts(case, lambda text: " ".join(f'<p class="x">{word}</p>' for word in text.split()))
 
@@ -156,7 +156,7 @@ def rows_contradict_each_other(case):
     training_rows(case, change)
 
 
-@fault("data")
+@fault("data", before=("label in the text",))
 def label_written_in_the_text(case):
     """A column that only training rows have leaks the answer."""
 
@@ -177,7 +177,7 @@ def forty_rows(case):
     training_rows(case, lambda table: table.iloc[:40])
 
 
-@fault("data")
+@fault("data", before=("labels of both sets",))
 def training_rows_of_two_classes_swapped(case):
     """The label map of the training file is not that of the validation file."""
     swap = np.array([1, 0, *range(2, case.classes)])

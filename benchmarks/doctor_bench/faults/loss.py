@@ -13,7 +13,7 @@ def loss(case: Case, function) -> None:
     case.make_loss(function)
 
 
-@fault("loss")
+@fault("loss", before=("loss of known predictions",))
 def sum_instead_of_mean(case):
     loss(case, lambda logits, labels: cross_entropy(logits, labels, reduction="sum"))
 
@@ -93,7 +93,7 @@ def logits_scaled_down(case):
     loss(case, lambda logits, labels: cross_entropy(logits / 100, labels))
 
 
-@fault("loss")
+@fault("loss", before=("loss of known predictions",))
 def absolute_error_of_probabilities(case):
     """Bounded, and flat where it should be steep."""
     loss(case, lambda logits, labels: (logits.softmax(-1) - one_hot(labels, logits.shape[-1])).abs().mean())

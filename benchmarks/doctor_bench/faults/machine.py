@@ -55,7 +55,7 @@ def evaluated_on_training_rows(case):
     case.edit_tables.append(edit)
 
 
-@fault("machine")
+@fault("machine", before=("labels of both sets",), after=("not what was evaluated",))
 def metric_on_another_column(case):
     """Validation labels are those of another column."""
 
@@ -68,7 +68,7 @@ def metric_on_another_column(case):
     case.edit_rows.append(edit)
 
 
-@fault("machine", before=("metrics",))
+@fault("machine", before=("metrics",), after=("not what was evaluated",))
 def metric_of_labels_against_labels(case):
     """`compute_metrics` reads the labels where it should read the predictions."""
 
@@ -119,7 +119,7 @@ def loss_becomes_nan_on_the_way(case):
     case.edit_trainer.append(edit)
 
 
-@fault("machine")
+@fault("machine", after=("not what was evaluated",))
 def head_lost_when_saved(case):
     """Predictions are made with a fresh head."""
 
@@ -141,7 +141,7 @@ def checkpointing_cuts_the_graph(case):
     case.set(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})
 
 
-@fault("machine", kinds=(OURS,))
+@fault("machine", kinds=(OURS,), during=("change no weight",))
 def steps_are_skipped(case):
     """A loss scale that has collapsed: nine of ten steps are not taken."""
 
@@ -156,7 +156,7 @@ def steps_are_skipped(case):
     case.edit_trainer.append(edit)
 
 
-@fault("machine")
+@fault("machine", after=("not what was evaluated",))
 def weights_rounded_when_saved(case):
     """To seven values a matrix, after training."""
 

@@ -147,7 +147,7 @@ def encoder_without_gradients(case):
     case.edit_model.append(edit)
 
 
-@fault("model")
+@fault("model", before=("activation",))
 def activation_missing(case):
     def edit(model):
         for module in encoder_of(model).modules():

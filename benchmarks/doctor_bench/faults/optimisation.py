@@ -101,7 +101,7 @@ def loss_multiplied_by_accumulation(case):
     case.edit_model.append(lambda model: setattr(model, "accepts_loss_kwargs", True))
 
 
-@fault("optimisation")
+@fault("optimisation", during=("stepped more than once",))
 def scheduler_stepped_four_times(case):
     def step(lr_scheduler=None, **_):
         for _ in range(3):
@@ -110,7 +110,7 @@ def scheduler_stepped_four_times(case):
     at(case, on_step_end=step)
 
 
-@fault("optimisation")
+@fault("optimisation", during=("never stepped",))
 def scheduler_never_stepped(case):
     """The rate stays where the warmup begins: at zero."""
 
@@ -121,7 +121,7 @@ def scheduler_never_stepped(case):
     at(case, on_train_begin=begin)
 
 
-@fault("optimisation")
+@fault("optimisation", during=("gradients are not set to zero",))
 def gradients_never_zeroed(case):
     def edit(trainer):
         trainer.model.zero_grad = lambda set_to_none=True: None
@@ -134,7 +134,7 @@ def gradients_never_zeroed(case):
     case.edit_trainer.append(edit)
 
 
-@fault("optimisation")
+@fault("optimisation", after=("not what was evaluated",))
 def average_of_the_initial_weights(case):
     """A moving average with a decay of 0.9999, fixed: after a hundred steps it is still the start."""
 
@@ -178,7 +178,7 @@ def optimizer_of_another_model(case):
     case.edit_trainer.append(edit)
 
 
-@fault("optimisation", kinds=(OURS,))
+@fault("optimisation", kinds=(OURS,), before=("first steps",))
 def head_at_almost_no_rate(case):
     case.set(head_lr=1e-8)
 
@@ -188,6 +188,6 @@ def twelve_steps(case):
     case.edit_arguments.append(lambda args: vars(args).update(max_steps=12, eval_steps=2, logging_steps=2))
 
 
-@fault("optimisation", kinds=(OURS,))
+@fault("optimisation", kinds=(OURS,), before=("first steps",))
 def lower_layers_at_no_rate(case):
     case.set(layer_decay=0.001)

@@ -110,7 +110,7 @@ def attention_mask_hides_half(case):
     mask(case, lambda known: known * (torch.arange(known.shape[-1]) < known.shape[-1] // 3))
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("tokens of the text",))
 def another_models_vocabulary(case):
     """Ids of another tokenizer: each word has another word's row."""
 
@@ -151,7 +151,7 @@ def prompt_only(case):
     sequences(case, change)
 
 
-@fault("tokenizer")
+@fault("tokenizer", before=("tokens of the text",))
 def vocabulary_shifted_by_one(case):
     """Every token is its neighbour in the vocabulary: an offset of one, as of a missing special token."""
     sequences(case, lambda ids: [i if i < 8 else min(i + 1, 590) for i in ids])
