@@ -25,7 +25,7 @@ override OFFLINE := $(PY) -m tools.offline $(PY) -m
 override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench curves-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push submit status pull-kaggle audit lint clean
+.PHONY: help bench curves-bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push submit status pull-kaggle audit lint clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ run: $(READY) ## make run RECIPE=... DATA=folder MODEL=folder OUT=folder CFG='ke
 
 bench: $(READY) ## speed as ratios: make bench [QUICK=1] [DATA=folder] [MODEL=folder] [BENCH_OUT=folder]
 	$(OFFLINE) benchmarks.bench $${ARG_QUICK:+"--quick=$$ARG_QUICK"} $${ARG_DATA:+"--data=$$ARG_DATA"} $${ARG_MODEL:+"--model=$$ARG_MODEL"} $${ARG_BENCH_OUT:+"--out=$$ARG_BENCH_OUT"}
+
+doctor-bench: $(READY) ## the doctor on faults and healthy set-ups, with a score; resumes: make doctor-bench [QUICK=1] [WORKERS=2] [BENCH_OUT=folder]
+	$(OFFLINE) benchmarks.doctor_bench $${ARG_QUICK:+"--quick=$$ARG_QUICK"} $${ARG_WORKERS:+"--workers=$$ARG_WORKERS"} $${ARG_BENCH_OUT:+"--out=$$ARG_BENCH_OUT"}
 
 curves-bench: $(READY) ## coverage of the learning curves' intervals, measured: make curves-bench [QUICK=1] [BENCH_OUT=folder]
 	$(OFFLINE) benchmarks.curves_bench $${ARG_QUICK:+"--quick=$$ARG_QUICK"} $${ARG_BENCH_OUT:+"--out=$$ARG_BENCH_OUT"}

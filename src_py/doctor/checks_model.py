@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.settings import CODE
 from src_py.doctor.untouched import recomputes
 from src_py.model.families import max_tokens
 
@@ -19,18 +21,23 @@ def check_weights_dtype(setup: Setup) -> Finding:
     """transformers 5 loads the public fp16 checkpoints as fp16: GradScaler refuses, or AdamW's updates round away."""
     kinds = sorted({str(p.dtype).removeprefix("torch.") for p in setup.model.parameters() if p.requires_grad})
     wrong = kinds not in ([], ["float32"])
-    advice = "Load the encoder with dtype=torch.float32; autocast does the half precision."
-    return Finding("weights", FAIL if wrong else PASS, ", ".join(kinds), "float32", advice if wrong else "")
+    if not wrong:
+        return Finding("weights", PASS, ", ".join(kinds), "float32")
+    advice = "Load the encoder with from_pretrained(..., dtype=torch.float32); autocast does the half precision."
+    return Finding("weights", FAIL, ", ".join(kinds), "float32", advice, {"dtype": torch.float32})
 
 
 def check_sequence_length(setup: Setup) -> Finding:
     """BERT and RoBERTa have a fixed number of positions; DeBERTa-v3's relative ones have no limit."""
     name, config = "sequence length", getattr(encoder_of(setup.model), "config", None)
     limit = None if config is None else max_tokens(config)
+    if not setup.reads_tokens:
+        return Finding(name, SKIP, "the batches have no input_ids: no text")
     if limit is None or limit < 1:
         return Finding(name, PASS, f"{setup.longest} tokens", "no limit")
     advice = f"This model reads {limit} tokens at most: set {setup.setting('max_length')} to {limit} or less."
-    return judge(name, setup.longest, advice, fail=(None, limit), form="{:.0f} tokens")
+    change = {"max_length": limit}
+    return judge(name, setup.longest, advice, fail=(None, limit), form="{:.0f} tokens", change=change)
 
 
 def check_embedding_rows(setup: Setup) -> Finding:
@@ -42,7 +49,8 @@ def check_embedding_rows(setup: Setup) -> Finding:
     rows, tokens = encoder.get_input_embeddings().num_embeddings, len(setup.tokenizer)
     measured = f"{rows:,} rows, {tokens:,} tokens"
     if rows < tokens:
-        return Finding(name, FAIL, measured, limit, f"Enlarge the matrix: {_enlarge(setup)}.")
+        how = "fit_embeddings(encoder, tokenizer)" if setup.ours else "model.resize_token_embeddings(len(tokenizer))"
+        return Finding(name, FAIL, measured, limit, f"Enlarge the matrix: {_enlarge(setup)}.", {CODE: ("", how)})
     original = _original_rows(encoder)
     if original and rows < original:
         advice = (
@@ -81,13 +89,15 @@ def check_fp16_headroom(setup: Setup) -> Finding:
     setup.model.eval()
     rows = setup.batch(setup.sample[: min(8, setup.micro_batch)])
     with torch.no_grad(), _LargestValue() as largest:
-        setup.trainer.compute_loss(setup.model, dict(rows))
+        setup.trainer.compute_loss(setup.model, setup.again(rows))
     used = setup.scaler().is_enabled()
-    advice = f"{largest.where} overflows in fp16: set {setup.setting('fp32')}, or {setup.setting('bf16')} where it is "
+    verb, change = ("set", _more_range()) if used else ("keep", {})
+    advice = f"{largest.where} overflows in fp16: {verb} {setup.setting('fp32')}"
+    advice += f", or {setup.setting('bf16')} where it is native."
     # Training lets activations grow; a quarter leaves room for a factor of four.
     return judge(
-        "fp16 head-room", largest.value, advice + "native.", warn=(None, FP16_MAX / 4),
-        fail=(None, FP16_MAX if used else None), form="{:,.0f}", note=f" ({largest.where})",
+        "fp16 head-room", largest.value, advice, warn=(None, FP16_MAX / 4),
+        fail=(None, FP16_MAX if used else None), form="{:,.0f}", note=f" ({largest.where})", change=change,
     )  # fmt: skip
 
 
@@ -99,7 +109,7 @@ def check_memory(setup: Setup) -> Finding:
     model = setup.model
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    order = sorted(range(len(setup.sample)), key=lambda i: -max(map(len, setup.sample_ids[i])))
+    order = sorted(range(len(setup.sample)), key=lambda i: -setup.lengths[i])
     rows = [setup.sample[i] for i in order[: min(2, setup.micro_batch)]]
     kept: dict[int, int] = {}
 
@@ -121,7 +131,7 @@ def check_memory(setup: Setup) -> Finding:
     note = ", without activations" if recomputed else f", of it activations {activations / 1e9:.1f}"
     card = setup.card_bytes or (torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None)
     if card is None:
-        return Finding("memory", SKIP, f"{needed / 1e9:.1f} GB{note}", "no GPU")
+        return Finding("memory", SKIP, f"no GPU to hold {needed / 1e9:.1f} GB{note}")
     advice = f"Halve {setup.setting('micro_batch')} (accumulation makes up for it), or lower "
     # Context, buckets and fragmentation take the rest (facts: 1 GB and 10 to 20 %). Other optimizers need less than is
     # counted here, and activations that are computed again are not counted: then only a warning.
@@ -129,6 +139,7 @@ def check_memory(setup: Setup) -> Finding:
     return judge(
         "memory", needed / 1e9, f"{advice}{setup.setting('max_length')}.", warn=(None, 0.85 * card / 1e9),
         fail=(None, None if rough else card / 1e9), form="{:.1f} GB", note=note,
+        change=_fewer_at_once(setup.micro_batch, activations, 0.85 * card - (needed - activations)),
     )  # fmt: skip
 
 
@@ -182,9 +193,18 @@ def _largest(values: torch.Tensor) -> float:
 
 def encoder_of(model):
     """The pretrained part of a model, without its head; the model itself where that is not known."""
-    if hasattr(model, "encoder") and hasattr(model.encoder, "get_input_embeddings"):
-        return model.encoder
-    return getattr(model, "base_model", model)
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model  # of one with adapters (peft)
+    if isinstance(inside, PreTrainedModel):
+        return inside.base_model
+    if hasattr(inside, "encoder") and hasattr(inside.encoder, "get_input_embeddings"):
+        return inside.encoder
+    held = next((module for module in inside.modules() if isinstance(module, PreTrainedModel)), inside)
+    return getattr(held, "base_model", held)
+
+
+def pretrained(model) -> bool:
+    """Whether the model has an encoder of transformers, for which rates of fine-tuning are known."""
+    return isinstance(encoder_of(model), PreTrainedModel)
 
 
 def adam(setup: Setup) -> bool:
@@ -193,6 +213,17 @@ def adam(setup: Setup) -> bool:
     if optimizer is not None:
         return "adam" in type(optimizer).__name__.lower()
     return str(getattr(setup.args.optim, "value", setup.args.optim)).startswith("adamw_torch")
+
+
+def _more_range() -> dict:
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"precision": "bf16" if native else "fp32"}
+
+
+def _fewer_at_once(rows: int, activations: float, room: float) -> dict:
+    """As many rows of a pass of `rows` as there is room for the activations of; nothing where not even one has it."""
+    fewer = int(rows * room / activations) if activations > 0 else 0
+    return {"micro_batch": fewer} if fewer >= 1 else {}
 
 
 def _original_rows(encoder) -> int | None:

@@ -5,23 +5,31 @@ import math
 import torch
 from transformers import get_scheduler
 
-from src_py.doctor.checks_model import adam, encoder_of
+from src_py.doctor.checks_model import adam, encoder_of, pretrained
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
+from src_py.doctor.settings import CODE
 from src_py.kaggle.session import missing_kernels
 from src_py.model.encoder import reference_lr
+
+PAIRS, STEPS = 16, 100  # least in a step; least in a training
+MOST_EPOCHS = 10.0  # that are proposed: more passes over few rows are rather learned by heart
 
 
 def check_batch(setup: Setup) -> Finding:
     """Microsoft's recipe has 64 pairs a step; of a few rows the gradient is mostly noise."""
-    advice = f"Raise {setup.setting('batch_size')} for 16 or more rows a step; accumulation needs no more memory."
+    advice = f"Raise {setup.setting('batch_size')} for {PAIRS} or more rows a step; accumulation needs no more memory."
+    limits: dict = {"warn": (PAIRS, None), "fail": (4, None), "form": "{:.0f}", "change": {"batch_size": PAIRS}}
     # The posted notebook's 2 do not learn; 4 and 8 are seen to, with care for the rate.
-    return judge("pairs in a step", _pairs_per_step(setup), advice, warn=(16, None), fail=(4, None), form="{:.0f}")
+    return judge("pairs in a step", _pairs_per_step(setup), advice, **limits)
 
 
 def check_steps(setup: Setup) -> Finding:
     """A few dozen optimizer steps cannot teach a pretrained encoder a new task."""
-    advice = f"Raise {setup.setting('epochs')}, or train on more rows; with few rows take fewer a step, towards 16."
-    return judge("optimizer steps", _total_steps(setup), advice, warn=(100, None), form="{:.0f}")
+    advice = f"Raise {setup.setting('epochs')}, or train on more rows"
+    advice += f"; with few rows take fewer a step, towards {PAIRS}."
+    steps = _total_steps(setup)
+    change = {"max_steps": STEPS} if setup.args.max_steps > 0 else _more_steps(setup, steps)
+    return judge("optimizer steps", steps, advice, warn=(STEPS, None), form="{:.0f}", change=change)
 
 
 def check_warmup(setup: Setup) -> Finding:
@@ -31,17 +39,22 @@ def check_warmup(setup: Setup) -> Finding:
     if steps is None:
         return Finding(name, SKIP, "a scheduler whose rates are not known before training")
     advice = f"Lower {setup.setting('warmup')}: most of the training is warmup."
+    change: dict = {"warmup": 0.1}
     if steps < 0.02 * total:
         advice = f"The scheduler sees (almost) no warmup: set {setup.setting('warmup')} to a tenth of the steps."
         advice += " warmup_ratio is gone in transformers 5.15." if not setup.ours else ""
-    return judge(
-        name, steps / total, advice, warn=(0.02, 0.3), form="{:.0%} of the steps", note=f" ({steps} of {total})"
-    )
+    if setup.trainer.lr_scheduler is None and setup.args.lr_scheduler_type == "constant":  # which has none
+        advice += f" {setup.setting('schedule')} has to be 'constant_with_warmup'."
+        change |= {"schedule": "constant_with_warmup"}
+    limits: dict = {"warn": (0.02, 0.3), "form": "{:.0%} of the steps", "note": f" ({steps} of {total})"}
+    return judge(name, steps / total, advice, **limits, change=change)
 
 
 def check_learning_rate(setup: Setup) -> Finding:
     """The encoder's peak rate against Microsoft's for this size, which is for Adam and all of its weights."""
     name = "learning rate"
+    if not pretrained(setup.model):
+        return Finding(name, SKIP, "no model of transformers, for which rates are known")
     body = [p for n, p in encoder_of(setup.model).named_parameters() if "embeddings" not in n]
     trained = sum(p.numel() for p in body if p.requires_grad)
     if trained < 0.1 * sum(p.numel() for p in body):
@@ -59,8 +72,9 @@ def check_learning_rate(setup: Setup) -> Finding:
     # Within a factor of four lie the rates of published recipes for one size. Twenty times more collapsed most of the
     # small models tried; a hundredth does not move the weights in a training of usual length.
     return judge(
-        name, rate, advice, warn=(reference / 4, reference * 4), fail=(reference / 100, reference * 20), form="{:.1e}"
-    )
+        name, rate, advice, warn=(reference / 4, reference * 4), fail=(reference / 100, reference * 20), form="{:.1e}",
+        change={"lr": reference},
+    )  # fmt: skip
 
 
 def check_optimizer(setup: Setup) -> Finding:
@@ -68,7 +82,9 @@ def check_optimizer(setup: Setup) -> Finding:
     name, limit = "optimizer", "all trainable parameters"
     trainable = [p for p in setup.model.parameters() if p.requires_grad]
     if not trainable:
-        return Finding(name, FAIL, "nothing is trainable", limit, f"Lower {setup.setting('freeze_layers')}.")
+        advice = f"Set {setup.setting('freeze_layers')} to 0, or requires_grad=True for what shall be trained."
+        change: dict = {"freeze_layers": 0} if setup.ours else {CODE: ("", "model.requires_grad_(True)")}
+        return Finding(name, FAIL, "nothing is trainable", limit, advice, change)
     if setup.trainer.optimizer is None:
         return Finding(name, PASS, "made by the Trainer", limit)
     held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}
@@ -81,9 +97,10 @@ def check_optimizer(setup: Setup) -> Finding:
 def check_nan_filter(setup: Setup) -> Finding:
     """`logging_nan_inf_filter=True` shows the average of the other steps where the loss was NaN."""
     hidden = setup.args.logging_nan_inf_filter
-    advice = "Set logging_nan_inf_filter=False: a diverged run else looks healthy in the log."
-    measured = "NaN hidden" if hidden else "NaN shown"
-    return Finding("NaN in the log", WARN if hidden else PASS, measured, "shown", advice if hidden else "")
+    if not hidden:
+        return Finding("NaN in the log", PASS, "NaN shown", "shown")
+    advice = f"Set {setup.setting('nan_filter')} to False: a diverged run else looks healthy in the log."
+    return Finding("NaN in the log", WARN, "NaN hidden", "shown", advice, {"nan_filter": False})
 
 
 def check_gpus(setup: Setup) -> Finding:
@@ -96,7 +113,7 @@ def check_gpus(setup: Setup) -> Finding:
         return Finding(name, FAIL, f"{seen} visible, {used} in one process", limit, advice)
     if seen > 1 and not setup.ours and setup.args.world_size == 1:
         return Finding(name, WARN, f"{seen} visible, 1 used", limit, "The other GPUs idle: start with torchrun.")
-    return Finding(name, PASS if seen else SKIP, f"{seen} visible", limit)
+    return Finding(name, PASS, f"{seen} visible", limit) if seen else Finding(name, SKIP, "no GPU", limit)
 
 
 def check_bf16(setup: Setup) -> Finding:
@@ -105,12 +122,11 @@ def check_bf16(setup: Setup) -> Finding:
     if not setup.args.bf16:
         return Finding(name, PASS, "not used", limit)
     if not torch.cuda.is_available():
-        return Finding(
-            name, WARN, "on a CPU", limit, f"Half precision is slower on a CPU: set {setup.setting('fp32')}."
-        )
+        advice = f"Half precision is slower on a CPU: set {setup.setting('fp32')}."
+        return Finding(name, WARN, "on a CPU", limit, advice, {"precision": "fp32"})
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Finding(name, PASS, "native", limit)
-    return Finding(name, FAIL, "emulated", limit, f"Set {setup.setting('fp16')}.")
+    return Finding(name, FAIL, "emulated", limit, f"Set {setup.setting('fp16')}.", {"precision": "fp16"})
 
 
 def check_gpu_architecture(setup: Setup) -> Finding:
@@ -148,6 +164,15 @@ def _total_steps(setup: Setup) -> int:
         return args.max_steps
     batches = math.ceil(len(setup.trainer.train_dataset) * args.gradient_accumulation_steps / _pairs_per_step(setup))
     return max(1, math.ceil(max(1, math.ceil(batches / args.gradient_accumulation_steps)) * args.num_train_epochs))
+
+
+def _more_steps(setup: Setup, steps: int) -> dict:
+    """Fewer pairs a step, towards `PAIRS`, and then more epochs, unless that would take too many."""
+    pairs = _pairs_per_step(setup)
+    fewer = min(pairs, PAIRS)
+    epochs = setup.args.num_train_epochs * max(1.0, STEPS / (steps * pairs / fewer))
+    change: dict = {"batch_size": fewer} if fewer < pairs else {}
+    return change | ({"epochs": math.ceil(10 * epochs) / 10} if epochs <= MOST_EPOCHS else {})
 
 
 def _steps_to_peak(setup: Setup, total: int) -> int | None:

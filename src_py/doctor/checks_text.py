@@ -2,18 +2,23 @@
 
 import numpy as np
 
+from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.rows import first_set, take
+from src_py.doctor.settings import CODE
+from src_py.model.families import max_tokens
 from src_py.pairs.contest import TEXT_COLUMNS
+from src_py.pairs.encode import round_up
 from src_py.pairs.load import prompt_key
 
 PROBE_LEAST, PROBE_ROWS = 400, 2000  # fewer rows hold too little signal to find; more take too long
 PROBE_WIDTH = 512  # token counts are hashed to so many columns
 # Measured on 40 subsets of 400 real pairs: none with the right labels is above 0.2 (3 above 0.05), and 34 of 40 with
-# shuffled ones are.
+# shuffled ones are. More rows show a signal more surely, so that the limit falls with them.
 SHUFFLED_AS_GOOD = 0.2
 SENTENCE = 16  # tokens: a short sentence
 LOST = 0.4  # share of rows
+WHOLE, SPECIAL = 0.8, 4  # share of rows that a proposed length holds; special tokens in them
 RARE = 0.01  # share of a class
 SAME_ROWS = 20_000  # rows compared for being on both sides of the split
 SHUFFLES = 200  # of the labels; the null's quantiles are then known to a few per cent
@@ -24,7 +29,7 @@ def check_tokens_per_character(setup: Setup) -> Finding:
     name = "tokens per character"
     if setup.tokenizer is None:
         return Finding(name, SKIP, "no tokenizer given")
-    texts = [t for t in _texts(setup) if len(t) >= 20 and t.isascii()]
+    texts = [t for t in texts_of(setup) if len(t) >= 20 and t.isascii()]
     if not texts:
         return Finding(name, SKIP, "no long Latin texts in the sample")
     pieces = [len(piece) for piece in setup.tokenizer.get_vocab()]
@@ -35,7 +40,12 @@ def check_tokens_per_character(setup: Setup) -> Finding:
     advice = 'Text is shattered: add line breaks as AddedToken("\\n", normalized=False)'
     advice += ", as load_tokenizer does." if setup.ours else "."
     # English text has 0.2 to 0.3 tokens a character, code and rare words up to 0.45; shattered text 1 and more.
-    return judge(name, ratio, advice, warn=(None, 0.45), fail=(None, 0.6), form="{:.2f}")
+    added = getattr(setup.tokenizer, "added_tokens_decoder", {}).values()
+    spaces = [t.content for t in added if t.normalized and not t.content.strip()]  # these match between all letters
+    right = ", ".join(f"AddedToken({content!r}, normalized=False)" for content in spaces)
+    lines = (f"tokenizer.add_tokens({spaces!r})", f"tokenizer.add_tokens([{right}])")
+    change = {CODE: lines} if spaces else {}
+    return judge(name, ratio, advice, warn=(None, 0.45), fail=(None, 0.6), form="{:.2f}", change=change)
 
 
 def check_unknown_tokens(setup: Setup) -> Finding:
@@ -45,7 +55,9 @@ def check_unknown_tokens(setup: Setup) -> Finding:
     if unknown is None:
         return Finding(name, SKIP, "no tokenizer given, or one without an unknown token")
     ids = np.concatenate([np.asarray(s) for row in setup.sample_ids for s in row])
-    advice = f"The tokenizer does not know this text: set {setup.setting('model_dir')} to one with its own tokenizer."
+    advice = "The tokenizer does not know this text: "
+    advice += f"set {setup.setting('model_dir')} to one" if setup.ours else "take a model, with its tokenizer,"
+    advice += " that was trained on such text."
     # Emoji and rare signs make about 1 %; with three unknown words in ten, sentences can still be told apart.
     return judge(name, float((ids == unknown).mean()), advice, warn=(None, 0.02), fail=(None, 0.3), form="{:.1%}")
 
@@ -78,16 +90,32 @@ def check_cut_answers(setup: Setup) -> list[Finding]:
             form="{:+.0%}",
             note=" of rows, B against A",
         ),
-        _mostly_cut(lost, both[worst], worst, raise_length + share),
+        _mostly_cut(lost, both[worst], worst, raise_length + share, _long_enough(setup)),
     ]
 
 
-def _mostly_cut(lost: float, cut: float, part: str, advice: str) -> Finding:
+def _mostly_cut(lost: float, cut: float, part: str, advice: str, change: dict) -> Finding:
     """Rows of which half is cut are often learned from all the same; a failure only where hardly a sentence is left."""
     name, note = "rows mostly cut", f" ({part})"
     if lost > LOST:
-        return judge(name, lost, advice, fail=(None, LOST), form="{:.0%}", note=f" (answers, under {SENTENCE} tokens)")
-    return judge(name, cut, advice, warn=(None, 0.2), form="{:.0%}", note=note)
+        note = f" (answers, under {SENTENCE} tokens)"
+        return judge(name, lost, advice, fail=(None, LOST), form="{:.0%}", note=note, change=change)
+    return judge(name, cut, advice, warn=(None, 0.2), form="{:.0%}", note=note, change=change)
+
+
+def _long_enough(setup: Setup) -> dict:
+    """The length at which `WHOLE` of the rows are read to their end, or as much of it as the model reads."""
+    prompts, a, b = (np.array([row[f"{part}_tokens"] for row in setup.sample]) for part in TEXT_COLUMNS)
+    apart = max(map(len, setup.sample_ids)) == 2  # each answer is read beside the prompt
+    tokens = prompts + (np.maximum(a, b) if apart else a + b) + SPECIAL
+    return _longer(setup, int(np.quantile(tokens, WHOLE)))
+
+
+def _longer(setup: Setup, tokens: int) -> dict:
+    config = getattr(encoder_of(setup.model), "config", None)
+    limit, tokens = None if config is None else max_tokens(config), round_up(tokens)
+    tokens = min(tokens, limit) if limit and limit > 0 else tokens
+    return {"max_length": tokens} if tokens > setup.longest else {}
 
 
 def check_labels(setup: Setup) -> Finding:
@@ -96,6 +124,8 @@ def check_labels(setup: Setup) -> Finding:
     labels = setup.labels
     if not len(labels):
         return Finding(name, SKIP, "none found: neither rows nor batches have labels", limit)
+    if setup.kind.startswith("labels of"):
+        return Finding(name, SKIP, setup.kind, "for labels of whole rows only")
     if setup.kind != "classes":
         finite = bool(np.isfinite(labels.astype(float)).all())
         advice = "" if finite else "Remove rows whose label is missing or infinite."
@@ -127,12 +157,12 @@ def check_signal_in_labels(setup: Setup) -> Finding:
         return Finding(name, SKIP, setup.kind, "for classes only")
     labels = setup.labels[:PROBE_ROWS]
     if len(labels) < PROBE_LEAST or len(np.unique(labels)) < 2:
-        return Finding(name, SKIP, f"{len(labels)} rows", f"{PROBE_LEAST} rows, 2 classes")
-    share = shuffled_as_good(_probe_features(setup, len(labels)), labels, setup.seed)
+        return Finding(name, SKIP, f"{len(labels)} labels: less than {PROBE_LEAST}, or all the same")
+    rows = take(setup.trainer.train_dataset, len(labels))
+    share = shuffled_as_good(probe_features(setup, rows), labels, setup.seed)
     advice = "Word counts and lengths predict nothing: are labels shuffled, or joined by position instead of id?"
-    return judge(
-        name, share, advice, warn=(None, SHUFFLED_AS_GOOD), form="{:.0%}", note=" of shuffled labels predicted as well"
-    )
+    limit = SHUFFLED_AS_GOOD * PROBE_LEAST / len(labels)
+    return judge(name, share, advice, warn=(None, limit), form="{:.0%}", note=" of shuffled labels predicted as well")
 
 
 def shuffled_as_good(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
@@ -188,7 +218,8 @@ DATA_CHECKS = (
 )
 
 
-def _texts(setup: Setup) -> list[str]:
+def texts_of(setup: Setup) -> list[str]:
+    """Texts of some rows, for their characters."""
     if setup.train is not None:
         rows = setup.train["response_a"].iloc[: setup.rows]
         return [" ".join(" ".join(turns).split()) for turns in rows]
@@ -202,14 +233,16 @@ def _cut_without_parts(setup: Setup) -> Finding:
     advice = "Many rows end at the same length: they are truncated, and what stands last is lost. Raise "
     advice += f"{setup.setting('max_length')}."
     # Never a failure: a text's beginning is often enough to learn from, and rows may be equally long by nature.
-    return judge("rows cut", at_limit, advice, warn=(None, 0.25), form="{:.0%}", note=f" at {lengths.max()} tokens")
+    note = f" at {lengths.max()} tokens"
+    change = _longer(setup, 2 * setup.longest)  # how long the rows were is not known here
+    return judge("rows cut", at_limit, advice, warn=(None, 0.25), form="{:.0%}", note=note, change=change)
 
 
-def _probe_features(setup: Setup, rows: int) -> np.ndarray:
-    """Hashed token counts, A minus B where a row has two answers, and the difference of lengths."""
+def probe_features(setup: Setup, rows: list) -> np.ndarray:
+    """(rows, columns): hashed token counts, A minus B where a row has two answers, and the difference of lengths."""
     separator = getattr(setup.tokenizer, "sep_token_id", None)
-    features = np.zeros((rows, PROBE_WIDTH + 2))
-    for number, parts in enumerate(setup.ids(take(setup.trainer.train_dataset, rows))):
+    features = np.zeros((len(rows), PROBE_WIDTH + 2))
+    for number, parts in enumerate(setup.ids(rows)):
         if len(parts) == 1 and separator is not None:
             marks = np.flatnonzero(np.asarray(parts[0]) == separator)
             if len(marks) == 3:  # [CLS] P [SEP] A [SEP] B [SEP]

@@ -19,6 +19,7 @@ NO_SPREAD = 1e-6  # of the same text in every row: rounding
 FLAT = 0.003
 # Worse than the constant predictor by more than overfitting on small sets brings while the training loss falls.
 WORSE = 0.05
+RISEN = 0.02  # nats: of a few hundred rows, what no late step of a linear schedule brings by chance
 SURE = 2.0  # standard errors: what is beyond noise
 
 
@@ -101,6 +102,13 @@ def learns_by_heart(run: Run) -> bool:
     if run.constant is None or len(run.evaluations) < 4 or not _training_below_bar(run):
         return False
     return all(e["log_loss"] >= run.constant for e in recent)
+
+
+def rises_after_best(run: Run) -> bool:
+    """Whether the last three evaluations are clearly worse than the best, each worse than the one before."""
+    last = [e["log_loss"] for e in run.evaluations[-3:]]
+    best = min(e["log_loss"] for e in run.evaluations)
+    return len(last) == 3 and best + RISEN < last[0] < last[1] < last[2]
 
 
 def training_falls(run: Run) -> bool:

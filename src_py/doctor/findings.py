@@ -1,6 +1,7 @@
 """What a check looks at and what it says: the vocabulary of the doctor."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -8,24 +9,31 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src_py.doctor.page import as_html, as_text
+from src_py.doctor.repair import Repair, propose
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
-from src_py.doctor.settings import ours, setting
+from src_py.doctor.settings import UserSettings, ours, setting, user_settings
+from src_py.doctor.targets import Targets, predict, predictions, read_targets
 from src_py.errors import InputError
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
 LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tokenise it
-_COLORS = {PASS: "#1a7f37", WARN: "#9a6700", FAIL: "#cf222e", SKIP: "#57606a"}
 
 
 @dataclass
 class Finding:
-    """What one check measured, against which limit, and what to change."""
+    """What one check measured, against which limit, and what to change.
+
+    `change` is the advice as settings, where it is one: the project's names of settings (`settings._NAMES`) -> values;
+    where no setting would do, `CODE` -> (line to replace, or "", and the new line).
+    """
 
     check: str
     status: str
     measured: str
     limit: str = ""
     advice: str = ""
+    change: dict[str, Any] = field(default_factory=dict)
 
 
 def judge(
@@ -36,6 +44,7 @@ def judge(
     fail: tuple[float | None, float | None] = (None, None),
     form: str = "{:.3g}",
     note: str = "",
+    change: dict[str, Any] | None = None,
 ) -> Finding:
     """A finding whose status and stated limit both follow from the same numbers.
 
@@ -45,9 +54,11 @@ def judge(
         warn, fail: least and greatest value that is still right, and that does not fail; None for no limit.
         form: how a value is written, with its unit.
         note: what stands behind the measured value.
+        change: the advice as settings, where it is one.
     """
     status = FAIL if _outside(value, fail) else WARN if _outside(value, warn) else PASS
-    return Finding(check, status, form.format(value) + note, _limit(warn, fail, form), advice if status != PASS else "")
+    measured, limit = form.format(value) + note, _limit(warn, fail, form)
+    return Finding(check, status, measured, limit, *(("", {}) if status == PASS else (advice, change or {})))
 
 
 def _outside(value: float, limits: tuple) -> bool:
@@ -78,6 +89,7 @@ class Setup:
     rows: int = 256
     card_bytes: int | None = None
     seed: int = 0
+    runs: bool = True  # whether rows can be put through the model: on a GPU a crash takes all later checks with it
 
     @property
     def model(self):
@@ -95,6 +107,17 @@ class Setup:
     def setting(self, name: str) -> str:
         """What the user of this Trainer calls a setting."""
         return setting(self.trainer, name)
+
+    @property
+    def settings(self) -> UserSettings:
+        """What is set now; the sequences' greatest length where a check has read them.
+
+        Nothing where a Trainer is too unusual to tell: then every remedy is done by hand.
+        """
+        try:
+            return user_settings(self.trainer, self.longest if vars(self).get("sample_ids") else None)
+        except (AttributeError, TypeError, ValueError):
+            return UserSettings(self.ours, {})
 
     @cached_property
     def sample(self) -> list:
@@ -115,15 +138,35 @@ class Setup:
         known = [ids for row in rows if (ids := token_ids(row)) is not None]
         if rows and len(known) == len(rows):
             return known
-        found = []
-        for start in range(0, len(rows), 16):
-            batch = self.collate(rows[start : start + 16])
-            if "input_ids" not in batch:
-                raise CannotRead("no input_ids in a batch")
-            masks = batch.get("attention_mask")
-            for i, row in enumerate(batch["input_ids"]):
-                found.append(unpadded(row.cpu(), None if masks is None else masks[i].cpu()))
-        return found
+        found = [ids for at in range(0, len(rows), 16) for ids in self._collated_ids(rows[at : at + 16])]
+        if len(found) == len(rows):
+            return found
+        # More or fewer texts than rows (chosen and rejected ones, packed ones): the batch does not say whose they are.
+        return [[ids for part in self._collated_ids([row]) for ids in part] for row in rows]
+
+    def _collated_ids(self, rows: list) -> list[list[list[int]]]:
+        batch = self.collate(rows)
+        if "input_ids" not in batch:
+            raise CannotRead("the batches have no input_ids: no text")
+        masks = batch.get("attention_mask")
+        masks = [None if masks is None else masks[i].cpu() for i in range(len(batch["input_ids"]))]
+        return [unpadded(row.cpu(), mask) for row, mask in zip(batch["input_ids"], masks)]
+
+    @cached_property
+    def reads_tokens(self) -> bool:
+        """Whether rows are texts as token ids, and not images or numbers."""
+        first = self.sample[:1]
+        try:
+            return bool(self.ids(first))
+        except CannotRead:
+            return False
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of the longest sequence of each row of the sample; zeros where rows hold no tokens."""
+        if not self.reads_tokens:
+            return [0] * len(self.sample)
+        return [max(map(len, ids)) for ids in self.sample_ids]
 
     @property
     def longest(self) -> int:
@@ -131,43 +174,40 @@ class Setup:
         return max(len(s) for row in self.sample_ids for s in row)
 
     @cached_property
+    def targets(self) -> Targets:
+        """What is predicted, and the sample's labels as the model gets them."""
+        return read_targets(self)
+
+    @property
+    def kind(self) -> str:
+        """What is predicted, as `Targets` names it."""
+        return self.targets.kind
+
+    @property
+    def batch_labels(self) -> np.ndarray:
+        """Labels of the sample as the collator gives them to the model; empty if it gives none."""
+        return self.targets.labels
+
+    @cached_property
     def labels(self) -> np.ndarray:
         """Labels of the training rows, of a stream's or a lazy dataset's first `LABEL_ROWS`; empty if not found.
 
         Rows without a label column are asked of the collator, for the sample only.
         """
+        if self.kind.startswith("labels of"):
+            return self.batch_labels
         data = self.trainer.train_dataset
         known = column(data, [*self.trainer.label_names, *LABEL_NAMES], LABEL_ROWS)
         return self.batch_labels if known is None else known
 
-    @cached_property
-    def batch_labels(self) -> np.ndarray:
-        """Labels of the sample as the collator gives them to the model; empty if it gives none."""
-        batches = [self.collate(self.sample[i : i + 16]) for i in range(0, len(self.sample), 16)]
-        name = next((n for n in ("labels", "label") if batches and n in batches[0]), None)
-        return np.array([]) if name is None else np.concatenate([np.asarray(b[name].cpu()) for b in batches])
-
-    @cached_property
-    def kind(self) -> str:
-        """What is predicted: "classes", "regression", "several labels", or "unknown"."""
-        config = getattr(self.model, "config", None)
-        stated = getattr(config, "problem_type", None)
-        if stated in ("regression", "multi_label_classification"):
-            return "regression" if stated == "regression" else "several labels"
-        labels = self.batch_labels
-        if not len(labels):
-            return "unknown"
-        if labels.ndim > 1:
-            return "several labels"
-        if getattr(config, "num_labels", None) == 1:
-            return "regression"
-        return "classes"
-
     @property
     def n_classes(self) -> int:
-        """Outputs of the model's head."""
-        known = getattr(getattr(self.model, "head", None), "n_classes", None)
-        return known or getattr(getattr(self.model, "config", None), "num_labels", None) or int(self.labels.max()) + 1
+        """Outputs of the model's head; one more than the greatest label where they are not known."""
+        return self.targets.outputs or int(self.labels.max()) + 1
+
+    def predict(self, batch) -> torch.Tensor:
+        """See `targets.predict`."""
+        return predict(self, batch)
 
     @property
     def micro_batch(self) -> int:
@@ -175,22 +215,41 @@ class Setup:
         rows = getattr(self.trainer, "micro_batch", self.args.per_device_train_batch_size)
         return min(rows, getattr(self.trainer, "most", rows))
 
-    def collate(self, rows: list) -> dict:
-        """A batch as the Trainer's loader makes it, without the columns that the model does not take."""
-        collate = self.trainer._get_collator_with_removed_columns(self.trainer.data_collator)
-        return collate([dict(row) if isinstance(row, dict) else row for row in rows])
+    def collate(self, rows: list):
+        """A batch as the Trainer's loader makes it, without the columns that the model does not take.
 
-    def batch(self, rows: list) -> dict:
+        A dict (of a BatchEncoding too); what is none stays what it is.
+        """
+        collate = self.trainer._get_collator_with_removed_columns(self.trainer.data_collator)
+        made = collate([dict(row) if isinstance(row, dict) else row for row in rows])
+        return dict(made) if isinstance(made, Mapping) else made
+
+    def batch(self, rows: list):
         """Rows collated and moved as the Trainer will do it."""
         return self.trainer._prepare_inputs(self.collate(rows))
 
-    def loss(self, batch: dict) -> torch.Tensor:
+    def loss(self, batch) -> torch.Tensor:
         """The loss as the Trainer computes it, in the precision that training will use.
 
         Before `accelerator.prepare` nothing runs under autocast, so this opens it as the prepared model will.
         """
         with self.trainer.accelerator.autocast(), self.trainer.compute_loss_context_manager():
-            return self.trainer.compute_loss(self.model, dict(batch)).mean()
+            return self.trainer.compute_loss(self.model, self.again(batch)).mean()
+
+    def loss_and_predictions(self, batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and what the model predicted for it; a loss of the user's own may return no outputs."""
+        outputs: list = []
+        handle = self.model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            loss = self.loss(batch)
+        finally:
+            handle.remove()
+        return loss, predictions(outputs[-1]) if outputs else None
+
+    @staticmethod
+    def again(batch):
+        """A batch to be given away: a loss of the user's own may take the labels out of it."""
+        return dict(batch) if isinstance(batch, Mapping) else batch
 
     def scaler(self):
         """A GradScaler as training will use it; one that does nothing where training needs none."""
@@ -200,9 +259,9 @@ class Setup:
 
 
 def error_line(error: BaseException) -> str:
-    """Class and first line of an error, shortened for a table."""
+    """Class and first line of an error, shortened for a table; only the line where the doctor wrote it."""
     line = (str(error).strip().splitlines() or [""])[0][:120]
-    return f"{type(error).__name__}: {line}"
+    return line if isinstance(error, (CannotRead, InputError)) else f"{type(error).__name__}: {line}"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -214,10 +273,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Report:
-    """Findings, worst first; `table` as a data frame, coloured in a notebook."""
+    """Findings, worst first; `table` as a data frame; `settings` is what was set.
+
+    Shown, it says what to do first, and folds what passed.
+    """
 
     findings: list[Finding]
     seconds: float
+    settings: UserSettings | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -231,6 +294,13 @@ class Report:
         """Names of the checks with one of `statuses` (FAIL when none is given), worst first."""
         return [f.check for f in self.findings if f.status in (statuses or (FAIL,))]
 
+    def repair(self) -> Repair:
+        """What the doctor would change, as a diff of the user's settings; nothing is changed."""
+        alarms = [f for f in self.findings if f.status in (FAIL, WARN)]
+        if self.settings is None:  # then all is advice
+            return propose([(f.check, f.status, f.advice, {}) for f in alarms], UserSettings(ours=True, values={}))
+        return propose([(f.check, f.status, f.advice, f.change) for f in alarms], self.settings)
+
     def stop_on_failure(self, stop: bool = True) -> None:
         """Raise `InputError` when a check failed: better now than after the night."""
         bad = [f"{f.check} ({f.measured}): {f.advice}" for f in self.findings if f.status == FAIL]
@@ -238,10 +308,13 @@ class Report:
             raise InputError("Stopped before training. " + " | ".join(bad))
 
     def __repr__(self) -> str:
-        with pd.option_context("display.max_colwidth", None, "display.width", 200):
-            return f"{self.table.to_string()}\n{len(self.findings)} checks in {self.seconds:.1f} s"
+        alarms, passed, skipped = self._groups()
+        return as_text(alarms, passed, skipped, self.seconds)
 
     def _repr_html_(self) -> str:
-        styled = self.table.style.map(lambda s: f"color: {_COLORS[s]}; font-weight: bold", subset=["status"])
-        styled = styled.set_properties(**{"text-align": "left"})
-        return styled.to_html() + f"<p>{len(self.findings)} checks in {self.seconds:.1f} s</p>"
+        alarms, passed, skipped = self._groups()
+        return as_html(alarms, passed, skipped, self.seconds)
+
+    def _groups(self) -> list[list[Finding]]:
+        """Alarms, what passed, and what was not checked, each in the order of the findings."""
+        return [[f for f in self.findings if f.status in group] for group in ((FAIL, WARN), (PASS,), (SKIP,))]

@@ -5,6 +5,8 @@ from itertools import islice
 
 import numpy as np
 
+from src_py.errors import InputError
+
 LABEL_NAMES = ("labels", "label", "label_ids")
 
 
@@ -31,7 +33,10 @@ def take(dataset, count: int, seed: int | None = None) -> list:
 
     Raises:
         CannotRead: for a stream that can be read only once.
+        InputError: when there is no dataset.
     """
+    if dataset is None:
+        raise InputError("The Trainer has no training rows; pass train_dataset.")
     rows = row_count(dataset)
     if rows is not None and hasattr(dataset, "__getitem__"):
         order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
@@ -43,7 +48,8 @@ def take(dataset, count: int, seed: int | None = None) -> list:
 
 
 def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:
-    """A column of the first `most` rows by the first of its `names` that the rows have; None if they have none.
+    """A column of the first `most` rows by the first of its `names` that the rows have; None if they have none, or
+    values of different lengths.
 
     Raises:
         CannotRead: for a stream that can be read only once.
@@ -51,12 +57,21 @@ def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:
     known = getattr(dataset, "column_names", None)  # None for a stream of unknown features
     if known is not None and row_count(dataset) is not None:
         name = next((n for n in names if n in known), None)
-        return None if name is None else np.asarray(dataset[name][:most])
+        # As it is stored: a transform may need the other columns, and decode images.
+        stored = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
+        return None if name is None else _array(list(stored[name][:most]))
     rows = take(dataset, most)
     if not rows or not isinstance(rows[0], dict):
         return None
     name = next((n for n in names if n in rows[0]), None)
-    return None if name is None else np.asarray([row[name] for row in rows])
+    return None if name is None else _array([row[name] for row in rows])
+
+
+def _array(values: list) -> np.ndarray | None:
+    try:
+        return np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
 
 
 def token_ids(row) -> list[list[int]] | None:
@@ -71,7 +86,10 @@ def token_ids(row) -> list[list[int]] | None:
 
 
 def unpadded(ids, mask=None) -> list[list[int]]:
-    """Sequences of (tokens,) or (sequences, tokens), without the places where `mask` is 0."""
+    """Sequences of (tokens,), (sequences, tokens) or lists of different lengths, without places where `mask` is 0."""
+    if isinstance(ids, list) and ids and isinstance(ids[0], (list, tuple)):  # choices, chunks: not yet padded
+        masks = [None] * len(ids) if mask is None else mask
+        return [sequence for one, its in zip(ids, masks) for sequence in unpadded(one, its)]
     ids = np.atleast_2d(np.asarray(ids))
     mask = np.ones(ids.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask)).astype(bool)
     return [sequence[keep].tolist() for sequence, keep in zip(ids, mask)]

@@ -56,14 +56,14 @@ def untouched(trainer) -> Iterator[None]:
 
 
 @contextmanager
-def weights_restored(parameters: list) -> Iterator[None]:
-    """Restore the values of `parameters` on leaving.
+def weights_restored(parameters: list) -> Iterator[list[torch.Tensor]]:
+    """Restore the values of `parameters` on leaving; gives their copies.
 
     Their copy is in the computer's memory, so that on a GPU no more is needed than training itself needs.
     """
     values = [_on_host(parameter) for parameter in parameters]
     try:
-        yield
+        yield values
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, values):
@@ -96,6 +96,18 @@ def recomputing(trainer) -> Iterator[None]:
             for key in own:
                 attributes.pop(key, None)
             attributes.update(values)
+
+
+@contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Evaluation mode, and then the modes that the model's parts had before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def no_dropout(model) -> None:

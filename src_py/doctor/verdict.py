@@ -1,11 +1,14 @@
 """After training: did it learn? A name and a sentence, from figures with intervals."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from src_py.doctor.settings import setting
 from src_py.evaluation.baselines import class_shares, length_only
+from src_py.pairs.contest import TEXT_COLUMNS
 
 RESAMPLES = 2000
 NAMES = (
@@ -16,28 +19,34 @@ NAMES = (
     "overfitted",
     "worse than the constant predictor",
     "unstable",
+    "not what was evaluated",
     "not enough rows to tell",
+    "not checked",
 )
 # Training loss below the constant predictor's: more than reading brought anyone on the contest (0.128, the winner's).
 BY_HEART = 0.15
 BROKE_OUT = 0.25  # validation loss above the constant's: twice what the winner is below it, so no wobble of a learner
 # Below the counts alone, in nats: less may be surely there on many rows, and is still nothing.
 LEAST_READING = 0.003
+# Nats between the predictions' loss and the last or best that training reported of the same rows: worse by more than
+# half precision, or better by more than calibration and a second reading in the other order bring.
+WORSE_THAN_REPORTED, BETTER_THAN_REPORTED, SURE = 0.03, 0.3, 4.0
 LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
 
 
 @dataclass
 class Verdict:
     """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats. `counts` is of the counts of
-    length and format that the model has beside the text; None without any."""
+    length and format that the model has beside the text; None without any. `length_only` is None where the rows are no
+    pairs of answers; of what cannot be judged all figures are NaN."""
 
     name: str
     sentence: str
     model: float
     constant: float
-    length_only: float
+    length_only: float | None
     over_constant: tuple[float, float]
-    over_length: tuple[float, float]
+    over_length: tuple[float, float] | None
     counts: float | None = None
     over_counts: tuple[float, float] | None = None
 
@@ -46,11 +55,13 @@ class Verdict:
 
     @property
     def table(self) -> pd.DataFrame:
-        rows = {
-            "model": (self.model, "", ""),
-            "length-only logistic regression": (self.length_only, *self._form(self.over_length)),
-            "constant predictor": (self.constant, *self._form(self.over_constant)),
-        }
+        rows: dict[str, tuple] = {}
+        if self.name != "not checked":
+            rows["model"] = (self.model, "", "")
+        if self.length_only is not None and self.over_length is not None:
+            rows["length-only logistic regression"] = (self.length_only, *self._form(self.over_length))
+        if self.name != "not checked":
+            rows["constant predictor"] = (self.constant, *self._form(self.over_constant))
         if self.counts is not None and self.over_counts is not None:
             rows["counts of length and format alone"] = (self.counts, *self._form(self.over_counts))
         columns = ["log loss", "model better by at least", "at most"]
@@ -59,7 +70,8 @@ class Verdict:
     @property
     def lines(self) -> dict[str, float]:
         """Log losses to compare a curve with."""
-        lines = {"constant predictor": self.constant, "length only": self.length_only}
+        lines = {"constant predictor": self.constant}
+        lines |= {} if self.length_only is None else {"length only": self.length_only}
         return lines if self.counts is None else lines | {"counts alone": self.counts}
 
     @staticmethod
@@ -71,23 +83,30 @@ def judge_training(
     train: pd.DataFrame,
     valid: pd.DataFrame,
     probabilities: np.ndarray,
-    prompts: pd.Series,
+    prompts: pd.Series | None = None,
     history: pd.DataFrame | None = None,
     counts: np.ndarray | None = None,
+    trainer=None,
 ) -> Verdict:
-    """Say whether a model learned.
+    """Say whether a model learned. Of labels that are not one class a row it says that they are not checked.
 
     Args:
-        train, valid: tables from `load_pairs`.
+        train, valid: tables from `load_pairs`, or any with a column `label` of class numbers; without two answers the
+            comparison with their lengths is left out.
         probabilities: the model's for `valid`, (rows, classes).
-        prompts: one key a validation row; rows with the same prompt are resampled together.
+        prompts: one key a validation row; rows with the same prompt are resampled together. None: every row is alone.
         history: from `history_table`; without it, overfitting and instability show only in the figures.
         counts: (rows, classes) probabilities of the counts of length and format alone, from `without_text`, where the
             model has them beside the text: it starts there, and has to beat them.
+        trainer: whose settings the advice names; without it those of CFG.
 
     Raises:
         ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
     """
+    if why := _no_classes(train, valid, probabilities):
+        nothing = float("nan")
+        return Verdict("not checked", why, nothing, nothing, None, (nothing, nothing), None)
+    prompts = pd.Series(np.arange(len(valid))) if prompts is None else prompts
     labels, classes = valid["label"].to_numpy(), probabilities.shape[1]
     if not len(labels) == len(probabilities) == len(prompts):
         raise ValueError(f"{len(labels)} rows, {len(probabilities)} predictions and {len(prompts)} prompts.")
@@ -100,10 +119,12 @@ def judge_training(
     losses = {
         "model": -np.log(probabilities[rows, labels].clip(1e-15)),
         "constant": -np.log(shares.clip(1e-15))[labels],
-        "length": -np.log(length_only(train, valid, classes)[rows, labels]),
     }
     over_constant = interval(losses["constant"] - losses["model"], prompts)
-    over_length = interval(losses["length"] - losses["model"], prompts)
+    over_length = None
+    if set(TEXT_COLUMNS) <= set(train) & set(valid):
+        losses["length"] = -np.log(length_only(train, valid, classes)[rows, labels])
+        over_length = interval(losses["length"] - losses["model"], prompts)
     over_counts = None
     if counts is not None:
         losses["counts"] = -np.log(counts[rows, labels].clip(1e-15))
@@ -111,12 +132,16 @@ def judge_training(
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     spread = float(probabilities.std(0).mean())
     sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
-    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes)
+    terms = partial(setting, trainer)
+    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes, terms)
+    error = float(losses["model"].std() / np.sqrt(len(rows)))
+    if history is not None and name != "unstable" and (other := _not_as_reported(history, means["model"], error)):
+        name, why = "not what was evaluated", other
     if absent := sorted(set(labels) - set(train["label"])):
         # Almost anything beats a constant predictor that rules out what happens.
         name = "not enough rows to tell"
         why = f"labels {', '.join(map(str, absent))} occur in validation only: check the labels and the split."
-    figures = means["model"], means["constant"], means["length"], over_constant, over_length
+    figures = means["model"], means["constant"], means.get("length"), over_constant, over_length
     return Verdict(name, why, *figures, means.get("counts"), over_counts)
 
 
@@ -130,7 +155,20 @@ def interval(gains: np.ndarray, groups: pd.Series, level: float = 0.95, seed: in
     return float(low), float(high)
 
 
-def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts) -> tuple[str, str]:
+def _no_classes(train: pd.DataFrame, valid: pd.DataFrame, probabilities: np.ndarray | None) -> str | None:
+    """Why nothing can be said: what is judged are probabilities of classes, one a row; None if they are."""
+    shape = np.shape(probabilities) if probabilities is not None else ()
+    if len(shape) != 2 or shape[1] < 2:
+        return f"only probabilities of classes are judged, (rows, classes), and these have the shape {shape}."
+    for labels in (train["label"], valid["label"]):
+        if not np.issubdtype(labels.dtype, np.integer):
+            return f"only classes, one a row, are judged, and labels are {labels.dtype}."
+        if labels.min() < 0 or labels.max() >= shape[1]:
+            return f"labels are {labels.min()} to {labels.max()}, and there are {shape[1]} classes of probabilities."
+    return None
+
+
+def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts, terms) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
         f"a gain of {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
@@ -138,16 +176,15 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
     if not np.isfinite(means["model"]) or (
         history is not None and _unstable(history, means["constant"], over_constant)
     ):
-        return "unstable", f"the validation loss broke out during training; lower CFG.lr. Best weights: {better}."
+        advice = f"the validation loss broke out during training; lower {terms('lr')}"
+        return "unstable", f"{advice}. Best weights: {better}."
     if prompts < LEAST_PROMPTS:
         return "not enough rows to tell", f"{better}, on {prompts} prompts only; validate on more."
     by_heart = history is not None and _by_heart(history, means["constant"])
     if over_constant[1] < 0 or (over_constant[0] <= 0 and by_heart):
         if by_heart:
-            return (
-                "overfitted",
-                f"{better}: it learned its rows by heart; use more rows, fewer epochs or frozen layers.",
-            )
+            advice = f"use more rows, lower {terms('epochs')}, or raise {terms('freeze_layers')}"
+            return "overfitted", f"{better}: it learned its rows by heart; {advice}."
         if history is not None:
             advice = "it is overconfident, or labels and columns of the predictions do not belong together"
             return (
@@ -156,9 +193,11 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
             )
         return "overfitted", f"{better}: it is overconfident; whether it learned rows by heart, its history would say."
     if over_constant[0] > 0:
+        if over_length is None:
+            return "learned", f"{better}."
         length = f"answer length alone ({means['length']:.4f})"
         if over_counts is not None and means["model"] < means["length"]:
-            return _beyond_counts(better, means, over_counts)
+            return _beyond_counts(better, means, over_counts, terms)
         if over_length[0] > 0:
             return "learned", f"{better}, and better than {length}."
         # Few rows make the interval wide: then length alone may explain it, but nothing says that it does.
@@ -169,17 +208,18 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
             )
         return (
             "learned little more than answer length",
-            f"{better}, but a regression on lengths alone has {means['length']:.4f}; train longer or on more rows.",
+            f"{better}, but a regression on lengths alone has {means['length']:.4f}; raise {terms('epochs')}, or "
+            "train on more rows.",
         )
     if spread < 0.02 or over_constant[1] < 0.01:
         return (
             "constant predictor",
-            f"{better}: nothing was learned; see the doctor's table, shown before a fold is trained.",
+            f"{better}: nothing was learned; see {terms('table')}.",
         )
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
 
 
-def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float]) -> tuple[str, str]:
+def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float], terms) -> tuple[str, str]:
     """The verdict on a model that started from counts, and so is better than the constant predictor before it reads."""
     alone = f"the counts of length and format alone ({means['counts']:.4f})"
     gain = means["counts"] - means["model"]
@@ -189,8 +229,8 @@ def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float]) -
         return "learned", f"{better}, and on these rows better than {alone}, though more rows are needed to show it."
     return (
         "learned little more than the counts",
-        f"{better}, but not better than {alone}: the encoder adds nothing to them; see the doctor's table, shown "
-        "before a fold is trained, or train longer or on more rows.",
+        f"{better}, but not better than {alone}: the encoder adds nothing to them; see {terms('table')}, raise "
+        f"{terms('epochs')}, or train on more rows.",
     )
 
 
@@ -205,6 +245,27 @@ def _unstable(history: pd.DataFrame, constant: float, over_constant: tuple[float
     training = history.get("training loss", pd.Series(np.nan, index=history.index))
     broke_out = (losses > constant + BROKE_OUT) & ~(training < constant)
     return bool(broke_out.any()) and over_constant[0] <= 0
+
+
+def _not_as_reported(history: pd.DataFrame, model: float, error: float) -> str | None:
+    """What is wrong where predictions of the validation rows are not those that training evaluated; None if they are.
+
+    Args:
+        error: standard error of the predictions' loss, since training may have evaluated a part of the rows only.
+    """
+    reported = history.get("log loss", pd.Series(dtype=float)).dropna()
+    if not len(reported):
+        return None
+    nearest = min(reported.iloc[-1], reported.min(), key=lambda loss: abs(loss - model))
+    figures = f"the predictions have a log loss of {model:.4f}, where training reported {nearest:.4f}"
+    if model - nearest > WORSE_THAN_REPORTED + SURE * error:
+        return (
+            f"{figures}: were other weights loaded or averaged, was a head made anew, do compute_metrics or validation "
+            "rows differ?"
+        )
+    if nearest - model > BETTER_THAN_REPORTED + SURE * error:
+        return f"{figures}: do the validation rows or labels of the training differ from these, or compute_metrics?"
+    return None
 
 
 def _by_heart(history: pd.DataFrame, constant: float) -> bool:

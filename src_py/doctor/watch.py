@@ -11,17 +11,17 @@ from scipy.special import softmax
 from torch import distributed
 from transformers import TrainerCallback
 
-from src_py.doctor.diagnose import Run, diagnose, learns_by_heart
-from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, first_set, take
+from src_py.doctor.diagnose import Run, diagnose, learns_by_heart, rises_after_best
+from src_py.doctor.predicted import are_classes, logits_of, predicts_rows, untrained_spread
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, first_set
 from src_py.doctor.settings import setting
-from src_py.doctor.untouched import untouched
+from src_py.doctor.steps import Steps
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import evaluation_metrics
 from src_py.model.counted import counts_beside, counts_logits, counts_loss
 
 LABEL_ROWS = 20_000  # rows read for the class shares of a dataset without columns, and for the counts' training loss
 TEXT_SPREAD = "text_spread"  # spread of the predictions by the text alone, where the model has counts beside it
-UNTRAINED_ROWS = 64  # evaluation rows predicted before training, to know the spread of an untrained model
 NOT_FINITE = 3  # losses in a row that are NaN or infinite while the weights are sound: not one odd batch any more
 # GradScaler starts at 2**16 and halves at every skip: after 25 in a row no gradient can be too large for it.
 SKIPPED_IN_A_ROW = 25
@@ -29,11 +29,12 @@ SKIPPED_WINDOW, SKIPPED_SHARE = 50, 0.25  # the search for the scale takes about
 
 
 def watch(trainer, stop: bool = True) -> "Watcher":
-    """Add a `Watcher` to any Trainer for sequence classification or regression.
+    """Add a `Watcher` to any Trainer.
 
     What its `compute_metrics` computed stays; log loss, accuracy, predicted-class shares and spread are added where
-    labels are classes, else the spread alone. A few evaluation rows are predicted at once, to know the untrained
-    model; training is bit-identical with and without the watcher, as long as it does not stop.
+    labels are classes, the spread alone for other predictions of a row, and nothing where tokens or pixels have them. A
+    few evaluation rows are predicted at once, to know the untrained model; training is bit-identical with and without
+    the watcher, as long as it does not stop.
 
     Args:
         stop: end the training when it cannot get better; otherwise only say so.
@@ -58,14 +59,16 @@ class Watcher(TrainerCallback):
         self.run = Run(max_steps=1, untrained=math.nan)
         self._read_labels()
         self.started, self.first, self.scale = time.monotonic(), 0, None
+        self.steps = Steps(trainer.model)
         self.losses: list[torch.Tensor] = []
         self.skipped: list[bool] = []
         self.not_finite = 0
         self._own_metrics, self._compute_loss = trainer.compute_metrics, trainer.compute_loss
-        if not trainer.args.batch_eval_metrics:  # else metrics come batch by batch, in a form of the user's own
+        # Metrics that come batch by batch have a form of the user's own.
+        if not trainer.args.batch_eval_metrics and predicts_rows(trainer):
             trainer.compute_metrics = self._metrics
         self.counted = self._read_counts()
-        self.run.untrained = _untrained_spread(trainer)
+        self.run.untrained = untrained_spread(trainer)
         trainer.compute_loss = self._watched_loss
 
     @property
@@ -79,16 +82,26 @@ class Watcher(TrainerCallback):
         return self.run.best_constant
 
     def on_train_begin(self, args, state, control, **_):
-        self.started, self.first = time.monotonic(), state.global_step
+        self.started, self.first, self.steps = time.monotonic(), state.global_step, Steps(self.trainer.model)
         self.run.max_steps, self.run.warmup_steps = state.max_steps, args.get_warmup_steps(state.max_steps)
         if state.global_step:  # a run that is resumed: what was seen before the interruption
             self._recall(state.log_history)
 
-    def on_pre_optimizer_step(self, args, state, control, **_):
+    def on_step_begin(self, args, state, control, **_):
+        self.steps.begin()
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+        if optimizer is not None:
+            self.steps.before(optimizer)
         scaler = getattr(self.trainer.accelerator, "scaler", None)
         self.scale = scaler.get_scale() if scaler is not None and scaler.is_enabled() else None
 
     def on_step_end(self, args, state, control, **_):
+        self.steps.after(state.global_step, state.max_steps, scaled=self.scale is not None)
+        for sentence in self.steps.notes.values():
+            self._note(sentence)
+        if self.steps.lost and not self.events:
+            self._event(control, f"step {state.global_step}: {self.steps.lost}")
         losses, self.losses = [loss.float().mean() for loss in self.losses], []
         if (loss := _mean_of_all(losses, args)) is not None:
             self._judge_loss(state.global_step, loss, control)
@@ -105,6 +118,8 @@ class Watcher(TrainerCallback):
         if loss is None:
             return  # another of several evaluation sets, or one without labels
         spread = metrics.get("spread", math.nan)
+        if "log_loss" not in metrics:  # another loss cannot be compared with the constant predictor's log loss
+            self.run.constant = self.run.best_constant = None
         seen = {"step": state.global_step, "log_loss": loss, "spread": metrics.get(TEXT_SPREAD, spread)}
         self.run.evaluations.append(seen)
         self._say(self._line(state, metrics, loss, spread))
@@ -114,9 +129,14 @@ class Watcher(TrainerCallback):
             if not math.isfinite(loss):
                 advice = f"lower {setting(self.trainer, 'lr')}, or set {setting(self.trainer, 'fp32')}"
             self._event(control, f"step {state.global_step}: {problem}; {advice}.")
-        elif learns_by_heart(self.run):
+        elif rises_after_best(self.run):
+            best = min(self.run.evaluations, key=lambda e: e["log_loss"])
+            self._note(f"the validation loss has risen since its best, {best['log_loss']:.4f} at step {best['step']}: "
+                       f"keep those weights ({setting(self.trainer, 'keep_best')}), or lower "
+                       f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
+        if not problem and learns_by_heart(self.run):
             self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
-                       f"by heart; use more rows, {setting(self.trainer, 'freeze_layers')}, or fewer "
+                       f"by heart; use more rows, raise {setting(self.trainer, 'freeze_layers')}, or lower "
                        f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
 
     def _line(self, state, metrics: dict, loss: float, spread: float) -> str:
@@ -129,7 +149,8 @@ class Watcher(TrainerCallback):
             text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant"
             text += ")" if self.run.counts is None else f", {loss - self.run.counts:+.4f} to the counts alone)"
             text += f"  accuracy {metrics['accuracy']:.3f}  shares {shares}"
-        return f"step {state.global_step:>5}/{state.max_steps}  {text}  spread {spread:.3f}  {minutes:.1f} min left"
+        text += f"  spread {spread:.3f}" if "spread" in metrics else ""
+        return f"step {state.global_step:>5}/{state.max_steps}  {text}  {minutes:.1f} min left"
 
     def _watched_loss(self, model, inputs, *args, **kwargs):
         result = self._compute_loss(model, inputs, *args, **kwargs)
@@ -158,10 +179,10 @@ class Watcher(TrainerCallback):
 
     def _metrics(self, prediction) -> dict[str, float]:
         own = self._own_metrics(prediction) if self._own_metrics else {}
-        logits, labels = _logits(prediction), prediction.label_ids
+        logits, labels = logits_of(prediction), prediction.label_ids
         if logits is None:
             return own
-        if not _are_classes(logits, labels):
+        if not are_classes(logits, labels):
             return own | {"spread": float(logits.astype(np.float64).std(0).mean())}
         if self.run.best_constant is None:
             self.run.best_constant = constant_log_loss(labels, labels, logits.shape[1])
@@ -239,50 +260,6 @@ def _class_names(trainer) -> list[str] | None:
     named = getattr(getattr(trainer.model, "config", None), "id2label", None) or {}
     names = [str(named[k]) for k in sorted(named)]
     return None if all(name.startswith("LABEL_") for name in names) else names
-
-
-def _logits(prediction) -> np.ndarray | None:
-    logits = prediction.predictions
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    fits = isinstance(logits, np.ndarray) and logits.ndim == 2 and np.issubdtype(logits.dtype, np.floating)
-    return logits if fits else None
-
-
-def _are_classes(logits: np.ndarray, labels) -> bool:
-    return (
-        logits.shape[1] > 1
-        and isinstance(labels, np.ndarray)
-        and labels.ndim == 1
-        and np.issubdtype(labels.dtype, np.integer)
-        and labels.min(initial=0) >= 0
-        and labels.max(initial=0) < logits.shape[1]
-    )
-
-
-def _untrained_spread(trainer) -> float:
-    """Spread of the predictions over some evaluation rows, as an evaluation would measure it now; NaN if it fails.
-
-    It is not needed to train: whatever goes wrong here is left to the evaluation itself to report.
-    """
-    data = first_set(trainer.eval_dataset)
-    if data is None:
-        return math.nan
-    try:
-        with untouched(trainer), trainer.accelerator.autocast():
-            trainer.model.eval()
-            rows, size = take(data, UNTRAINED_ROWS, seed=0), max(1, min(8, trainer.args.per_device_eval_batch_size))
-            collate, parts = trainer._get_collator_with_removed_columns(trainer.data_collator), []
-            for start in range(0, len(rows), size):
-                batch = collate([dict(r) if isinstance(r, dict) else r for r in rows[start : start + size]])
-                _, logits, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
-                parts.append((logits[0] if isinstance(logits, tuple) else logits).float().cpu().numpy())
-                if (counts := counts_beside(trainer.model)) is not None:
-                    parts[-1] = parts[-1] - counts_logits(counts, batch["features"].cpu().numpy())
-            logits = np.concatenate(parts).astype(np.float64)
-            classes = _are_classes(logits, None if labels is None else labels.cpu().numpy())
-            return float((softmax(logits, axis=1) if classes else logits).std(0).mean())
-    except Exception:
-        return math.nan
 
 
 def _mean_of_all(losses: list[torch.Tensor], args) -> float | None:

@@ -62,16 +62,19 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def plain_trainer(folder, model=None, train=None, valid=None, collator=collate, trainer_options=None, **arguments):
-    """A Trainer that learns: 320 rows, 16 a step, four epochs, with warmup."""
+def plain_trainer(
+    folder, model=None, train=None, valid=None, collator=collate, trainer_options=None, kind=Trainer,
+    settings_of=TrainingArguments, **arguments
+):  # fmt: skip
+    """A Trainer of a `kind` that learns: 320 rows, 16 a step, four epochs, with warmup."""
     torch.manual_seed(arguments.get("seed", 0))
     settings = {"num_train_epochs": 4, "learning_rate": 2e-3, "per_device_train_batch_size": 16, "warmup_steps": 0.1}
     settings |= {"eval_strategy": "steps", "eval_steps": 10, "logging_steps": 10, "save_strategy": "no"}
     settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_nan_inf_filter": False}
     settings |= {"output_dir": str(folder), "per_device_eval_batch_size": 64}
-    return Trainer(
+    return kind(
         model=make_model() if model is None else model,
-        args=TrainingArguments(**settings | arguments),
+        args=settings_of(**settings | arguments),
         train_dataset=Dataset.from_list(make_rows(320, 1)) if train is None else train,
         eval_dataset=Dataset.from_list(make_rows(120, 2)) if valid is None else valid,
         data_collator=collator,

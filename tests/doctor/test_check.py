@@ -237,12 +237,16 @@ FAULTS = {
 }
 
 
+# A fault that two checks name, each rightly.
+ALSO = {"memorises a batch": ["loss of known predictions"]}
+
+
 def test_the_healthy_setup_passes_everything(setup):
     report = setup.check()
     assert report.failed("FAIL", "WARN") == []
     assert report.seconds < 20
     report.stop_on_failure()
-    assert "PASS" in report._repr_html_()
+    assert "Nothing found that would keep this from learning." in report._repr_html_()
 
 
 def test_padding_is_not_an_overflow_of_learned_pooling(setup):
@@ -264,7 +268,8 @@ def test_exactly_the_right_check_names_the_fault(setup, check):
     assert report[check].status == status, str(report)
     assert remedy in report[check].advice
     # What follows from a fault may be warned of too; another check that FAILs would point to the wrong place.
-    assert report.failed("FAIL") == ([check] if status == "FAIL" else []), str(report)
+    failed = [name for name in report.failed("FAIL") if name not in ALSO.get(check, [])]
+    assert failed == ([check] if status == "FAIL" else []), str(report)
     if status == "FAIL":
         with pytest.raises(InputError, match=re.escape(check)):
             report.stop_on_failure()

@@ -270,6 +270,15 @@ def test_a_run_that_learns_is_never_stopped(new_trainer, tmp_path, seed):
     assert watcher.events == []
 
 
+def test_the_verdict_names_the_settings_of_the_trainer_that_it_is_given(big, tmp_path):
+    train, valid, truth = big
+    wild = np.random.default_rng(0).dirichlet([0.5] * 3, len(truth))
+    broke_out = pd.DataFrame({"log loss": [1.08, 1.9], "training loss": [1.2, 1.5]})
+    given = (train, valid, wild, valid["prompt"].map(tuple), broke_out)
+    assert "lower CFG.lr" in judge_training(*given).sentence
+    assert "lower TrainingArguments.learning_rate" in judge_training(*given, trainer=plain_trainer(tmp_path)).sentence
+
+
 @pytest.fixture
 def big(tmp_path):
     truth = write_contest(tmp_path, train_rows=1500, test_rows=3)
@@ -317,11 +326,27 @@ def test_one_bad_evaluation_or_late_overfitting_does_not_make_a_learner_unstable
 
 
 def test_worse_than_constant_is_by_heart_only_where_the_training_loss_says_so(big):
-    wild = np.random.default_rng(0).dirichlet([0.5] * 3, len(big[2]))
-    flat = {"log loss": [1.1, 1.1], "training loss": [1.1, 1.1]}
+    wild = 0.6 * np.random.default_rng(0).dirichlet([0.5] * 3, len(big[2])) + 0.4 / 3
+    reported = verdict(big, wild).model
+    flat = {"log loss": [reported, reported], "training loss": [1.1, 1.1]}
     assert verdict(big, wild, flat).name == "worse than the constant predictor"
-    assert verdict(big, wild, {"log loss": [1.1, 1.3], "training loss": [1.0, 0.4]}).name == "overfitted"
+    assert verdict(big, wild, flat | {"training loss": [1.0, 0.4]}).name == "overfitted"
     assert "by heart; use" not in verdict(big, wild).sentence
+
+
+def test_predictions_that_are_not_those_that_training_evaluated(big):
+    truth = big[2]
+    shares = np.tile(truth.mean(0), (len(truth), 1))
+    learned = verdict(big, truth).model
+    history = {"log loss": [1.08, learned], "training loss": [1.08, 1.0]}
+    assert verdict(big, truth, history).name == "learned"
+    other = verdict(big, 0.5 * shares + 0.5 * np.roll(truth, 1, axis=1), history)
+    assert other.name == "not what was evaluated"
+    assert f"training reported {learned:.4f}" in other.sentence
+    # Better than reported by more than calibration brings: other rows or labels were evaluated.
+    assert verdict(big, truth, {"log loss": [1.6, 1.6], "training loss": [1.6, 1.5]}).name != "learned"
+    # The best weights or the last ones, and a little better by calibration.
+    assert verdict(big, truth, {"log loss": [learned + 0.05, 1.2], "training loss": [1.0, 0.9]}).name == "learned"
 
 
 def test_a_class_that_training_lacks_does_not_make_every_model_learned(big):

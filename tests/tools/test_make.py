@@ -20,6 +20,7 @@ HANDED_OVER = {
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
     "curves-bench": ["--quick={QUICK}", "--out={BENCH_OUT}"],
+    "doctor-bench": ["--quick={QUICK}", "--workers={WORKERS}", "--out={BENCH_OUT}"],
     "gpu": ["--toy={TOY}", "--out={OUT}"],
     "trace": ["--quick={QUICK}", "--top={TOP}", "--out={BENCH_OUT}"],
     "weights": ["--dtype={DTYPE}", "--", "{MODEL}", "{OUT}"],
@@ -50,7 +51,7 @@ NAMES = (
     "BENCH_OUT",
     "QUICK",
 )
-NAMES += ("TOY", "TOP")
+NAMES += ("TOY", "TOP", "WORKERS")
 HOSTILE = [
     "'; touch MARK; '",
     '"; touch MARK; "',

@@ -1,0 +1,322 @@
+"""Rules about loss, batches, rows, first steps, loaded weights and evaluation: each names its fault, and no other."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertForSequenceClassification
+
+from src_py.doctor.checks_agree import (
+    check_label_in_text,
+    check_labels_of_both_sets,
+    check_markup,
+    check_round_trip,
+)
+from src_py.doctor.checks_batch import (
+    check_batch_labels,
+    check_batch_tokens,
+    check_modes,
+    check_rows_alone,
+    check_steps_rows,
+)
+from src_py.doctor.checks_evaluation import check_metrics, check_validation_rows
+from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
+from src_py.doctor.checks_loss import check_loss_of_known_predictions
+from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
+from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
+from src_py.doctor.findings import Setup
+from src_py.doctor.untouched import untouched
+from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
+
+TOKENIZER = SimpleNamespace(cls_token_id=1, sep_token_id=2, cls_token="[CLS]", sep_token="[SEP]")
+ROWS = make_rows(160, 1)
+
+
+def found(check, folder, edit=None, **options):
+    """The findings of a check on a small Trainer, worst first, after `edit` has changed it."""
+    trainer = plain_trainer(folder, **{"train": ROWS, "valid": ROWS[:60]} | options)
+    if edit:
+        edit(trainer)
+    with untouched(trainer):
+        said = check(Setup(trainer, TOKENIZER))
+    return sorted(said if isinstance(said, list) else [said], key=lambda f: ["FAIL", "WARN", "PASS"].index(f.status))
+
+
+def worst(*args, **kwargs):
+    return found(*args, **kwargs)[0].status
+
+
+CHECKS = (
+    check_batch_labels, check_batch_tokens, check_modes, check_rows_alone, check_steps_rows, check_validation_rows,
+    check_loss_of_known_predictions, check_copies, check_padding_in_rows, check_special_tokens, check_betas,
+    check_decay, check_dropout, check_first_update, check_trained_parts,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_healthy_trainer_passes(check, tmp_path):
+    assert {finding.status for finding in found(check, tmp_path)} == {"PASS"}
+
+
+def training_loss(function):
+    """Another loss, in training."""
+
+    def edit(trainer):
+        compute = trainer.compute_loss
+
+        def replaced(model, inputs, return_outputs=False, **kwargs):
+            _, outputs = compute(model, dict(inputs), return_outputs=True)
+            return function(outputs["logits"], inputs["labels"])
+
+        trainer.compute_loss = replaced
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "word"),
+    [
+        (lambda x, y: -cross_entropy(x, y), "FAIL", "below zero"),
+        (lambda x, y: torch.nn.functional.nll_loss(x, y), "FAIL", "below zero"),
+        (lambda x, y: cross_entropy(x.softmax(-1), y), "WARN", "softmax"),
+        (lambda x, y: cross_entropy(x, y, label_smoothing=0.9), "FAIL", "get better"),
+        (lambda x, y: cross_entropy(x / 100, y), "FAIL", "cost almost as much"),
+        (lambda x, y: cross_entropy(x, y.roll(1)), "FAIL", "get better"),
+        (lambda x, y: cross_entropy(x[:2], y[:2]), "FAIL", "no part"),
+        (lambda x, y: cross_entropy(x.detach(), y), "FAIL", "detached"),
+        (lambda x, y: cross_entropy(x, y, label_smoothing=0.1), "PASS", ""),
+        (lambda x, y: cross_entropy(x, y, reduction="sum"), "WARN", "a sum over rows"),
+        (lambda x, y: 5 * cross_entropy(x, y), "PASS", ""),
+    ],
+)
+def test_a_loss_that_is_wrong(tmp_path, function, status, word):
+    (finding,) = found(check_loss_of_known_predictions, tmp_path, training_loss(function))
+    assert finding.status == status, finding
+    assert word in finding.advice
+
+
+def changed_batch(**changes):
+    def collator(rows):
+        batch = collate(rows)
+        return batch | {name: change(batch[name]) for name, change in changes.items()}
+
+    return collator
+
+
+@pytest.mark.parametrize(
+    ("check", "collator"),
+    [
+        (check_batch_labels, changed_batch(labels=lambda x: x.roll(1))),
+        (check_batch_tokens, changed_batch(input_ids=lambda x: x[:, :6], attention_mask=lambda x: x[:, :6])),
+        (check_batch_tokens, changed_batch(attention_mask=lambda x: 1 - x)),
+        (check_batch_tokens, changed_batch(attention_mask=torch.ones_like)),
+        (check_rows_alone, changed_batch(attention_mask=torch.ones_like)),
+    ],
+)
+def test_a_collator_that_is_wrong(tmp_path, check, collator):
+    assert worst(check, tmp_path, collator=collator) in ("FAIL", "WARN")
+
+
+def test_a_mean_over_the_wrong_axis(tmp_path):
+    def edit(trainer):
+        trainer.model.bert.pooler.register_forward_hook(lambda module, inputs, out: out + out.mean(0, keepdim=True))
+
+    said = {finding.check: finding.status for finding in found(_alone_or_not_checked, tmp_path, edit)}
+    assert said["rows of a batch"] in ("FAIL", "WARN")
+
+
+def _alone_or_not_checked(setup):
+    return [finding for finding in check_rows_alone(setup) if finding.status != "not checked"]
+
+
+def test_evaluation_that_is_random_and_training_that_is_evaluation(tmp_path):
+    def random(trainer):
+        trainer.model.eval = lambda: trainer.model.train(True)
+
+    assert worst(check_modes, tmp_path, random) == "FAIL"
+
+    def never_random(trainer):
+        trainer.model.train = lambda mode=True: torch.nn.Module.train(trainer.model, False)
+
+    assert worst(check_modes, tmp_path, never_random) == "WARN"
+
+
+def test_steps_of_one_class_and_rows_that_are_never_seen(tmp_path):
+    labels = np.array([row["labels"] for row in ROWS])
+
+    def steps(choose):
+        def edit(trainer):
+            made = torch.utils.data.DataLoader(ROWS, batch_sampler=choose, collate_fn=collate)
+            trainer.get_train_dataloader = lambda: made
+
+        return edit
+
+    sorted_rows = np.argsort(labels, kind="stable").reshape(-1, 16).tolist()
+    said = {f.check: f.status for f in found(check_steps_rows, tmp_path, steps(sorted_rows))}
+    assert said == {"rows used": "PASS", "classes in a step": "FAIL"}
+    said = {f.check: f.status for f in found(check_steps_rows, tmp_path, steps([list(range(16))] * 10))}
+    assert said == {"rows used": "FAIL", "classes in a step": "PASS"}
+
+
+@pytest.mark.parametrize(
+    ("check", "rows", "status"),
+    [
+        (check_copies, [ROWS[0]] * 100, "FAIL"),
+        (check_label_order, [row | {"labels": i % 3} for i, row in enumerate(ROWS)], "WARN"),
+        (check_label_order, sorted(ROWS, key=lambda row: row["labels"]), "PASS"),
+        (check_copies, [ROWS[i // 3] | {"labels": i % 3} for i in range(120)], "FAIL"),
+        (check_special_tokens, [row | {"input_ids": row["input_ids"][1:-1]} for row in ROWS], "WARN"),
+        (check_special_tokens, [row | {"input_ids": [1, *row["input_ids"]]} for row in ROWS], "WARN"),
+        (check_padding_in_rows, [row | {"input_ids": row["input_ids"] + [3] * 8} for row in ROWS], "WARN"),
+    ],
+)
+def test_rows_that_are_wrong(tmp_path, check, rows, status):
+    assert worst(check, tmp_path, train=rows) == status
+
+
+@pytest.mark.parametrize(
+    ("check", "options", "status"),
+    [
+        (check_first_update, {"max_grad_norm": 1e-13}, "FAIL"),
+        (check_first_update, {"optim": "sgd"}, "WARN"),
+        (check_decay, {"weight_decay": 10.0}, "WARN"),
+        (check_betas, {"adam_beta1": 0.999}, "WARN"),
+        (check_validation_rows, {"valid": ROWS[:8]}, "WARN"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path, check, options, status):
+    assert worst(check, tmp_path, **options) == status
+
+
+def test_a_frozen_head_a_frozen_encoder_and_dropout(tmp_path):
+    assert worst(check_trained_parts, tmp_path, lambda t: t.model.classifier.requires_grad_(False)) == "FAIL"
+    assert worst(check_trained_parts, tmp_path, lambda t: t.model.bert.requires_grad_(False)) == "WARN"
+    assert worst(check_dropout, tmp_path, model=make_model(hidden_dropout_prob=0.9)) == "FAIL"
+
+
+def test_the_first_steps_leave_no_trace(tmp_path):
+    trainer = plain_trainer(tmp_path, train=ROWS, valid=ROWS[:60])
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    with untouched(trainer):
+        check_first_update(Setup(trainer))
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    assert trainer.optimizer is None
+    assert trainer.lr_scheduler is None
+
+
+def test_layers_without_their_activation(tmp_path):
+    def edit(trainer):
+        for layer in trainer.model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.Identity()
+
+    assert worst(check_activation, tmp_path) == "PASS"
+    assert worst(check_activation, tmp_path, edit) == "FAIL"
+
+
+def test_weights_that_were_not_loaded(tmp_path):
+    make_model().save_pretrained(tmp_path / "saved")
+
+    def share(edit):
+        model = BertForSequenceClassification.from_pretrained(tmp_path / "saved")
+        edit(model)
+        (finding,) = found(check_loaded_weights, tmp_path, model=model)
+        return finding.status, finding.advice
+
+    assert share(lambda model: None)[0] == "PASS"
+    # Training moves weights, and they stay alike.
+    assert share(lambda m: [p.data.add_(0.01 * torch.randn_like(p)) for p in m.parameters()])[0] == "PASS"
+    status, advice = share(lambda m: torch.nn.init.normal_(m.bert.encoder.layer[1].output.dense.weight))
+    assert (status, "layer.1.output.dense.weight" in advice) == ("WARN", True)
+    assert share(lambda m: [torch.nn.init.normal_(p) for p in m.bert.parameters() if p.ndim > 1])[0] == "FAIL"
+
+
+def test_metrics_that_do_not_look_at_the_predictions(tmp_path):
+    def status(compute):
+        return worst(check_metrics, tmp_path, lambda trainer: setattr(trainer, "compute_metrics", compute))
+
+    assert status(lambda p: {"accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())}) == "PASS"
+    assert status(lambda p: {"accuracy": float((p.label_ids == p.label_ids).mean())}) == "FAIL"
+
+
+MANY, OTHERS = make_rows(500, 3, noise=0.1), make_rows(200, 4, noise=0.1)
+
+
+def other_label(rows, change):
+    return [row | {"labels": change(row["labels"])} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("valid", "statuses"),
+    [
+        (OTHERS, {"PASS"}),
+        (other_label(OTHERS, lambda k: (k + 1) % 3), {"FAIL"}),
+        ([row | {"labels": i % 3} for i, row in enumerate(OTHERS)], {"FAIL", "WARN"}),
+    ],
+)
+def test_validation_labels_of_another_kind(tmp_path, valid, statuses):
+    assert worst(check_labels_of_both_sets, tmp_path, train=MANY, valid=valid) in statuses
+
+
+def test_sets_whose_words_say_nothing_are_not_compared(tmp_path):
+    chance = [row | {"labels": i % 3} for i, row in enumerate(MANY)]
+    with pytest.raises(ValueError, match="not checked"):
+        found(check_labels_of_both_sets, tmp_path, train=chance, valid=OTHERS)
+
+
+def test_a_label_that_is_written_in_the_text(tmp_path):
+    marked = [row | {"input_ids": [1, 3 + row["labels"], 3, *row["input_ids"][1:]]} for row in ROWS]
+    assert worst(check_label_in_text, tmp_path) == "PASS"
+    assert worst(check_label_in_text, tmp_path, train=marked) == "WARN"
+
+
+class Words:
+    """A tokenizer of whole words, and of the two letters that some words have."""
+
+    all_special_ids = (1, 2)
+
+    def decode(self, ids, **_):
+        return " ".join("<p>" if i == 9 else f"word{i}" for i in ids)
+
+    def __call__(self, text, **_):
+        return {"input_ids": [9 if word == "<p>" else int(word[4:]) % 50 for word in text.split()]}
+
+
+def test_markup_and_tokens_of_another_tokenizer(tmp_path):
+    def status(check, rows):
+        trainer = plain_trainer(tmp_path, train=rows)
+        return check(Setup(trainer, Words())).status
+
+    few = [row | {"input_ids": [i % 40 + 10 for i in row["input_ids"]]} for row in ROWS]
+    pages = [row | {"input_ids": [9, *row["input_ids"], 9]} for row in few]
+    assert [status(check_markup, rows) for rows in (few, pages)] == ["PASS", "WARN"]
+    other = [row | {"input_ids": [i + 55 for i in row["input_ids"]]} for row in few]
+    assert [status(check_round_trip, rows) for rows in (few, other)] == ["PASS", "WARN"]
+
+
+def test_a_part_that_has_no_rate_is_named(tmp_path):
+    def edit(trainer):
+        head = list(trainer.model.classifier.parameters())
+        inside = list(trainer.model.bert.parameters())
+        trainer.optimizer = torch.optim.AdamW([{"params": inside, "lr": 2e-3}, {"params": head, "lr": 1e-9}])
+
+    (finding,) = found(check_first_update, tmp_path, edit)
+    assert (finding.status, finding.measured.split(" of ")[0]) == ("WARN", "1")
+    assert "classifier.weight" in finding.advice
+
+
+def test_a_scheduler_at_zero_and_a_rate_of_zero_are_no_error_of_the_check(tmp_path):
+    def edit(trainer):
+        trainer.create_optimizer_and_scheduler(100)
+
+    assert worst(check_first_update, tmp_path, edit) == "PASS"
+    assert worst(check_first_update, tmp_path, learning_rate=0.0) == "FAIL"
+
+
+def test_a_loss_that_is_bounded(tmp_path):
+    def absolute(x, y):
+        return (x.softmax(-1) - torch.nn.functional.one_hot(y, 3)).abs().mean()
+
+    (finding,) = found(check_loss_of_known_predictions, tmp_path, training_loss(absolute))
+    assert (finding.status, "unsure" in finding.advice) == ("WARN", True)
