@@ -25,7 +25,7 @@ override OFFLINE := $(PY) -m tools.offline $(PY) -m
 override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench curves-bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check pull run weights push submit status pull-kaggle audit lint clean
+.PHONY: help bench curves-bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check preview pull run weights push submit status pull-kaggle audit lint clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ check: $(READY) ## fail when a notebook is stale, or the linter, the type checke
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m mypy
+
+preview: $(READY) ## RECIPE as Kaggle shows it, light and dark, wide and narrow, after its demo: make preview RECIPE=... [NB=file.ipynb] [OUT=folder]
+	$(OFFLINE) tools.preview $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} $${ARG_NB:+"--notebook=$$ARG_NB"} $${ARG_OUT:+"--out=$$ARG_OUT"}
 
 pull: $(READY) ## bring an edited notebook back: make pull NB=file.ipynb
 	$(PY) -m tools.sync pull -- "$$ARG_NB"

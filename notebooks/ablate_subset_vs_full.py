@@ -337,3 +337,5 @@ display(clock.table())
 # - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
+# - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and
+#   of this notebook, with what to do.

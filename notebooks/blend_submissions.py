@@ -237,3 +237,5 @@ display(submission.head(), clock.table())
 # - **A foreign member that should count in the scoring run** must come with its model: fine-tune it with
 #   `finetune_deberta`, and attach that output.
 # - **Too slow?** Name members in `exclude`, or lower `hours` to see which would be left out.
+# - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and
+#   of this notebook, with what to do.

@@ -424,3 +424,5 @@ if forecast:
 # - **Scoring run**: attach this notebook's output and the same encoder; the notebook then only predicts.
 # - **Several runs in one submission**: attach their outputs to `blend_submissions`.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.
+# - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and
+#   of this notebook, with what to do.

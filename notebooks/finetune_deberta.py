@@ -503,3 +503,5 @@ if forecast:
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts. `blend_submissions` does
 #   the same with any number of outputs, and trains nothing by mistake.
 # - **Interrupted**: run again, or attach the interrupted output and keep the configuration: it resumes.
+# - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and
+#   of this notebook, with what to do.

@@ -127,7 +127,10 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
     try:
         items = shlex.split(overrides)
     except ValueError as error:
-        raise InputError(f"CFG: {overrides!r} cannot be split into key=value ({error}).") from error
+        raise InputError(
+            f"CFG: {overrides!r} cannot be split into key=value ({error}); put values that hold quotes or spaces "
+            "in quotes."
+        ) from error
     for item in items:
         name, separator, text = item.partition("=")
         if not separator:

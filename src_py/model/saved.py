@@ -62,7 +62,7 @@ class SavedSettings:
     def __post_init__(self) -> None:
         texts = (self.recipe, self.run, self.stopped, self.ended, *self.classes)
         if not all(isinstance(text, str) for text in texts):
-            raise InputError("a name is not a text")
+            raise InputError("recipe, run and classes must be texts")
         if len(self.classes) not in (2, 3) or len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes are {list(self.classes)}; they must be two or three different names")
         limits = {"temperature": TEMPERATURES, "tie_shift": TIE_SHIFTS}
@@ -139,7 +139,7 @@ def _read_marker(folder: str | Path) -> tuple[SavedSettings, dict[str, str]]:
     try:
         found = json.loads((Path(folder) / TRAINED_MARKER).read_text(encoding="utf-8"))
         if found.pop("digest") != _marker_digest(found):
-            raise InputError("a field differs from what was saved")
+            raise ValueError("a field differs from what was saved")
         digests = found.pop("files")
         kinds = {"reading": Reading, "model": ModelSettings, "calibration": Calibration}
         parts = {name: kind(**found[name]) for name, kind in kinds.items()}

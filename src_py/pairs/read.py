@@ -188,7 +188,7 @@ def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[list[str]]:
             fault = f"has a stray quote ({error})"
         raise InputError(
             f"{path}: row {row + 1} (line {start}) {fault}; the file may be cut off, or a quote inside a quoted text "
-            'is not doubled ("").'
+            'is not doubled (""): attach it again, or mend that row.'
         ) from error
     if row < 0 or not width:
         raise InputError(f"{path} is empty; attach the data again.")

@@ -90,7 +90,7 @@ def judge_trivial(probabilities: np.ndarray, table: pd.DataFrame, fold_of: np.nd
     """
     folds = np.unique(fold_of)
     if len(folds) < 2:
-        raise InputError("The prior of trivial pairs is judged on the other folds, but all rows lie in one.")
+        raise InputError("The prior of trivial pairs is judged on the other folds, but all rows lie in one; use two.")
     kinds, labels = trivial_kinds(table), table["label"].to_numpy()
     known = np.isfinite(probabilities).all(1) & (kinds != "")
     prior = np.full(probabilities.shape, np.nan)

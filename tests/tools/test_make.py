@@ -18,6 +18,7 @@ HANDED_OVER = {
     "demo": ["--recipe={RECIPE}"],
     "rehearse": ["--recipe={RECIPE}"],
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
+    "preview": ["--recipe={RECIPE}", "--notebook={NB}", "--out={OUT}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
     "curves-bench": ["--quick={QUICK}", "--out={BENCH_OUT}"],
     "doctor-bench": ["--quick={QUICK}", "--workers={WORKERS}", "--out={BENCH_OUT}"],
