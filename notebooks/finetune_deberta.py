@@ -465,7 +465,9 @@ if trained:
 if debug_size:
     print(debug)
 if stopped:
-    print("NOT LEARNED: this submission comes from a training that was stopped. It is no better than a guess.")
+    print(
+        "NOT LEARNED: this submission comes from a training that was stopped. The watcher's line above says why; it predicts little more than class shares or counts."
+    )
 clock.mark("Submission")
 display(submission.head(), clock.table())
 

@@ -45,9 +45,16 @@ class FineTunedMember(Member):
             if read_settings(folder).run not in ("", key):
                 raise InputError(f"{folder} is not from the run that {output.name} records; attach one whole output.")
         folds = len({folder.name.split("_seed_")[0] for folder in found.folders})
-        edited = edited_helpers(output, RECIPE, PREDICTING)
-        who = {"name": name, "folder": output, "digest": found.digest, "edited": edited}
-        return cls(**who, oof=found.oof, folds=folds, folders=found.folders, run=key)
+        return cls(
+            name=name,
+            folder=output,
+            oof=found.oof,
+            digest=found.digest,
+            folds=folds,
+            edited=edited_helpers(output, RECIPE, PREDICTING),
+            folders=found.folders,
+            run=key,
+        )
 
     def join(self, other: "FineTunedMember") -> "FineTunedMember":
         """Both as one member: folds of the same run that were trained in different sessions."""

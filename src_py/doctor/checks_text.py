@@ -4,7 +4,7 @@ import numpy as np
 
 from src_py.doctor.checks_model import encoder_of
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
-from src_py.doctor.rows import first_set, take
+from src_py.doctor.rows import first_set, row_count, take
 from src_py.doctor.settings import CODE
 from src_py.model.families import max_tokens
 from src_py.pairs.contest import TEXT_COLUMNS
@@ -195,7 +195,9 @@ def shuffled_as_good(features: np.ndarray, labels: np.ndarray, seed: int = 0) ->
 def check_same_prompt_on_both_sides(setup: Setup) -> Finding:
     """A prompt that is in training and validation makes the validation score too good."""
     name, data = "prompts on both sides", first_set(setup.trainer.eval_dataset)
-    if setup.train is not None and setup.valid is not None:
+    if data is not None and row_count(data) == 0:
+        return Finding(name, SKIP, "no validation rows")
+    if setup.train is not None and setup.valid is not None and len(setup.valid):
         seen, asked = set(prompt_key(setup.train)), prompt_key(setup.valid)
         share, most = float(asked.isin(seen).mean()), 0.01
     elif data is not None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ FLAT = 0.003
 WORSE = 0.05
 RISEN = 0.02  # nats: of a few hundred rows, what no late step of a linear schedule brings by chance
 SURE = 2.0  # standard errors: what is beyond noise
+TOO_FAST, DEAD, STILL = "too fast", "dead", "still"
 
 
 @dataclass
@@ -64,35 +66,45 @@ class Run:
         )
 
 
-def diagnose(run: Run) -> str | None:
-    """Why the run cannot get better, after its latest evaluation, in one sentence; None while it may still learn."""
+class Problem(NamedTuple):
+    """Why a run cannot get better, in one sentence, and its kind: `TOO_FAST` (steps too large have spoiled the weights),
+    `DEAD` (that, or all texts read alike), or `STILL` (nothing moves)."""
+
+    sentence: str
+    kind: str
+
+
+def diagnose(run: Run) -> Problem | None:
+    """Why the run cannot get better, after its latest evaluation; None while it may still learn."""
     now = run.evaluations[-1]
     if not math.isfinite(now["log_loss"]):
-        return "the predictions are NaN or infinite"
+        return Problem("the predictions are NaN or infinite", TOO_FAST)
     if len(run.evaluations) < 2 or now["step"] < max(EARLIEST * run.max_steps, run.warmup_steps):
         return None
     before = run.evaluations[-2]
     # The counts go on learning beside a dead encoder, so that no loss would show it.
     if run.counts is not None and max(before["spread"], now["spread"]) < max(NO_SPREAD, IDENTICAL * run.untrained):
-        return (
+        return Problem(
             f"the text changes no row's prediction (spread {now['spread']:.1e}, untrained {run.untrained:.1e}): the "
-            "encoder adds nothing to the counts"
+            "encoder adds nothing to the counts",
+            DEAD,
         )
     # A model with one answer for all rows can only learn the class shares; losses above theirs count as theirs.
     if not _flat(run, before) or not _flat(run, now) or _training_below_bar(run):
         return None
     if now["spread"] < IDENTICAL * run.untrained and before["spread"] < 0.5 * run.untrained:
-        return (
+        return Problem(
             f"every row gets the same prediction (spread {now['spread']:.1e}, untrained {run.untrained:.1e}): the "
-            "model has collapsed"
+            "model has collapsed",
+            TOO_FAST,
         )
     if training_falls(run):
         return None
     if _diverged(run):
-        return f"diverged: the loss is {now['log_loss']:.3f} and does not come down"
+        return Problem(f"diverged: the loss is {now['log_loss']:.3f} and does not come down", TOO_FAST)
     if before["step"] >= LATE * run.max_steps and now["spread"] <= 1.1 * min(before["spread"], run.untrained):
         where = "" if run.counts is None else " below that of the counts alone, to which the text adds nothing"
-        return f"neither the training nor the validation loss has fallen{where}"
+        return Problem(f"neither the training nor the validation loss has fallen{where}", STILL)
     return None
 
 

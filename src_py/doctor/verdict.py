@@ -226,7 +226,11 @@ def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float], t
     if over_counts[0] > 0 and gain >= LEAST_READING:
         return "learned", f"{better}, and better than {alone}."
     if gain >= 0.005:
-        return "learned", f"{better}, and on these rows better than {alone}, though more rows are needed to show it."
+        # Of the checkpoints the best on these rows was kept: on few rows chance alone finds one that looks better.
+        return (
+            "not enough rows to tell",
+            f"{better}, and {gain:.4f} better than {alone}, which so few rows cannot tell from chance; validate on more.",
+        )
     return (
         "learned little more than the counts",
         f"{better}, but not better than {alone}: the encoder adds nothing to them; see {terms('table')}, raise "

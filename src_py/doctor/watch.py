@@ -11,7 +11,7 @@ from scipy.special import softmax
 from torch import distributed
 from transformers import TrainerCallback
 
-from src_py.doctor.diagnose import Run, diagnose, learns_by_heart, rises_after_best
+from src_py.doctor.diagnose import DEAD, STILL, Run, diagnose, learns_by_heart, rises_after_best
 from src_py.doctor.predicted import are_classes, logits_of, predicts_rows, untrained_spread
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, first_set
 from src_py.doctor.settings import setting
@@ -125,10 +125,7 @@ class Watcher(TrainerCallback):
         self._say(self._line(state, metrics, loss, spread))
         problem = diagnose(self.run)
         if problem:
-            advice = f"lower {setting(self.trainer, 'lr')}, or lengthen {setting(self.trainer, 'warmup')}"
-            if not math.isfinite(loss):
-                advice = f"lower {setting(self.trainer, 'lr')}, or set {setting(self.trainer, 'fp32')}"
-            self._event(control, f"step {state.global_step}: {problem}; {advice}.")
+            self._event(control, f"step {state.global_step}: {problem.sentence}; {self._advice(problem.kind, loss)}.")
         elif rises_after_best(self.run):
             best = min(self.run.evaluations, key=lambda e: e["log_loss"])
             self._note(f"the validation loss has risen since its best, {best['log_loss']:.4f} at step {best['step']}: "
@@ -138,6 +135,17 @@ class Watcher(TrainerCallback):
             self._note("the training loss falls while validation stays above the constant predictor: it learns rows "
                        f"by heart; use more rows, raise {setting(self.trainer, 'freeze_layers')}, or lower "
                        f"{setting(self.trainer, 'epochs')}.")  # fmt: skip
+
+    def _advice(self, kind: str, loss: float) -> str:
+        """What to change, by the kind of problem."""
+        lr, warmup, table = (setting(self.trainer, name) for name in ("lr", "warmup", "table"))
+        if not math.isfinite(loss):
+            return f"lower {lr}, or set {setting(self.trainer, 'fp32')}"
+        if kind == STILL:
+            return f"see {table}: it says whether {lr} is too low, or what else keeps the weights where they are"
+        if kind == DEAD:
+            return f"see {table} for texts that read alike; if it finds none, lower {lr}, or lengthen {warmup}"
+        return f"lower {lr}, or lengthen {warmup}"
 
     def _line(self, state, metrics: dict, loss: float, spread: float) -> str:
         pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
@@ -216,11 +224,15 @@ class Watcher(TrainerCallback):
         counts, found = counts_beside(self.trainer.model), []
         if counts is None:
             return None
-        for data, most in ((self.trainer.train_dataset, LABEL_ROWS), (self.trainer.eval_dataset, sys.maxsize)):
-            features, labels = (column(data, [name], most) for name in ("features", "labels"))
-            if features is None or labels is None:
-                return None
-            found.append((features, counts_loss(counts, features, labels)))
+        sets = (self.trainer.train_dataset, LABEL_ROWS), (first_set(self.trainer.eval_dataset), sys.maxsize)
+        try:
+            for data, most in sets:
+                features, labels = (column(data, [name], most) for name in ("features", "labels"))
+                if features is None or labels is None or not len(labels):
+                    return None
+                found.append((features, counts_loss(counts, features, labels)))
+        except (CannotRead, TypeError, ValueError, IndexError):  # no set, or one of another form
+            return None
         (_, self.run.counts_training), (features, self.run.counts) = found
         return features
 

@@ -58,6 +58,7 @@ def test_a_run_that_does_not_move_is_stopped_though_the_counts_are_good(new_trai
     trainer.train()
     assert watcher.run.evaluations[-1]["log_loss"] < watcher.constant - 0.05, "compared with it, this looks learned"
     assert "has fallen below that of the counts alone" in watcher.events[0]
+    assert "whether CFG.lr is too low" in watcher.events[0], "lowering it would be the wrong advice"
     assert "to the counts alone)" in capsys.readouterr().out
 
 
@@ -70,6 +71,15 @@ def test_a_dead_encoder_is_stopped_while_the_counts_learn_on(new_trainer, fault)
     trainer.train()
     assert "the encoder adds nothing to the counts" in watcher.events[0]
     assert trainer.state.global_step <= 0.6 * trainer.state.max_steps
+
+
+@pytest.mark.parametrize("form", ["none", "empty", "dict"])
+def test_evaluation_sets_of_any_form_are_watched(new_trainer, form):
+    trainer = new_trainer()
+    valid = trainer.eval_dataset
+    trainer.eval_dataset = {"none": None, "empty": valid.select([]), "dict": {"one": valid, "two": valid}}[form]
+    watcher = watch(trainer)
+    assert (watcher.counted is not None) == (form == "dict")
 
 
 @pytest.mark.parametrize("seed", seeds(6, gated=1))
@@ -126,6 +136,9 @@ def test_what_beats_the_counts_has_learned(lengths):
         return verdict.name, verdict.sentence
 
     assert name(0.8 * counts + 0.2 * right)[0] == "learned"
+    few = softmax(np.log(counts) + 0.3 * rng.normal(size=counts.shape) + 0.08 * right, axis=1)
+    verdict = judge_training(lengths[HELD:], valid[:40], few[:40], prompt_key(valid[:40]), None, counts[:40])
+    assert verdict.name != "learned", "on so few rows chance alone looks like this"
     assert name(counts)[0] == "learned little more than the counts"
     assert name(0.999 * counts + 0.001 * right)[0] == "learned little more than the counts"  # surely better, by nothing
     assert name(0.3 * counts + 0.7 / 3)[0] != "learned"
@@ -139,7 +152,8 @@ def test_a_run_is_compared_with_the_lower_of_two_lines():
             {"step": step, "log_loss": loss, "spread": spread} for step, loss, spread in zip(steps, losses, spreads)
         ]
         made.step_losses = [(step, losses[0] + 0.01 * math.sin(step)) for step in range(10 * len(losses))]
-        return diagnose(made)
+        found = diagnose(made)
+        return found and found.sentence
 
     flat = [1.0] * 9
     assert "counts alone" in run(flat, [0.02] * 9, counts=1.0)
