@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Why is it not learning?
 #
-# Copy this notebook, paste your Trainer into the last cell, and read why it does not learn; above that, a notebook that
-# did not learn is repaired before your eyes, one remedy after the other.
+# Copy this notebook, paste your Trainer into the last cell, and read why it does not learn. The cells above show how it
+# goes: they repair a notebook that does not learn, one remedy after the other.
 #
 # | | |
 # | --- | --- |
@@ -40,9 +40,7 @@ class CFG:
     epochs = 2.0
     evaluations = 4  # of the validation rows in a training
     # Remedies
-    max_length = (
-        256  # tokens in a sequence; twice that where one sequence holds both answers, as in the posted notebook
-    )
+    max_length = 256  # tokens in a sequence; twice that where one sequence holds both answers, as posted
     batch_size = 16  # rows in an optimizer step, in place of the posted 2
     micro_batch = 8  # of them in a forward pass: what has to fit the GPU
     lr = 0.0  # in place of the posted 2e-5, if the doctor objects to that; 0: Microsoft's for the encoder's size
@@ -92,9 +90,10 @@ display(train.head(3), class_table(train["label"], valid["label"], classes))
 # %%
 from src_py.ablation import posted_settings, posted_trainer
 from src_py.doctor import check_before_training
+from src_py.kaggle import scratch_folder
 
 posted = posted_settings(problem, cfg.seed)
-trainer, tokenizer = posted_trainer(problem.model_dir, train, valid, output / "posted", posted, len(classes))
+trainer, tokenizer = posted_trainer(problem.model_dir, train, valid, scratch_folder(output), posted, len(classes))
 checked = check_before_training(trainer, tokenizer, train, valid)
 display(checked)
 del trainer
@@ -118,13 +117,13 @@ from src_py.kaggle import write_csv
 
 if cfg.try_remedies:
     steps, report = plan_steps(problem, posted, checked)
-    display(steps_table(steps))
+    display(steps_table(steps).style.set_properties(**{"text-align": "left"}))
     print(describe_left(report), describe_forecast(forecast_steps(problem, steps)), sep="\n")
     tried = [run_step(problem, step) for step in steps]
     table, figure = tried_table(problem, tried), plot_tried(problem, tried)
     write_csv(output / "remedies.csv", table.reset_index())
     save_figure(figure, output / "remedies.png")
-    display(table.round(3), figure)
+    display(table.style.format(precision=3, na_rep=""), figure)
 
 # %% [markdown]
 # ## Your Trainer

@@ -99,7 +99,7 @@ RECIPES = {
                 *("What you get", "Configuration", "Helpers (skip this)", "Data", "Check before training", "Remedies"),
                 *("Your Trainer", "What to change next"),
             ),
-            demo_cfg="rows=240 valid_rows=160 max_length=32 evaluations=2",
+            demo_cfg="rows=200 valid_rows=160 max_length=32 evaluations=2",
             rehearsal_cfg="rows=40 valid_rows=20 max_length=16 epochs=1 evaluations=1",
             traces=("remedies.csv", "remedies.png"),
             shows=("remedies.csv",),

@@ -156,12 +156,10 @@ def _posted_model(folder: str | Path, tokenizer, config: PostedConfig, n_classes
     if config.shrink or len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
     if config.copy_rows:
-        added = [
-            token for text, token in tokenizer.get_added_vocab().items() if text not in tokenizer.all_special_tokens
-        ]
+        added = sorted(set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids))
         with torch.no_grad():
             weight = model.get_input_embeddings().weight
-            weight[added] = weight[tokenizer.sep_token_id]
+            weight[added] = weight[tokenizer.sep_token_id].clone()
     model.config.pad_token_id = tokenizer.pad_token_id
     if not config.accepts_loss_kwargs:
         model.accepts_loss_kwargs = False

@@ -137,7 +137,7 @@ def known_remedies(settings: TrialSettings, rate: float) -> dict[str, Remedy]:
     cut = Remedy("parts cut separately", "tokenize prompt, A and B alone, cut each, then join them", {"cut": "parts"})
     line_break = 'add_tokens(AddedToken("\\n", normalized=False))'
     enlarge = "resize_token_embeddings only where the tokenizer has more tokens"
-    copied = "weight[added] = weight[tokenizer.sep_token_id]"
+    copied = "embeddings.weight.data[added] = embeddings.weight[tokenizer.sep_token_id].detach().clone()"
     return {
         "tokens per character": Remedy("line break kept whole", line_break, {"added_tokens": LINE_BREAK}),
         "one answer cut more": cut,

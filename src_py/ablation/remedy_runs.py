@@ -52,8 +52,8 @@ def forecast_steps(problem: Problem, steps: list[Step]) -> dict[str, float]:
             minutes[step.name] = timed[trials[step.name]]
             continue
         config = step.config
-        shape = (str(config.added_tokens), config.cut, config.batch_size, config.accumulation, config.one_gpu)
-        shape = (*shape, config.float32, config.precision)
+        read = (str(config.added_tokens), config.cut, config.float32, config.precision)
+        shape = (*read, config.batch_size, config.accumulation, config.one_gpu)
         if shape not in paces:
             paces[shape] = _pace(problem, config)
         a_step, a_row = paces[shape]
@@ -63,10 +63,10 @@ def forecast_steps(problem: Problem, steps: list[Step]) -> dict[str, float]:
 
 
 def describe_forecast(minutes: dict[str, float]) -> str:
-    """One sentence."""
+    """Two lines."""
     return (
         f"{len(minutes)} trainings take about {sum(minutes.values()):.0f} minutes on this machine, the longest "
-        f"{max(minutes.values()):.1f}; those that the watcher stops take less. To shorten them, lower CFG.rows."
+        f"{max(minutes.values()):.1f}.\nThose that the watcher stops take less; to shorten all of them, lower CFG.rows."
     )
 
 
@@ -77,7 +77,7 @@ def run_step(problem: Problem, step: Step) -> Tried:
     """
     begun = time.perf_counter()
     print(step.name, flush=True)
-    if step.arm:
+    if step.config is None:
         outcome = run_trial(problem, Trial(step.arm, len(problem.train), 0))
         steps, blind, history = outcome.at[-1], outcome.blind, None
         probabilities, ended = outcome.probabilities[-1], f"{steps} of {steps}"
@@ -112,7 +112,7 @@ def tried_table(problem: Problem, tried: list[Tried]) -> pd.DataFrame:
             }
         )
         before = losses if np.isfinite(losses).all() else before
-    return pd.DataFrame(rows).set_index("training")
+    return pd.DataFrame(rows).set_index("training").round(4).replace(-0.0, 0.0)
 
 
 def plot_tried(problem: Problem, tried: list[Tried]) -> Figure:
