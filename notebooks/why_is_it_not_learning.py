@@ -82,7 +82,7 @@ display(train.head(3), class_table(train["label"], valid["label"], classes))
 # %% [markdown]
 # ## Check before training
 #
-# The posted notebook, as its author ran it: a plain Hugging Face Trainer over `AutoModelForSequenceClassification`, five
+# The posted notebook on these rows: a plain Hugging Face Trainer over `AutoModelForSequenceClassification`, five
 # added tokens, one sequence for prompt and both answers that is cut at its end, steps of two rows, no warmup. The doctor
 # trains nothing and changes nothing. Read its table from the top: a FAIL is reason enough not to learn, a WARN may be. The
 # checks that passed are below.
@@ -101,9 +101,10 @@ del trainer
 # %% [markdown]
 # ## Remedies
 #
-# Each remedy is added to those above it, in the order of the doctor's list, and the same rows are trained again. The last
-# two trainings are the recipe of `finetune_deberta`, which goes further than a doctor can: it reads each answer in a sequence
-# of its own and compares the two. The first table shows what is changed; the forecast says how long it takes.
+# Each remedy is added to those above it, in the order of the doctor's list, and the same rows are trained again. (Weights
+# in half precision are mended first: a GPU refuses to train them.) The last two trainings are the recipe of
+# `finetune_deberta`, which goes further than a doctor can: it reads each answer in a sequence of its own and compares the
+# two. The first table shows what is changed; the forecast says how long it takes.
 #
 # In the second table, `brings` is by how much the log loss is lower than one row above, and `+-` is half of its 95 %
 # interval: less than that is noise. Where `most given answer` is near 1, the model always says the same. In the picture, a
@@ -111,27 +112,24 @@ del trainer
 # another fault remains.
 
 # %%
+import pandas as pd
+
 from src_py.ablation import describe_forecast, describe_left, forecast_steps, plan_steps, plot_tried, run_step
 from src_py.ablation import save_figure, steps_table, tried_table
 from src_py.kaggle import write_csv
 
 if cfg.try_remedies:
     steps, report = plan_steps(problem, posted, checked)
-    display(steps_table(steps).style.set_properties(**{"text-align": "left"}))
+    with pd.option_context("display.max_colwidth", None):
+        display(steps_table(steps))
     print(describe_left(report), describe_forecast(forecast_steps(problem, steps)), sep="\n")
     tried = [run_step(problem, step) for step in steps]
     table, figure = tried_table(problem, tried), plot_tried(problem, tried)
     write_csv(output / "remedies.csv", table.reset_index())
     save_figure(figure, output / "remedies.png")
-    display(table.style.format(precision=3, na_rep=""), figure)
+    display(table.round(3).fillna(""), figure)
 
 # %% [markdown]
-# ## Your Trainer
-#
-# Paste the cells that make your Trainer into the cell below, above the line `if trainer is None`, and run it. The doctor
-# checks it and stops at a FAIL; the watcher ends a training that is lost; the verdict says whether it learned. `train` and
-# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same columns.
-#
 # ## What to change next
 #
 # - **The doctor's list is your to-do list**: from the top, one change at a time, until no FAIL is left. Then train.
@@ -140,6 +138,12 @@ if cfg.try_remedies:
 # - **No GPU hours left?** `embed_deberta_lightgbm` trains LightGBM on embeddings; `blend_submissions` blends all outputs.
 # - **Still at the constant line with no FAIL?** Try another seed, more rows (`rows = 0`), or more epochs: large encoders
 #   sometimes fail to start, and on few rows none learns.
+#
+# ## Your Trainer
+#
+# Paste the cells that make your Trainer into the cell below, above the line `if trainer is None`, and run it. The doctor
+# checks it and stops at a FAIL; the watcher ends a training that is lost; the verdict says whether it learned. `train` and
+# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same columns.
 
 # %%
 from scipy.special import softmax

@@ -97,7 +97,7 @@ RECIPES = {
             name="why_is_it_not_learning",
             sections=(
                 *("What you get", "Configuration", "Helpers (skip this)", "Data", "Check before training", "Remedies"),
-                *("Your Trainer", "What to change next"),
+                *("What to change next", "Your Trainer"),
             ),
             demo_cfg="rows=200 valid_rows=160 max_length=32 evaluations=2",
             rehearsal_cfg="rows=40 valid_rows=20 max_length=16 epochs=1 evaluations=1",

@@ -16,7 +16,7 @@ from src_py.config import Settings, setting
 from src_py.doctor.check import check_before_training
 from src_py.doctor.findings import FAIL, WARN, Report
 from src_py.kaggle.inputs import Paths
-from src_py.kaggle.session import PRECISIONS, choose_precision, start_session
+from src_py.kaggle.session import PRECISIONS, choose_precision, free_memory, start_session
 from src_py.model.encoder import reference_lr
 from src_py.model.families import check_max_length, check_precision, max_tokens
 from src_py.model.find import find_encoder
@@ -198,7 +198,10 @@ def check_posted(problem: Problem, config: PostedConfig) -> Report:
         trainer, tokenizer = posted_trainer(
             problem.model_dir, problem.train, problem.valid, folder, config, problem.n_classes
         )
-        return check_before_training(trainer, tokenizer, problem.train, problem.valid)
+        report = check_before_training(trainer, tokenizer, problem.train, problem.valid)
+    del trainer
+    free_memory()
+    return report
 
 
 def steps_table(steps: list[Step]) -> pd.DataFrame:

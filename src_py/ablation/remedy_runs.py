@@ -183,7 +183,7 @@ def _pace(problem: Problem, config: PostedConfig) -> tuple[float, float]:
 class _StepTimer(TrainerCallback):
     """Seconds of the optimizer steps, all but the first, which also sets things up."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def on_step_begin(self, args, state, control, **_):
