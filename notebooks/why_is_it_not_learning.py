@@ -127,7 +127,7 @@ if cfg.try_remedies:
     table, figure = tried_table(problem, tried), plot_tried(problem, tried)
     write_csv(output / "remedies.csv", table.reset_index())
     save_figure(figure, output / "remedies.png")
-    display(table.round(3).fillna(""), figure)
+    display(table, figure)
 
 # %% [markdown]
 # ## What to change next

@@ -65,7 +65,7 @@ def forecast_steps(problem: Problem, steps: list[Step]) -> dict[str, float]:
 def describe_forecast(minutes: dict[str, float]) -> str:
     """Two lines."""
     return (
-        f"{len(minutes)} trainings take about {sum(minutes.values()):.0f} minutes on this machine, the longest "
+        f"{len(minutes)} trainings take about {sum(minutes.values()):.1f} minutes on this machine, the longest "
         f"{max(minutes.values()):.1f}.\nThose that the watcher stops take less; to shorten all of them, lower CFG.rows."
     )
 
@@ -95,7 +95,7 @@ def tried_table(problem: Problem, tried: list[Tried]) -> pd.DataFrame:
     """One row a training, with its log loss: how much lower it is than in the last row with a result (`brings`; `+-` is
     half of the 95 % interval) and than the constant predictor's; the share of the most frequent answer; the verdict."""
     constant, prompts = baselines(problem)["constant predictor"], pd.factorize(problem.prompts)[0]
-    rows, before = [], np.full(len(constant), np.nan)
+    rows, before = [], _losses(problem, tried[0])
     for one in tried:
         losses = _losses(problem, one)
         rows.append(
@@ -111,7 +111,8 @@ def tried_table(problem: Problem, tried: list[Tried]) -> pd.DataFrame:
                 "minutes": one.minutes,
             }
         )
-        before = losses if np.isfinite(losses).all() else before
+        if np.isfinite(losses).all():
+            before = losses
     return pd.DataFrame(rows).set_index("training").round(4).replace(-0.0, 0.0)
 
 

@@ -107,6 +107,7 @@ def test_the_table_compares_with_the_last_row_that_has_a_result(problem, tried):
     assert list(table.index) == ["as posted", "+ broken", "+ mended"]
     assert table.loc["+ broken", ["log loss", "brings", "below constant", "most given answer"]].isna().all()
     losses = table["log loss"]
+    assert table.loc["as posted", "brings"] == 0
     assert table.loc["+ mended", "brings"] == pytest.approx(losses["as posted"] - losses["+ mended"], abs=2e-4)
     assert table.loc["+ mended", "brings"] > table.loc["+ mended", "+-"] > 0
     assert table.loc["as posted", "below constant"] == pytest.approx(0, abs=0.01)
@@ -120,7 +121,7 @@ def test_the_picture_names_every_training(problem, tried):
 
 
 def test_the_forecast_adds_up():
-    assert describe_forecast({"a": 1.5, "b": 2.6}).startswith("2 trainings take about 4 minutes on this machine, the")
+    assert describe_forecast({"a": 1.5, "b": 2.6}).startswith("2 trainings take about 4.1 minutes on this machine, the")
 
 
 def test_the_problem_is_the_attached_rows(contest, tiny):
