@@ -108,7 +108,7 @@ def tried_table(problem: Problem, tried: list[Tried]) -> pd.DataFrame:
                 "most given answer": _most_given(one.probabilities),
                 "verdict": one.verdict,
                 "steps": one.ended,
-                "minutes": one.minutes,
+                "minutes": round(one.minutes, 1),
             }
         )
         if np.isfinite(losses).all():
