@@ -274,6 +274,9 @@ def main(words: list[str], root: Path) -> int:
     try:
         if chosen.action == "status":
             status(recipes, chosen.user)
+        elif not chosen.recipe.submits:
+            name = chosen.recipe.name
+            raise SyncError(f"{name} writes no {FILE}; `make push RECIPE={name} USER={chosen.user}` runs it.")
         else:
             submit(recipes[0], chosen.user, root, chosen.seconds, chosen.version, chosen.wait, chosen.poll)
     except SyncError as error:

@@ -19,6 +19,7 @@ class Recipe:
         takes_encoder: whether its CFG has a `model_dir`.
         members: runs whose outputs it needs, (recipe, settings beside that recipe's own for the demo or rehearsal).
         foreign: whether it also gets somebody else's predictions.
+        submits: whether it answers the test rows in submission.csv.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Recipe:
     takes_encoder: bool = True
     members: tuple[tuple[str, str], ...] = ()
     foreign: bool = False
+    submits: bool = True
 
 
 _OPENING = ("What you get", "Configuration", "Helpers (skip this)", "Setup", "Data", "Validation split")
@@ -90,6 +92,19 @@ RECIPES = {
                 ("embed_deberta_lightgbm", ""),
             ),
             foreign=True,
+        ),
+        Recipe(
+            name="why_is_it_not_learning",
+            sections=(
+                *("What you get", "Configuration", "Helpers (skip this)", "Data", "Check before training", "Remedies"),
+                *("What to change next", "Your Trainer"),
+            ),
+            demo_cfg="rows=200 valid_rows=160 max_length=32 evaluations=2",
+            rehearsal_cfg="rows=40 valid_rows=20 max_length=16 epochs=1 evaluations=1",
+            traces=("remedies.csv", "remedies.png"),
+            shows=("remedies.csv",),
+            length_scale=5.0,  # so that few rows are enough for the recipe to learn
+            submits=False,
         ),
     )
 }

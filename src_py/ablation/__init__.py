@@ -7,7 +7,23 @@ from src_py.ablation.holdout import add_files, split_rows
 from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
+from src_py.ablation.posted import posted_trainer
 from src_py.ablation.problem import Problem
+from src_py.ablation.remedies import (
+    RemedySettings,
+    describe_left,
+    load_problem,
+    plan_steps,
+    posted_settings,
+    steps_table,
+)
+from src_py.ablation.remedy_runs import (
+    describe_forecast,
+    forecast_steps,
+    plot_tried,
+    run_step,
+    tried_table,
+)
 from src_py.ablation.results import baselines, curve_table, repair_table, results_table
 from src_py.ablation.schedule import (
     GridSettings,

@@ -1,6 +1,7 @@
 """The notebook of the forum thread "DeBERTa is not learning patterns?", reproduced as posted, so that its faults can be
 measured and repaired one by one."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import (
+    AddedToken,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -25,9 +27,19 @@ MARKERS = ("<[PROMPT]>", "<[RESP_A]>", "<[RESP_B]>")
 
 @dataclass(frozen=True)
 class PostedConfig:
-    """What the posted notebook really trained with."""
+    """What the posted notebook really trained with; the last group is what remedies change beside that.
 
-    added_tokens: tuple[str, ...] = (*MARKERS, "<[...]>", "\n")
+    Attributes:
+        cut: "right", the end of the sequence; "parts", prompt and answers separately.
+        shrink: give the matrix as many rows as the tokenizer has tokens, even where it had more.
+        copy_rows: added tokens begin with the row of the separator, not with the mean of all.
+        float32: load the weights in float32, in whatever precision they are stored.
+        accepts_loss_kwargs: False makes transformers 5 divide the loss by the accumulation steps.
+        one_gpu: False is DataParallel where several GPUs are visible.
+        evaluations: of the validation rows in a training, equally far apart; 0 is one after each epoch.
+    """
+
+    added_tokens: tuple[str | AddedToken, ...] = (*MARKERS, "<[...]>", "\n")
     max_length: int = 2048
     batch_size: int = 2
     accumulation: int = 1
@@ -37,6 +49,14 @@ class PostedConfig:
     weight_decay: float = 0.01
     train_share: float = 0.1
     precision: str = "fp16"
+    cut: str = "right"
+    shrink: bool = True
+    copy_rows: bool = False
+    float32: bool = False
+    accepts_loss_kwargs: bool = True
+    one_gpu: bool = False
+    evaluations: int = 0
+    seed: int = 42
 
 
 def posted_config() -> PostedConfig:
@@ -105,15 +125,54 @@ def resize_posted(encoder, tokenizer) -> None:
 
 
 def posted_trainer(
-    folder: str | Path, train: pd.DataFrame, valid: pd.DataFrame, output_dir: str | Path, config: PostedConfig
+    folder: str | Path,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    output_dir: str | Path,
+    config: PostedConfig,
+    n_classes: int = 3,
 ) -> tuple[Trainer, object]:
     """The posted Trainer and its tokenizer, on tables from `load_pairs`."""
     tokenizer = posted_tokenizer(folder, config)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=3, local_files_only=True, trust_remote_code=False
+    trainer = Trainer(
+        model=_posted_model(folder, tokenizer, config, n_classes),
+        args=_posted_arguments(output_dir, config, len(train)),
+        train_dataset=_flat(encode_posted(train, tokenizer, config.max_length, cut=config.cut)),
+        eval_dataset=_flat(encode_posted(valid, tokenizer, config.max_length, cut=config.cut)),
+        data_collator=DataCollatorWithPadding(tokenizer),
     )
-    model.resize_token_embeddings(len(tokenizer))
+    return trainer, tokenizer
+
+
+def _posted_model(folder: str | Path, tokenizer, config: PostedConfig, n_classes: int):
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=n_classes,
+        local_files_only=True,
+        trust_remote_code=False,
+        **({"dtype": torch.float32} if config.float32 else {}),
+    )
+    rows = model.get_input_embeddings().num_embeddings
+    if config.shrink or len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    if config.copy_rows:
+        added = sorted(set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids))
+        with torch.no_grad():
+            weight = model.get_input_embeddings().weight
+            weight[added] = weight[tokenizer.sep_token_id].clone()
     model.config.pad_token_id = tokenizer.pad_token_id
+    if not config.accepts_loss_kwargs:
+        model.accepts_loss_kwargs = False
+    return model
+
+
+def _posted_arguments(output_dir: str | Path, config: PostedConfig, rows: int) -> TrainingArguments:
+    rhythm: dict = {"eval_strategy": "epoch"}
+    if config.evaluations:
+        gpus = 1 if config.one_gpu else max(1, torch.cuda.device_count())
+        steps = math.ceil(rows / (config.batch_size * config.accumulation * gpus)) * config.epochs
+        every = max(1, int(steps / config.evaluations))
+        rhythm = {"eval_strategy": "steps", "eval_steps": every, "logging_steps": every}
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -124,20 +183,17 @@ def posted_trainer(
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup,
         fp16=config.precision == "fp16" and torch.cuda.is_available(),
+        bf16=config.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="epoch",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        seed=config.seed,
+        **rhythm,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=_flat(encode_posted(train, tokenizer, config.max_length)),
-        eval_dataset=_flat(encode_posted(valid, tokenizer, config.max_length)),
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-    return trainer, tokenizer
+    if config.one_gpu:
+        arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _fit(parts: list[list[int]], budget: int, cut: str) -> list[list[int]]:

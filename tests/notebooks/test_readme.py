@@ -86,6 +86,23 @@ def test_the_ablation_demo_tells_code_from_data():
 
 
 @pytest.mark.slow
+def test_the_remedies_demo_goes_from_a_constant_to_a_model_that_learns():
+    """Each remedy has a row; the posted notebook stays at the constant predictor, the recipe leaves it."""
+    done = make("demo", "RECIPE=why_is_it_not_learning")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    out = ROOT / "build/demo/why_is_it_not_learning"
+    tried = pd.read_csv(out / "remedies.csv").set_index("training")
+    assert tried.index[0] == "as posted"
+    assert tried.loc["as posted", "verdict"] == "constant predictor"
+    assert {"+ line break kept whole", "+ parts cut separately", "+ 16 rows a step", "+ warmup"} <= set(tried.index)
+    assert tried["log loss"].notna().all()
+    assert tried.loc["recipe", "below constant"] > 0 > tried.loc["as posted", "below constant"] - 0.01
+    assert not (out / "submission.csv").exists()
+    assert "There is no Trainer of yours yet" in done.stdout + done.stderr
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 1
+
+
+@pytest.mark.slow
 def test_weights_are_made_ready_to_attach(tmp_path, tiny):
     done = make("weights", f"MODEL={tiny}", f"OUT={tmp_path / 'ready'}", "DTYPE=float16")
     assert done.returncode == 0, done.stderr

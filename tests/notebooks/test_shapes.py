@@ -20,7 +20,9 @@ from tools.recipes import RECIPES
 ROOT = Path(__file__).resolve().parents[2]
 # The smallest runs that train; the rehearsal's settings, with one process.
 SMALL = {
-    name: recipe.rehearsal_cfg.replace("processes=2", "") for name, recipe in RECIPES.items() if not recipe.members
+    name: recipe.rehearsal_cfg.replace("processes=2", "")
+    for name, recipe in RECIPES.items()
+    if recipe.submits and not recipe.members
 }
 DUELS = """
 DUELS = Contest(

@@ -64,6 +64,13 @@ def kaggle(account, stub, tmp_path, capsys, monkeypatch):
     return run
 
 
+def test_a_recipe_that_writes_no_submission_is_not_submitted(kaggle, stub):
+    code, _, err = kaggle("submit", "--recipe=why_is_it_not_learning")
+    assert code == 1
+    assert "writes no submission.csv" in err
+    assert stub.calls() == []
+
+
 @pytest.mark.slow
 def test_submit_pushes_waits_submits_that_version_and_shows_the_score(kaggle, stub):
     stub.version = 2
