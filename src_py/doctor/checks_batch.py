@@ -131,16 +131,15 @@ def check_modes(setup: Setup) -> Finding:
     if not any(module.training for module in model.modules()):
         advice = "model.train() has no effect: dropout stays off in training."
         return Finding(name, WARN, "training is evaluation", limit, advice)
-    held = [(m, m.p) for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    plain = all(isinstance(m, torch.nn.Dropout) or "ropout" not in type(m).__name__ for m in model.modules())
-    own = any(isinstance(getattr(m, "attention_dropout", None), float) for m in model.modules())
+    held = [(m, name, getattr(m, name)) for m in model.modules() for name in _shares_dropped(m)]
+    other = any("ropout" in type(m).__name__ and not _shares_dropped(m) for m in model.modules())
     try:
-        for module, _ in held:
-            module.p = 0.0
-        both = _logits(setup, rows) if plain and not own else first
+        for module, share, _ in held:
+            setattr(module, share, 0.0)
+        both = first if other else _logits(setup, rows)
     finally:
-        for module, share in held:
-            module.p = share
+        for module, share, value in held:
+            setattr(module, share, value)
     apart = float((both - first).abs().max()) / spread
     advice = (
         "The model computes something else in evaluation than in training, dropout aside: predictions are not what "
@@ -150,6 +149,12 @@ def check_modes(setup: Setup) -> Finding:
 
 BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows)
 ROWS_TOGETHER_CHECKS = (check_rows_alone, check_modes)
+
+
+def _shares_dropped(module: torch.nn.Module) -> list[str]:
+    """Names of a module's attributes that say how much is dropped in training."""
+    names = ("p",) if isinstance(module, torch.nn.Dropout) else ("attention_dropout", "dropout_prob")
+    return [name for name in names if isinstance(getattr(module, name, None), float)]
 
 
 def _contains(row: torch.Tensor, sequence: list[int]) -> bool:
