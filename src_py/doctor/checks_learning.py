@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from scipy.stats import entropy
+from transformers import Trainer
 
 from src_py.doctor.checks_model import encoder_of, pretrained
 from src_py.doctor.findings import FAIL, PASS, SKIP, Finding, Setup, error_line, judge, out_of_memory
-from src_py.doctor.rows import CannotRead
+from src_py.doctor.rows import CannotRead, first_set, take
 from src_py.doctor.untouched import no_dropout, weights_restored
 from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
@@ -20,7 +21,8 @@ MEMORISE_ROWS, MEMORISE_STEPS = 8, 60
 
 
 def check_first_step(setup: Setup) -> Finding:
-    """What would raise at the first step of training raises here: collator, forward pass, loss and backward pass."""
+    """What would raise at the first step of training, or at its first evaluation, raises here: collator, forward pass,
+    loss and backward pass."""
     name, limit = "first step", "runs"
     try:
         if not setup.targets.fit:  # on a GPU nothing runs after that
@@ -33,6 +35,15 @@ def check_first_step(setup: Setup) -> Finding:
         if out_of_memory(error) or isinstance(error, CannotRead):
             raise
         return Finding(name, FAIL, error_line(error), limit, "Training would stop with this error: fix what it names.")
+    try:
+        _evaluate_two_rows(setup)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if out_of_memory(error) or isinstance(error, CannotRead):
+            return Finding(name, PASS, "runs", limit)
+        advice = "The first evaluation would stop with this error: fix what it names."
+        return Finding(name, FAIL, error_line(error), limit, advice)
     return Finding(name, PASS, "runs", limit)
 
 
@@ -138,6 +149,19 @@ def check_memorises(setup: Setup) -> Finding:
         name, share, advice, warn=(None, 0.5), fail=(None, bar),
         form="{:.2f} of the first loss", note=f" after {steps} steps",
     )  # fmt: skip
+
+
+def _evaluate_two_rows(setup: Setup) -> None:
+    """What the first evaluation does, where there will be one, and the Trainer evaluates as all do."""
+    trainer, data = setup.trainer, first_set(setup.trainer.eval_dataset)
+    usual = all(getattr(type(trainer), n) is getattr(Trainer, n) for n in ("evaluate", "evaluation_loop"))
+    if data is None or not usual or str(getattr(setup.args.eval_strategy, "value", setup.args.eval_strategy)) == "no":
+        return
+    rows = take(data, min(2, setup.args.per_device_eval_batch_size))
+    if rows:
+        setup.model.eval()
+        loss_only = setup.args.prediction_loss_only or trainer.compute_metrics is None
+        trainer.prediction_step(setup.model, setup.collate(rows), loss_only)
 
 
 LEARNING_CHECKS = (check_logged_loss, check_gradients, check_memorises, check_loss_at_start)

@@ -198,7 +198,8 @@ class Setup:
             return self.batch_labels
         data = self.trainer.train_dataset
         known = column(data, [*self.trainer.label_names, *LABEL_NAMES], LABEL_ROWS)
-        return self.batch_labels if known is None else known
+        # Names of classes are numbers in a batch only.
+        return known if known is not None and np.issubdtype(known.dtype, np.number) else self.batch_labels
 
     @property
     def n_classes(self) -> int:
@@ -234,7 +235,8 @@ class Setup:
         Before `accelerator.prepare` nothing runs under autocast, so this opens it as the prepared model will.
         """
         with self.trainer.accelerator.autocast(), self.trainer.compute_loss_context_manager():
-            return self.trainer.compute_loss(self.model, self.again(batch)).mean()
+            # The number of labels is passed as training passes it: older losses of users' own do not take it.
+            return self.trainer.compute_loss(self.model, self.again(batch), num_items_in_batch=None).mean()
 
     def loss_and_predictions(self, batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The loss, and what the model predicted for it; a loss of the user's own may return no outputs."""
