@@ -471,7 +471,7 @@ TASKS: dict[str, Any] = {
         "trainer_options": {"compute_metrics": first_of_tuple},
     },
     "names as labels": named,
-    "model_init": lambda: {"trainer_options": {"model_init": make_model}},
+    "model_init": lambda: {"trainer_options": {"model_init": lambda: make_model()}},
     "BatchEncoding": encodings,
     "torch format": lambda: encodings(torch_format=True),
     "LoRA": lambda: adapters(make_model(), "query", "value"),
