@@ -153,6 +153,23 @@ def test_a_row_is_scored_from_what_was_said():
     assert not quiet.alarmed
 
 
+def test_peers_are_scored_on_the_same_set_ups(tmp_path):
+    setup = single("everything frozen")
+    assert store.PEERS not in store.parts_of(setup, tmp_path)
+    (tmp_path / "peers" / "torch_audit").mkdir(parents=True)
+    assert store.PEERS in store.parts_of(setup, tmp_path)
+    run = TWIN_RUN | {"losses": [1.1] * 4}
+    said = {"torch-audit": {"findings": ["TA104", "TA200"], "error": ""}}
+    said |= {"neural_net_checklist": {"findings": [], "error": "ImportError"}}
+    row = score.score(setup, HEALTHY_CHECK, run, TWIN_RUN, peers=said)
+    assert row.peers == {"torch-audit": (True, True)}
+    sound = score.score(Setup(TWIN, PLAIN, "bert"), HEALTHY_CHECK, TWIN_RUN, peers=said)
+    found = score.measures([row, sound])
+    assert found["right cause named by torch-audit, of the faults it was asked about"] == score.Share(1, 1)
+    assert found["any alarm by torch-audit on a healthy set-up"] == score.Share(1, 1)
+    assert found["any alarm by neural_net_checklist on a healthy set-up"] == score.Share(0, 0)
+
+
 def test_a_report_that_is_wrong_counts_as_harm():
     setup = single("metric of labels against labels")
     run = TWIN_RUN | {"evaluations": [[10, 0.05]]}
