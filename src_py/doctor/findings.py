@@ -11,7 +11,7 @@ import torch
 
 from src_py.doctor.page import as_html, as_text
 from src_py.doctor.repair import Repair, propose
-from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, take
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, predictions, read_targets
 from src_py.errors import InputError
@@ -130,34 +130,14 @@ class Setup:
         return self.ids(self.sample)
 
     def ids(self, rows: list) -> list[list[list[int]]]:
-        """Token ids of rows without padding; what holds none is tokenised by the collator.
-
-        Raises:
-            CannotRead: when the collator gives no `input_ids` either.
-        """
-        known = [ids for row in rows if (ids := token_ids(row)) is not None]
-        if rows and len(known) == len(rows):
-            return known
-        found = [ids for at in range(0, len(rows), 16) for ids in self._collated_ids(rows[at : at + 16])]
-        if len(found) == len(rows):
-            return found
-        # More or fewer texts than rows (chosen and rejected ones, packed ones): the batch does not say whose they are.
-        return [[ids for part in self._collated_ids([row]) for ids in part] for row in rows]
-
-    def _collated_ids(self, rows: list) -> list[list[list[int]]]:
-        batch = self.collate(rows)
-        if "input_ids" not in batch:
-            raise CannotRead("the batches have no input_ids: no text")
-        masks = batch.get("attention_mask")
-        masks = [None if masks is None else masks[i].cpu() for i in range(len(batch["input_ids"]))]
-        return [unpadded(row.cpu(), mask) for row, mask in zip(batch["input_ids"], masks)]
+        """See `rows.ids_of`."""
+        return ids_of(rows, self.collate)
 
     @cached_property
     def reads_tokens(self) -> bool:
         """Whether rows are texts as token ids, and not images or numbers."""
-        first = self.sample[:1]
         try:
-            return bool(self.ids(first))
+            return bool(self.ids(self.sample[:1]))
         except CannotRead:
             return False
 
