@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.doctor_bench import report
 from benchmarks.doctor_bench.score import Row, score
 from benchmarks.doctor_bench.setups import Setup, setups
-from benchmarks.doctor_bench.store import ALONE, CHECK, RUN, parts_of, result
+from benchmarks.doctor_bench.store import ALONE, CHECK, PEERS, RUN, parts_of, result
 from benchmarks.doctor_bench.work import measure
 from tools.arguments import checked, new_folder, yes
 
@@ -48,12 +48,14 @@ def workers(text: str) -> int:
 
 def scored(listed: list[Setup], store: Path) -> tuple[list[Row], int]:
     """A row for every set-up that is measured, and how many are not."""
-    parts = {s.key: {part: result(store, s, part) for part in parts_of(s)} for s in listed}
+    parts = {s.key: {part: result(store, s, part) for part in parts_of(s, store)} for s in listed}
     rows = []
     for setup in listed:
         own, twin = parts[setup.key], parts.get(setup.twin, {}).get(RUN)
         if own[CHECK] is not None and own[RUN] is not None and (twin is not None or not setup.faults):
-            rows.append(score(setup, own[CHECK], own[RUN], twin if setup.faults else None, own.get(ALONE)))
+            rows.append(
+                score(setup, own[CHECK], own[RUN], twin if setup.faults else None, own.get(ALONE), own.get(PEERS))
+            )
     return rows, len(listed) - len(rows)
 
 

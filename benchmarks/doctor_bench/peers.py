@@ -53,9 +53,14 @@ RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+def installed(folder: Path) -> bool:
+    """Whether there are any in the folder where results are kept."""
+    return any((folder / "peers").glob("*"))
+
+
 def look(setup: Setup, folder: Path) -> dict:
     """For each peer: its findings as strings, the seconds it took, and why it was not tried."""
-    path = str(folder / "peers")
+    path = str((folder / "peers").resolve())
     if path not in sys.path:
         sys.path.append(path)
     found = {}

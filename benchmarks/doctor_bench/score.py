@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from benchmarks.doctor_bench.fault import FAULTS
+from benchmarks.doctor_bench.peers import RIGHT
 from benchmarks.doctor_bench.setups import HEALTHY_GROUP, SINGLE, TWIN, Setup
 
 COSTLY = 0.02  # nats a row: a fault that costs less need not be named
@@ -48,6 +49,7 @@ class Row:
     training_seconds: float = 0.0
     unchanged: bool = True
     identical: bool | None = None
+    peers: dict[str, tuple[bool, bool]] = field(default_factory=dict)  # (names the cause, says anything) of other tools
     early: float | None = None  # share of the steps after which early stopping alone would have ended the run
 
     @property
@@ -71,7 +73,9 @@ class Row:
         return values | {"harm": None if math.isinf(self.harm) else self.harm}
 
 
-def score(setup: Setup, check: dict, run: dict, twin: dict | None = None, alone: dict | None = None) -> Row:
+def score(
+    setup: Setup, check: dict, run: dict, twin: dict | None = None, alone: dict | None = None, peers: dict | None = None
+) -> Row:
     """The row of one set-up from its stored parts; `twin`: those of the healthy set-up that it is compared with."""
     row = Row(setup, stops=check.get("failed") or check["error"] or run.get("failed") or run["error"])
     found = check.get("findings", [])
@@ -92,6 +96,10 @@ def score(setup: Setup, check: dict, run: dict, twin: dict | None = None, alone:
         row.named[name] = _named(name, row, [text for _, text in run.get("events", [])] + row.noted)
     right = {check for name in setup.faults for check in FAULTS[name].before}
     row.rank = next((place for place, (check, _) in enumerate(row.alarms, 1) if check in right), None)
+    for tool, said in (peers or {}).items():
+        if tool in RIGHT and not said["error"]:
+            causes = {cause for name in setup.faults for cause in RIGHT[tool].get(name, ())}
+            row.peers[tool] = bool(causes & set(said["findings"])), bool(said["findings"])
     if alone is not None and not row.stops:
         row.identical = row.unchanged and alone["weights"] == run["weights"]
     return row
@@ -174,6 +182,17 @@ def measures(rows: list[Row]) -> dict[str, Share]:
     sound = [row for row in rows if row.setup.group in (TWIN, HEALTHY_GROUP)]
     learned = [row for row in sound if row.loss is not None and not row.useless]
     useless = [row for row in rows if row.setup.faults and row.useless]
+    asked = [row for row in (*single, *sound) if row.peers]
+    others = {}
+    for tool in RIGHT if asked else ():
+        own = [r for r in single if tool in r.peers]
+        others[f"right cause named by {tool}, of the faults it was asked about"] = Share.of(
+            r.peers[tool][0] for r in own
+        )
+        others[f"any alarm by {tool}, of these"] = Share.of(r.peers[tool][1] for r in own)
+        others[f"any alarm by {tool} on a healthy set-up"] = Share.of(
+            r.peers[tool][1] for r in sound if tool in r.peers
+        )
     return {
         "right cause named, single faults that cost 0.02 nats or more": Share.of(any(r.named.values()) for r in single),
         "the same, by the check before training alone": Share.of(r.rank is not None for r in single),
@@ -198,4 +217,5 @@ def measures(rows: list[Row]) -> dict[str, Share]:
         "healthy runs that learned, ended by early stopping alone": Share.of(r.early is not None for r in learned),
         "bit-identical with and without the doctor": Share.of(r.identical for r in sound if r.identical is not None),
         "weights and random state untouched by the check": Share.of(r.unchanged for r in rows),
+        **others,
     }

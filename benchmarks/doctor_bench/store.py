@@ -5,7 +5,7 @@ import json
 import signal
 import tempfile
 import traceback
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -23,9 +23,12 @@ _SKIPPED = {CHECK: (), RUN: ("doctor/check",), ALONE: ("doctor/",), PEERS: ("doc
 _NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "work.py", "peers.py")
 
 
-def parts_of(setup: Setup) -> list[str]:
-    """Only of healthy set-ups is the training compared with one without the doctor."""
-    return [CHECK, RUN] + ([ALONE] if setup.group in (TWIN, HEALTHY_GROUP) else [])
+def parts_of(setup: Setup, folder: Path | None = None) -> list[str]:
+    """Only of healthy set-ups is the training compared with one without the doctor; peers are asked if `folder`, where
+    results are, holds them, and not about several faults at once."""
+    sound = setup.group in (TWIN, HEALTHY_GROUP)
+    asked = folder is not None and peers.installed(folder) and len(setup.faults) < 2
+    return [CHECK, RUN] + ([ALONE] if sound else []) + ([PEERS] if asked else [])
 
 
 def result(folder: Path, setup: Setup, part: str) -> dict | None:
@@ -64,7 +67,7 @@ def _within(seconds: int, part: str, setup: Setup, work: Path) -> dict:
     signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try:
-        with redirect_stdout(StringIO()):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # peers draw bars
             if part == CHECK:
                 return measure.check(setup, work)
             if part == PEERS:

@@ -17,7 +17,7 @@ from src_py.kaggle import start_session
 def measure(listed: list[Setup], store: Path, processes: int) -> None:
     """Measure what is not stored yet, and say how far it is."""
     # First what the doctor says, which takes a quarter of the time.
-    jobs = [(store, setup, part) for part in PARTS for setup in listed if part in parts_of(setup)]
+    jobs = [(store, setup, part) for part in PARTS for setup in listed if part in parts_of(setup, store)]
     missing = [job for job in jobs if result(*job) is None]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} parts of {len(listed)} set-ups are done.", flush=True)
     if not missing:

@@ -7,6 +7,7 @@ tiny encoders are trained before: they learn to count the words of each group, f
 import hashlib
 import inspect
 import json
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -80,11 +81,10 @@ def classification(
 @lru_cache(8)
 def _pairs(folder: str, seed: int, length_scale: float, rows: tuple[int, int, int]) -> dict[str, pd.DataFrame]:
     frame, _ = make_pairs(sum(rows), seed, quality_scale=2.5, length_scale=length_scale)
-    path = Path(folder) / f"pairs-{seed}-{length_scale}-{sum(rows)}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
-    table, _ = load_pairs(path, LMSYS)
-    path.unlink()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes make the same table
+        frame.to_csv(Path(own) / "pairs.csv", index=False)
+        table, _ = load_pairs(Path(own) / "pairs.csv", LMSYS)
     # Rows with a prompt that has occurred before are left out: the parts must not share prompts.
     keys = table["prompt"].map(json.dumps)
     table = table[~keys.duplicated()].reset_index(drop=True)

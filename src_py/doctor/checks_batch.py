@@ -145,21 +145,20 @@ def check_modes(setup: Setup) -> Finding:
     if not any(module.training for module in model.modules()):
         advice = "Dropout stays off in training: let model.train() turn it on, in every module."
         return Finding(name, WARN, "training is evaluation", limit, advice)
-    held = [(m, m.p) for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    plain = all(isinstance(m, torch.nn.Dropout) or "ropout" not in type(m).__name__ for m in model.modules())
-    own = any(isinstance(getattr(m, "attention_dropout", None), float) for m in model.modules())
+    held = [(m, name, getattr(m, name)) for m in model.modules() for name in _shares_dropped(m)]
+    other = any("ropout" in type(m).__name__ and not _shares_dropped(m) for m in model.modules())
     try:
-        for module, _ in held:
-            module.p = 0.0
-        trained = [setup.predict(batch) for _ in range(TRIES)] if plain and not own else [first]
+        for module, share, _ in held:
+            setattr(module, share, 0.0)
+        trained = [first] if other else [setup.predict(batch) for _ in range(TRIES)]
     finally:
-        for module, share in held:
-            module.p = share
+        for module, share, value in held:
+            setattr(module, share, value)
     both = trained[0]
     if any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return Finding(name, SKIP, "batch norm computes something else in training, and is meant to", limit)
     if any(float((one - both).abs().max()) > SAME * spread for one in trained):
-        return Finding(name, SKIP, "training is random without nn.Dropout too", limit)
+        return Finding(name, SKIP, "training is random without dropout too", limit)
     apart = float((both - first).abs().max()) / spread
     advice = (
         "The model computes something else in evaluation than in training, dropout aside: predictions are not what "
@@ -169,6 +168,12 @@ def check_modes(setup: Setup) -> Finding:
 
 BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows)
 ROWS_TOGETHER_CHECKS = (check_rows_alone, check_modes)
+
+
+def _shares_dropped(module: torch.nn.Module) -> list[str]:
+    """Names of a module's attributes that say how much is dropped in training."""
+    names = ("p",) if isinstance(module, torch.nn.Dropout) else ("attention_dropout", "dropout_prob")
+    return [name for name in names if isinstance(getattr(module, name, None), float)]
 
 
 def _contains(row: torch.Tensor, sequence: list[int]) -> bool:

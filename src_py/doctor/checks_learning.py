@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from scipy.stats import entropy
+from transformers import Trainer
 
 from src_py.doctor.checks_model import encoder_of, pretrained
 from src_py.doctor.findings import FAIL, PASS, SKIP, Finding, Setup, error_line, judge, out_of_memory
-from src_py.doctor.rows import CannotRead
+from src_py.doctor.rows import CannotRead, first_set, take
 from src_py.doctor.untouched import no_dropout, weights_restored
 from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
@@ -20,7 +21,8 @@ MEMORISE_ROWS, MEMORISE_STEPS = 8, 60
 
 
 def check_first_step(setup: Setup) -> Finding:
-    """What would raise at the first step of training raises here: collator, forward pass, loss and backward pass."""
+    """What would raise at the first step of training, or at its first evaluation, raises here: collator, forward pass,
+    loss and backward pass."""
     name, limit = "first step", "runs"
     try:
         if not setup.targets.fit:  # on a GPU nothing runs after that
@@ -33,6 +35,15 @@ def check_first_step(setup: Setup) -> Finding:
         if out_of_memory(error) or isinstance(error, CannotRead):
             raise
         return Finding(name, FAIL, error_line(error), limit, "Training would stop with this error: fix what it names.")
+    try:
+        _evaluate_two_rows(setup)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if out_of_memory(error) or isinstance(error, CannotRead):
+            return Finding(name, PASS, "runs", limit)
+        advice = "The first evaluation would stop with this error: fix what it names."
+        return Finding(name, FAIL, error_line(error), limit, advice)
     return Finding(name, PASS, "runs", limit)
 
 
@@ -57,10 +68,11 @@ def check_loss_at_start(setup: Setup) -> Finding:
         advice = f"The loss is not finite: set {setup.setting('fp32')}."
         return Finding(name, FAIL, str(loss), f"near ln {classes} = {math.log(classes):.3f}", advice)
     advice = "The head starts overconfident or the labels do not fit its outputs: use a fresh head with small weights."
-    # 1: more than a random head costs; ModernBERT's draws logits with a spread of 1 (0.9 measured). 2: the true class
-    # gets less than a seventh (e**-2) of what chance gives it.
+    # Our head starts at the class shares; ModernBERT's own draws logits with a spread of 1 (0.9 above, measured). 2:
+    # the true class gets less than a seventh (e**-2) of what chance gives it.
+    usual = 0.2 if setup.ours else 1.0
     return judge(
-        name, loss, advice, warn=(None, math.log(classes) + 1), fail=(None, math.log(classes) + 2),
+        name, loss, advice, warn=(None, math.log(classes) + usual), fail=(None, math.log(classes) + 2),
         form="{:.3f}", note=f" (ln {classes} = {math.log(classes):.3f}, class shares {known:.3f}{counted})",
     )  # fmt: skip
 
@@ -139,6 +151,19 @@ def check_memorises(setup: Setup) -> Finding:
     )  # fmt: skip
 
 
+def _evaluate_two_rows(setup: Setup) -> None:
+    """What the first evaluation does, where there will be one, and the Trainer evaluates as all do."""
+    trainer, data = setup.trainer, first_set(setup.trainer.eval_dataset)
+    usual = all(getattr(type(trainer), n) is getattr(Trainer, n) for n in ("evaluate", "evaluation_loop"))
+    if data is None or not usual or str(getattr(setup.args.eval_strategy, "value", setup.args.eval_strategy)) == "no":
+        return
+    rows = take(data, min(2, setup.args.per_device_eval_batch_size))
+    if rows:
+        setup.model.eval()
+        loss_only = setup.args.prediction_loss_only or trainer.compute_metrics is None
+        trainer.prediction_step(setup.model, setup.collate(rows), loss_only)
+
+
 LEARNING_CHECKS = (check_logged_loss, check_gradients, check_memorises, check_loss_at_start)
 
 
@@ -146,11 +171,14 @@ LEARNING_CHECKS = (check_logged_loss, check_gradients, check_memorises, check_lo
 def _stays_without_dropout(model):
     """No dropout, which a training step cannot change, so that its loss can be compared with a plain forward's."""
     no_dropout(model)
+    own = vars(model).get("train")  # the user's, if there is one
     model.train = lambda mode=True: model
     try:
         yield
     finally:
         del model.train
+        if own is not None:
+            model.train = own
 
 
 @contextmanager

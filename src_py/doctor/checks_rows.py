@@ -84,8 +84,8 @@ ROW_CHECKS = (check_copies, check_label_order, check_sides, check_special_tokens
 
 
 def labels_of(setup: Setup, rows: list) -> list[float] | None:
-    """The label of each row; None where a row has none, or several."""
+    """The label of each row; None where a row has none, several, or one that is no number."""
     names = [*setup.trainer.label_names, *LABEL_NAMES]
     found = [next((row[n] for n in names if n in row), None) if isinstance(row, dict) else None for row in rows]
-    labels = [float(label) for label in found if label is not None and not np.ndim(label)]
-    return labels if len(labels) == len(found) else None
+    numbers = [float(x) for x in found if x is not None and not np.ndim(x) and not isinstance(x, str)]
+    return numbers if len(numbers) == len(found) else None

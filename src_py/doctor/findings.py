@@ -11,7 +11,7 @@ import torch
 
 from src_py.doctor.page import as_html, as_text
 from src_py.doctor.repair import Repair, propose
-from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, take, token_ids, unpadded
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, take
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, predictions, read_targets
 from src_py.errors import InputError
@@ -130,34 +130,14 @@ class Setup:
         return self.ids(self.sample)
 
     def ids(self, rows: list) -> list[list[list[int]]]:
-        """Token ids of rows without padding; what holds none is tokenised by the collator.
-
-        Raises:
-            CannotRead: when the collator gives no `input_ids` either.
-        """
-        known = [ids for row in rows if (ids := token_ids(row)) is not None]
-        if rows and len(known) == len(rows):
-            return known
-        found = [ids for at in range(0, len(rows), 16) for ids in self._collated_ids(rows[at : at + 16])]
-        if len(found) == len(rows):
-            return found
-        # More or fewer texts than rows (chosen and rejected ones, packed ones): the batch does not say whose they are.
-        return [[ids for part in self._collated_ids([row]) for ids in part] for row in rows]
-
-    def _collated_ids(self, rows: list) -> list[list[list[int]]]:
-        batch = self.collate(rows)
-        if "input_ids" not in batch:
-            raise CannotRead("the batches have no input_ids: no text")
-        masks = batch.get("attention_mask")
-        masks = [None if masks is None else masks[i].cpu() for i in range(len(batch["input_ids"]))]
-        return [unpadded(row.cpu(), mask) for row, mask in zip(batch["input_ids"], masks)]
+        """See `rows.ids_of`."""
+        return ids_of(rows, self.collate)
 
     @cached_property
     def reads_tokens(self) -> bool:
         """Whether rows are texts as token ids, and not images or numbers."""
-        first = self.sample[:1]
         try:
-            return bool(self.ids(first))
+            return bool(self.ids(self.sample[:1]))
         except CannotRead:
             return False
 
@@ -198,7 +178,8 @@ class Setup:
             return self.batch_labels
         data = self.trainer.train_dataset
         known = column(data, [*self.trainer.label_names, *LABEL_NAMES], LABEL_ROWS)
-        return self.batch_labels if known is None else known
+        # Names of classes are numbers in a batch only.
+        return known if known is not None and np.issubdtype(known.dtype, np.number) else self.batch_labels
 
     @property
     def n_classes(self) -> int:
@@ -234,7 +215,8 @@ class Setup:
         Before `accelerator.prepare` nothing runs under autocast, so this opens it as the prepared model will.
         """
         with self.trainer.accelerator.autocast(), self.trainer.compute_loss_context_manager():
-            return self.trainer.compute_loss(self.model, self.again(batch)).mean()
+            # The number of labels is passed as training passes it: older losses of users' own do not take it.
+            return self.trainer.compute_loss(self.model, self.again(batch), num_items_in_batch=None).mean()
 
     def loss_and_predictions(self, batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The loss, and what the model predicted for it; a loss of the user's own may return no outputs."""

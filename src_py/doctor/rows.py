@@ -1,6 +1,6 @@
 """Read the rows of a dataset, whatever its kind: columns, a list, a torch dataset, a stream, or a dict of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import numpy as np
@@ -83,6 +83,30 @@ def token_ids(row) -> list[list[int]] | None:
     if "input_ids" not in row:
         return None
     return unpadded(row["input_ids"], row.get("attention_mask"))
+
+
+def ids_of(rows: list, collate: Callable) -> list[list[list[int]]]:
+    """Token ids of rows without padding; what holds none is tokenised by the collator.
+
+    Raises:
+        CannotRead: when the collator gives no `input_ids` either.
+    """
+    known = [ids for row in rows if (ids := token_ids(row)) is not None]
+    if rows and len(known) == len(rows):
+        return known
+    found = [ids for at in range(0, len(rows), 16) for ids in _collated_ids(collate(rows[at : at + 16]))]
+    if len(found) == len(rows):
+        return found
+    # More or fewer texts than rows (chosen and rejected ones, packed ones): the batch does not say whose they are.
+    return [[ids for part in _collated_ids(collate([row])) for ids in part] for row in rows]
+
+
+def _collated_ids(batch) -> list[list[list[int]]]:
+    if "input_ids" not in batch:
+        raise CannotRead("the batches have no input_ids: no text")
+    masks = batch.get("attention_mask")
+    masks = [None if masks is None else masks[i].cpu() for i in range(len(batch["input_ids"]))]
+    return [unpadded(row.cpu(), mask) for row, mask in zip(batch["input_ids"], masks)]
 
 
 def unpadded(ids, mask=None) -> list[list[int]]:

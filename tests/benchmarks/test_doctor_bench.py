@@ -94,6 +94,40 @@ def test_known_faults_are_named(folder, name):
     assert row.named == {name: "FAIL"}
 
 
+RECALL = 0.8  # least share of the tenth's faults that the checks name, or leave to the watcher or the verdict
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where encoders are that know the language: without that, set-ups are not healthy."""
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.mark.slow
+def test_the_fixed_tenth_has_no_false_failure_and_names_its_faults(trained):
+    """The gate: what `make doctor-bench QUICK=1` says before training. Runs are long: two are watched, in the next."""
+    named, sound = [], []
+    for setup in setups(quick=True):
+        found = store.measured(trained, setup, store.CHECK)
+        assert "failed" not in found, found
+        row = score.score(setup, found, {"error": "", "evaluations": []})
+        assert row.unchanged
+        if setup.faults:
+            known = [bool(FAULTS[name].before) for name in setup.faults]
+            named += [bool(row.named[name]) for name, has in zip(setup.faults, known) if has]
+        else:
+            sound += [f"{setup.key}: {check}" for check, status in row.alarms if status == "FAIL"]
+    assert sound == []
+    assert sum(named) >= RECALL * len(named), f"{sum(named)} of {len(named)} faults are named"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["late learner", "noisy labels, 30 %"])
+def test_the_watcher_stops_no_healthy_run_that_learns_late_or_from_noise(trained, name):
+    run = store.measured(trained, Setup(HEALTHY_GROUP, PLAIN, "bert", healthy=name), store.RUN)
+    assert (run["error"], run["events"]) == ("", [])
+
+
 def test_every_name_that_counts_as_the_cause_is_a_name_of_a_check():
     sources = "".join(path.read_text(encoding="utf-8") for path in (store.ROOT / "src_py/doctor").glob("checks_*.py"))
     absent = {name for fault in FAULTS.values() for name in fault.before if f'"{name}"' not in sources}
@@ -151,6 +185,23 @@ def test_a_row_is_scored_from_what_was_said():
     quiet = score.score(setup, check, run | {"events": [], "verdict": ["learned", ""]}, TWIN_RUN)
     assert quiet.named == {"rate a hundred times too high": ""}
     assert not quiet.alarmed
+
+
+def test_peers_are_scored_on_the_same_set_ups(tmp_path):
+    setup = single("everything frozen")
+    assert store.PEERS not in store.parts_of(setup, tmp_path)
+    (tmp_path / "peers" / "torch_audit").mkdir(parents=True)
+    assert store.PEERS in store.parts_of(setup, tmp_path)
+    run = TWIN_RUN | {"losses": [1.1] * 4}
+    said = {"torch-audit": {"findings": ["TA104", "TA200"], "error": ""}}
+    said |= {"neural_net_checklist": {"findings": [], "error": "ImportError"}}
+    row = score.score(setup, HEALTHY_CHECK, run, TWIN_RUN, peers=said)
+    assert row.peers == {"torch-audit": (True, True)}
+    sound = score.score(Setup(TWIN, PLAIN, "bert"), HEALTHY_CHECK, TWIN_RUN, peers=said)
+    found = score.measures([row, sound])
+    assert found["right cause named by torch-audit, of the faults it was asked about"] == score.Share(1, 1)
+    assert found["any alarm by torch-audit on a healthy set-up"] == score.Share(1, 1)
+    assert found["any alarm by neural_net_checklist on a healthy set-up"] == score.Share(0, 0)
 
 
 def test_a_report_that_is_wrong_counts_as_harm():

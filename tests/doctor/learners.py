@@ -73,7 +73,7 @@ def plain_trainer(
     settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_nan_inf_filter": False}
     settings |= {"output_dir": str(folder), "per_device_eval_batch_size": 64}
     return kind(
-        model=make_model() if model is None else model,
+        model=make_model() if model is None and "model_init" not in (trainer_options or {}) else model,
         args=settings_of(**settings | arguments),
         train_dataset=Dataset.from_list(make_rows(320, 1)) if train is None else train,
         eval_dataset=Dataset.from_list(make_rows(120, 2)) if valid is None else valid,

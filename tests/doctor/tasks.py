@@ -41,6 +41,7 @@ from tests.doctor.learners import WORDS, collate, make_model, make_rows
 
 ROWS = make_rows(160, 1)
 VALID = make_rows(60, 2)
+NAMES = ("a", "b", "c")
 VOCABULARY = WORDS + 4
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": VOCABULARY}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -400,6 +401,16 @@ def encodings(torch_format=False):
     }
 
 
+def named():
+    """Names of classes, which the collator makes numbers of."""
+
+    def collator(rows):
+        return collate([row | {"labels": NAMES.index(row["labels"])} for row in rows])
+
+    train, valid = (Dataset.from_list([row | {"labels": NAMES[row["labels"]]} for row in r]) for r in (ROWS, VALID))
+    return {"train": train, "valid": valid, "collator": collator}
+
+
 def padded_left(rows):
     batch = collate(rows)
     lengths = batch["attention_mask"].sum(1).tolist()
@@ -459,8 +470,13 @@ TASKS: dict[str, Any] = {
         "model": seeded(BartForSequenceClassification, BartConfig(**_BART)),
         "trainer_options": {"compute_metrics": first_of_tuple},
     },
+    "names as labels": named,
+    "model_init": lambda: {"trainer_options": {"model_init": lambda: make_model()}},
     "BatchEncoding": encodings,
     "torch format": lambda: encodings(torch_format=True),
     "LoRA": lambda: adapters(make_model(), "query", "value"),
+    "LoRA, activations computed again": lambda: {
+        **adapters(make_model(), "query", "value"), "gradient_checkpointing": True,
+    },
     "LoRA on GPT-2": lambda: adapters(gpt2(), "c_attn"),
 }  # fmt: skip

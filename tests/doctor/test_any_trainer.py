@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from transformers import Trainer
 
 from src_py.doctor import check_before_training, judge_training, watch
 from src_py.doctor.findings import Setup
@@ -125,6 +126,25 @@ def test_faults_of_other_models_are_named(task, edit, check, tmp_path):
     edit(trainer)
     report = check_before_training(trainer)
     assert report[check].status in ("FAIL", "WARN"), report
+
+
+class OldLoss(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return super().compute_loss(model, inputs, return_outputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "words"),
+    [
+        (OldLoss, "Training would stop", "num_items_in_batch"),
+        (tasks.OnlyLoss, "The first evaluation would stop", "TypeError"),
+    ],
+)
+def test_what_would_stop_the_training_later_stops_it_now(kind, what, words, tmp_path):
+    report = check_before_training(plain_trainer(tmp_path, train=ROWS, valid=VALID, kind=kind, max_steps=120))
+    assert report.failed() == ["first step"]
+    assert words in report["first step"].measured
+    assert what in report["first step"].advice
 
 
 @pytest.mark.parametrize("task", ["images, ViT", "own head, classes", "T5"])

@@ -22,6 +22,7 @@ from src_py.doctor.checks_batch import (
     check_steps_rows,
 )
 from src_py.doctor.checks_evaluation import check_metrics, check_validation_rows
+from src_py.doctor.checks_learning import check_logged_loss
 from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
 from src_py.doctor.checks_loss import check_loss_of_known_predictions
 from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
@@ -320,3 +321,25 @@ def test_a_loss_that_is_bounded(tmp_path):
 
     (finding,) = found(check_loss_of_known_predictions, tmp_path, training_loss(absolute))
     assert (finding.status, "unsure" in finding.advice) == ("WARN", True)
+
+
+def test_a_train_method_of_the_user_s_own_is_still_there_afterwards(tmp_path):
+    trainer = plain_trainer(tmp_path, train=ROWS, valid=ROWS[:60])
+    own = trainer.model.train
+    trainer.model.train = lambda mode=True: own(mode)
+    before = trainer.model.train
+    with untouched(trainer):
+        check_logged_loss(Setup(trainer))
+    assert trainer.model.train is before
+
+
+def test_outputs_that_change_places_in_evaluation(tmp_path):
+    def edit(trainer):
+        def exchange(module, args, kwargs, out):
+            if not module.training:
+                out["logits"] = out["logits"][:, [1, 0, 2]]
+            return out
+
+        trainer.model.register_forward_hook(exchange, with_kwargs=True)
+
+    assert worst(check_modes, tmp_path, edit) == "FAIL"

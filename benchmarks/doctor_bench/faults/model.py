@@ -183,8 +183,13 @@ def last_token_pooled(case):
 
 @fault("model", kinds=(OURS,), before=("rows of a batch",))
 def rows_pooled_together(case):
-    """A mean over the wrong axis: each row gets a part of the others."""
-    pool_with(case, lambda hidden, mask: 0.5 * hidden.mean(1) + 0.5 * hidden.mean((0, 1)))
+    """Each vector gets a part of its neighbour's, as after a view over the wrong axis."""
+
+    def pooled(hidden, mask):
+        mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        return 0.5 * mean + 0.5 * mean.roll(1, 0)
+
+    pool_with(case, pooled)
 
 
 @fault("model", before=("training and evaluation mode",))
@@ -276,6 +281,6 @@ def attention_overflows_fp16(case):
     def edit(model):
         for name, parameter in encoder_of(model).named_parameters():
             if any(part in name for part in ("query", "Wqkv")) and parameter.ndim > 1:
-                parameter.data.mul_(3000)
+                parameter.data.mul_(10000)
 
     case.edit_model.append(edit)

@@ -44,8 +44,8 @@ def line_break_shatters_the_text(case):
 
 @fault("tokenizer", before=("embedding rows",), kinds=(PLAIN,))
 def added_tokens_without_rows(case):
-    case.edit_tokenizer.append(lambda tokenizer: tokenizer.add_tokens([f"<new{i}>" for i in range(300)]) and None)
-    texts(case, lambda text: "<new290> " + text)
+    case.edit_tokenizer.append(lambda tokenizer: tokenizer.add_tokens([f"<new{i}>" for i in range(400)]) and None)
+    texts(case, lambda text: "<new390> " + text)
 
 
 @fault("tokenizer", before=("added tokens' norms",), kinds=(PLAIN,))
