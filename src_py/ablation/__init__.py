@@ -1,5 +1,6 @@
 """Is it the data or the code? Many short trainings on growing subsets, and what they say."""
 
+from src_py.ablation.adaptive import ask
 from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
@@ -8,7 +9,7 @@ from src_py.ablation.lever_results import answer_levers, lever_table, plot_lever
 from src_py.ablation.levers import LEVERS
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
 from src_py.ablation.problem import Problem
-from src_py.ablation.results import baselines, curve_table, repair_table, results_table
+from src_py.ablation.results import baselines, curve_table, name_control, repair_table, results_table
 from src_py.ablation.schedule import (
     GridSettings,
     apply_preset,

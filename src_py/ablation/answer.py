@@ -36,10 +36,18 @@ class Answer:
     short: tuple[str, ...] = ()
     steps: pd.DataFrame | None = None
 
+    @property
+    def opening(self) -> str:
+        """Markdown of `short`."""
+        return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(self.short, start=1))
+
+    @property
+    def rest(self) -> str:
+        """Markdown of `sentences`."""
+        return "\n".join(f"- {sentence}" for sentence in self.sentences)
+
     def __str__(self) -> str:
-        opening = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(self.short, start=1))
-        rest = "\n".join(f"- {sentence}" for sentence in self.sentences)
-        return f"{opening}\n\nWhat this rests on:\n\n{rest}" if opening else rest
+        return f"{self.opening}\n\nWhat this rests on:\n\n{self.rest}" if self.short else self.rest
 
 
 def answer(
@@ -195,7 +203,7 @@ def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.D
     steps = compare(problem, outcomes, (arm, small, 0), (arm, small, large))
     rows = compare(problem, outcomes, (arm, small, large), (arm, large, 0))
     if steps is None or rows is None:
-        return f"{arm}, rows or steps? Cannot tell: the trials to compare have no seed in common."
+        return f"{arm}, rows or steps? Cannot tell: the control arm has no seed in common with the others."
     if not any(learned(curve, arm, *run) for run in ((small, large), (large, 0))):
         return f"{arm}, rows or steps? Cannot tell: neither {small:,} nor {large:,} rows beat the constant predictor."
     if better(steps) and better(rows):
@@ -209,8 +217,8 @@ def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.D
     else:
         verdict = "Cannot tell"
     return (
-        f"{arm}, rows or steps? {verdict}: {small:,} rows trained for as many steps as {large:,} rows get are "
-        f"{_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
+        f"{arm}, rows or steps? {verdict}: in the control arm, {small:,} rows for as many steps as {large:,} rows get "
+        f"are {_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
     )
 
 

@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         gain: nats by which it lowers the log loss, with its interval; None where that was not measured.
-        hours: of one card, for the whole training and the predictions of the validation rows; None where unknown.
+        hours: of one card or processor, for training and predicting the validation rows; None where unknown.
         note: why the gain is not known, or what it rests on.
     """
 
@@ -197,4 +197,4 @@ def _cost(step: Step) -> str:
         return ""
     minutes = 60 * step.hours
     time = "under a minute" if minutes < 1 else f"{minutes:.0f} minutes" if minutes < 90 else f"{step.hours:.1f} hours"
-    return f", for {time} on this card"
+    return f", for {time} on this machine"

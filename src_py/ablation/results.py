@@ -163,6 +163,14 @@ def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group)
     return Comparison(*mean_interval(np.stack(gains), problem.prompts[seen]), len(gains)) if gains else None
 
 
+def name_control(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the control arm named in its column `arm`; its other columns in words."""
+    words = table.rename(columns=lambda name: name.replace("_", " "))
+    control = words["as rows"] > 0
+    named = words["arm"].where(~control, words["arm"] + " (control arm)")
+    return words.assign(arm=named).rename(columns={"as rows": "steps of rows"})
+
+
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
     """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
     rows = []

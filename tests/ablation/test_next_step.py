@@ -55,7 +55,7 @@ def test_the_step_that_brings_most_for_its_hours_is_recommended(problem, recipe)
     for trial, one in outcomes.items():
         if trial.rows == 160:
             one.train_seconds, one.predict_seconds = 36_000.0, 1.0  # doubling is two trainings, averaging three
-    assert "hours on this card" in ask(problem, outcomes)[1]
+    assert "hours on this machine" in ask(problem, outcomes)[1]
 
 
 def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
