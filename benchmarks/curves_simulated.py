@@ -48,7 +48,7 @@ def simulate(shape: str, seed: int) -> Recorded:
     sizes = np.round(first * ratio ** np.arange(count)).astype(int)
     largest = int(sizes[-1])
     constant = float(rng.choice([np.log(2), np.log(3) - 0.02]))
-    curve, begin = _curve(shape, rng, constant, sizes[0], largest)
+    curve, begin = draw_curve(shape, rng, constant, sizes[0], largest)
 
     seeds, noise = int(rng.integers(1, 6)), 10 ** rng.uniform(np.log10(0.002), np.log10(0.02))
     shared = rng.normal(0, 0.006), rng.normal(0, 0.02)  # rows that are easy for a constant; for a model
@@ -75,7 +75,7 @@ def simulate(shape: str, seed: int) -> Recorded:
     )
 
 
-def _curve(shape: str, rng, constant: float, first: int, largest: int) -> tuple[Callable, float]:
+def draw_curve(shape: str, rng, constant: float, first: int, largest: int) -> tuple[Callable, float]:
     """The expected log loss over rows, and the most that it can fall below the constant predictor."""
     deep = rng.uniform(0.05, 0.5) * constant  # what can be learned at all
     floor = constant - deep

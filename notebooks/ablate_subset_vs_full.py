@@ -16,7 +16,8 @@
 # ## What you get
 #
 # - `ablation.csv`: one row a trained model, and pictures: learning curves, and the worth of each repair or lever;
-# - `answer.md`: a few sentences that answer the question from these figures, or say "cannot tell";
+# - `answer.md`: three sentences that answer the question from these figures, or say "cannot tell", and what they rest on;
+# - `next_steps.csv`: what twice the rows, another epoch or three seeds would bring, with intervals and hours;
 # - `trials/`: every finished trial, stored as it ends. An interrupted notebook resumes, here or with its output attached;
 # - `submission.csv` from the recipe on the most rows that were trained.
 #
@@ -55,6 +56,7 @@ class CFG:
     n_sizes = 5
     smallest_share = 0.01  # of all training rows
     seeds = 3  # each draws its own subsets
+    order = "adaptive"  # next is what narrows the question most for its minutes; "fixed": seed after seed
     control = True  # small subsets for as many steps as the largest
     extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
     pseudo_files = []  # pairs with class probabilities in place of labels, for the lever "pseudo_labels"
@@ -95,16 +97,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 from src_py.ablation import (
     LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
-    baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs, finished_model,
-    lever_table, list_trials, minutes_left, plan, plan_table, plot_curves, plot_levers, plot_repairs, repair_table,
-    results_table, run_trials, save_figure, split_rows, submission_arm, time_trials, write_record,
+    ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs,
+    finished_model, lever_table, list_trials, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
+    plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, submission_arm, time_trials,
+    write_record,
 )  # fmt: skip
 from src_py.config import check_config
-from src_py.evaluation import class_table
+from src_py.evaluation import as_html, class_table, folded
 from src_py.kaggle import (
     Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, start_session, visible_gpus, write_csv,
     write_text,
@@ -211,10 +214,12 @@ if not finished:
 # %% [markdown]
 # ## Check before training
 #
-# A short training of each way to read and batch gives the minutes of every trial. The plan runs the most informative
-# trials first: curves of all arms with the first seed, then the control arm, the repairs, the levers, then further
-# seeds. No trial may take more than a quarter of the time that is left. In the table, `as rows` above 0 is the control
-# arm: the subset is trained for as many steps as that many rows get. `left out` counts trials that do not fit the time.
+# A short training of each way to read and batch gives the minutes of every trial. First come the arms at small sizes,
+# then the last arm at the larger ones. From then on (`order = "adaptive"`) the trial is next that is expected to narrow
+# most, for its minutes, what the curves leave open: is the last arm better than the first, and what would twice the
+# data bring? When that is settled, the control arm, the repairs and further seeds follow. No trial may take more than a
+# quarter of the time that is left. The folded table has all trials; the *control arm* trains a subset for as many steps
+# as `steps of rows` rows get. `left out` counts trials that may not fit the time.
 
 # %%
 gpus = visible_gpus()
@@ -224,9 +229,8 @@ if not finished:
     done = set(store.outcomes(trials))
     minutes = time_trials(problem, [trial for trial in trials if trial not in done], gpus)
     planned = plan(trials, minutes, minutes_left(clock.limit), done, workers=max(1, len(gpus)))
-    with pd.option_context("display.max_rows", None):
-        display(plan_table(planned))
     print(f"{len(done)} of {len(trials)} trials are done, {(planned['plan'] == 'run').sum()} will run")
+    display(HTML(folded("The plan, one row an arm and size", name_control(plan_table(planned)))))
 clock.mark("Check before training")
 
 # %% [markdown]
@@ -239,13 +243,14 @@ clock.mark("Check before training")
 # %%
 arm, failed = submission_arm(grid.arms), {}
 if not finished:
-    failed = run_trials(problem, planned, store, clock.limit, gpus, save_arm=arm)
+    failed = run_trials(problem, planned, store, clock.limit, gpus, arm, ask(problem, grid, sizes))
 clock.mark("Grid")
 
 # %% [markdown]
 # The curve against the constant predictor's line is the answer to "does it learn?". Error bars show the spread over
-# seeds; each dot is one trained model. Solid: the arm's own epochs. Dashed: the control arm. In the table, an arm beats
-# the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`) is above 0.
+# seeds; each dot is one trained model. Solid: the arm's own epochs; dashed: the control arm; dotted: the fitted curve in
+# its band, and as a diamond what the curve without its largest size foretold of that. Below the picture: the answer,
+# what each next step would bring and cost, and what all of it rests on. What was not measured has no figure.
 
 # %%
 if debug_size:
@@ -262,11 +267,24 @@ if outcomes:
     write_csv(output / file_name("ablation.csv", debug_size), results)
     write_text(output / file_name("answer.md", debug_size), f"{answered}\n")
     save_figure(figure, output / file_name("learning_curve.png", debug_size))
-    display(figure, curve.round(4).rename(columns=lambda name: name.replace("_", " ")), Markdown(str(answered)))
+    display(figure, Markdown(answered.opening))
+    if answered.steps is not None:
+        write_csv(output / file_name("next_steps.csv", debug_size), answered.steps)
+        with pd.option_context("display.max_colwidth", None):
+            display(HTML(as_html(answered.steps.round(4))))
+    display(Markdown(answered.rest))
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
     print("Cannot tell: no trial was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
+
+# %% [markdown]
+# In the table, an arm beats the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`)
+# is above 0.
+
+# %%
+if outcomes:
+    display(name_control(curve).round(4))
 
 # %% [markdown]
 # What a repair is worth depends on what else is broken: added to the posted settings it may do nothing while another
@@ -298,13 +316,12 @@ if outcomes and levers:
         display(lever_figure, worth.round(4))
 
 # %% [markdown]
-# Every trial. `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above
-# `log loss` means that it went on to memorise its training rows.
+# `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above `log loss`
+# means that it went on to memorise its training rows.
 
 # %%
 if outcomes:
-    with pd.option_context("display.max_rows", None):
-        display(results.round(4).rename(columns=lambda name: name.replace("_", " ")))
+    display(HTML(folded(f"Every trial ({len(results)})", name_control(results).round(4))))
 clock.mark("Answer")
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 """Is it the data or the code? Many short trainings on growing subsets, and what they say."""
 
+from src_py.ablation.adaptive import ask
 from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
@@ -24,7 +25,7 @@ from src_py.ablation.remedy_runs import (
     run_step,
     tried_table,
 )
-from src_py.ablation.results import baselines, curve_table, repair_table, results_table
+from src_py.ablation.results import baselines, curve_table, name_control, repair_table, results_table
 from src_py.ablation.schedule import (
     GridSettings,
     apply_preset,

@@ -1,30 +1,53 @@
 """Is it the data or the code? Plain sentences, generated from measured figures, that also say "cannot tell"."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from src_py.ablation.curves import NOTHING, LearningCurve, fit_curve
-from src_py.ablation.foretell import tell_hindcast, tell_twice
+from src_py.ablation.foretell import tell_hindcast, tell_reach, tell_twice
+from src_py.ablation.next_step import next_step
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Comparison, baselines, compare, reading_gain
+from src_py.ablation.verdicts import (
+    ONE_SEED,
+    SEED_SPREAD,
+    better,
+    learned,
+    no_gain,
+    own_sizes,
+    records,
+    rise_of,
+    verdict_of,
+    worse,
+)  # fmt: skip
 from src_py.doctor.verdict import LEAST_READING
-
-SEED_SPREAD = 0.013  # nats: reported standard deviation of DeBERTa fine-tunes that differ in the seed alone
-ONE_SEED = 1.96 * 2**0.5 * SEED_SPREAD  # by so much two single runs may differ by their seeds, at 95 %
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`sentences` in plain words; `laws` the learning curve of each arm that could be fitted."""
+    """`short` is the answer in at most three sentences, `sentences` what it rests on; `laws` the learning curve of each
+    arm that could be fitted; `steps` what each next step would bring, None where that is not the question."""
 
     sentences: tuple[str, ...]
-    laws: dict[str, LearningCurve]
+    laws: dict[str, LearningCurve] = field(default_factory=dict)
+    short: tuple[str, ...] = ()
+    steps: pd.DataFrame | None = None
+
+    @property
+    def opening(self) -> str:
+        """Markdown of `short`."""
+        return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(self.short, start=1))
+
+    @property
+    def rest(self) -> str:
+        """Markdown of `sentences`."""
+        return "\n".join(f"- {sentence}" for sentence in self.sentences)
 
     def __str__(self) -> str:
-        return "\n".join(f"- {sentence}" for sentence in self.sentences)
+        return f"{self.opening}\n\nWhat this rests on:\n\n{self.rest}" if self.short else self.rest
 
 
 def answer(
@@ -35,8 +58,9 @@ def answer(
     arms: tuple[str, ...],
     trials: Iterable[Trial] = (),
 ) -> Answer:
-    """What the figures say about each of `arms`, about data against code (first against last arm), about rows against
-    steps, and about more data; and what they rest on.
+    """In short: data or code (first against last arm; what the arm learns where there is only one), what twice the data
+    would bring the last arm, and what to do next. Then what the figures say about each of `arms`, about rows against
+    steps, and what all of it rests on.
 
     Args:
         outcomes: finished trials.
@@ -45,23 +69,30 @@ def answer(
     """
     constant = float(baselines(problem)["constant predictor"].mean())
     laws = fit_curves(results, arms, constant, problem.blocks[0] if problem.blocks else None)
+    last, law = arms[-1], laws[arms[-1]]
+    told = {arm: learns(curve, results, arm) for arm in arms}
+    first = told.pop(last) if len(arms) == 1 else _data_or_code(problem, outcomes, curve, arms[0], last)
+    found = next_step(problem, outcomes, curve, last, law)
     sentences: list[str | None] = []
     for arm in arms:
-        sentences += [learns(curve, results, arm), reads(problem, outcomes, curve, arm)]
-    if len(arms) > 1:
-        sentences.append(_data_or_code(problem, outcomes, curve, arms[0], arms[-1]))
+        sentences += [told.get(arm), reads(problem, outcomes, curve, arm)]
     sentences += [_rows_or_steps(problem, outcomes, curve, arm) for arm in arms]
     sentences += [_rises(problem, outcomes, curve, arm) for arm in arms]
-    sentences.append(_twice(problem, outcomes, curve, arms[-1], laws[arms[-1]]))
     sentences += [tell_hindcast(arm, law) for arm, law in laws.items() if law]
+    sentences += [tell_reach(problem, outcomes, last, law)] if law else []
     sentences += [_missing(outcomes, arms, trials), _one_seed(curve, arms)]
-    return Answer(tuple(filter(None, sentences)), {arm: law for arm, law in laws.items() if law})
+    return Answer(
+        tuple(filter(None, sentences)),
+        {arm: law for arm, law in laws.items() if law},
+        (first, tell_twice(problem, outcomes, curve, last, law), found.sentence),
+        found.table,
+    )
 
 
 def smallest_that_learns(curve: pd.DataFrame, arm: str) -> int | None:
     """The smallest size from which on every measured size beats the constant predictor, its interval above zero."""
-    rows = _own(curve, arm).sort_values("rows", ascending=False)
-    sure = np.array([_verdict(row) == "learns" for row in _records(rows)], dtype=bool)
+    rows = own_sizes(curve, arm).sort_values("rows", ascending=False)
+    sure = np.array([verdict_of(row) == "learns" for row in records(rows)], dtype=bool)
     count = len(sure) if sure.all() else int(np.argmin(sure))
     return None if count == 0 else int(rows["rows"].iloc[count - 1])
 
@@ -85,46 +116,9 @@ def fit_curves(
     return laws
 
 
-def _own(curve: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """The arm's curve for its own number of epochs, by size."""
-    return curve[(curve["arm"] == arm) & (curve["as_rows"] == 0)].sort_values("rows")
-
-
-def _records(rows: pd.DataFrame) -> list[dict]:
-    return rows.to_dict("records")
-
-
-def _verdict(row: dict) -> str:
-    """What a row of the curve says against the constant predictor."""
-    if row["at most"] < 0 and row["gain"] < -NOTHING:
-        return "worse"
-    if row["at most"] < NOTHING:
-        return "nothing"
-    return "learns" if row["at least"] > 0 else "unsure"
-
-
-def _learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool:
-    found = curve[(curve["arm"] == arm) & (curve["rows"] == rows) & (curve["as_rows"] == as_rows)]
-    return any(_verdict(row) == "learns" for row in _records(found))
-
-
-def _better(found: Comparison) -> bool:
-    """Surely better: with one seed, by more than seeds may differ."""
-    return found.at_least > 0 and (found.seeds > 1 or found.gain > ONE_SEED)
-
-
-def _worse(found: Comparison) -> bool:
-    return found.at_most < 0 and (found.seeds > 1 or found.gain < -ONE_SEED)
-
-
-def _no_gain(found: Comparison) -> bool:
-    """Surely not better."""
-    return found.at_most < NOTHING and (found.seeds > 1 or found.gain < -ONE_SEED)
-
-
 def reads(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
     """Whether the encoder of an arm with counts adds something to them, at its largest size; None without counts."""
-    own = _own(curve, arm)
+    own = own_sizes(curve, arm)
     largest = 0 if own.empty else int(own["rows"].iloc[-1])
     found = reading_gain(problem, outcomes, (arm, largest, 0))
     if found is None:
@@ -143,7 +137,7 @@ def reads(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame,
 
 def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
     """From which size on the arm beats the constant predictor, and what it does below."""
-    own, finished = _own(curve, arm), results[results["arm"] == arm]
+    own, finished = own_sizes(curve, arm), results[results["arm"] == arm]
     lost = finished[finished["diverged"].astype(bool)]
     where = _listed(sorted(lost["rows"].unique()))
     diverged = f" {len(lost)} of its {len(finished)} trials diverged (NaN), at {where} rows." if len(lost) else ""
@@ -151,8 +145,8 @@ def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
         return f"{arm}: no trial gave a result, so nothing can be told.{diverged}"
     first = smallest_that_learns(curve, arm)
     sizes: dict[str, list[int]] = {"nothing": [], "worse": [], "unsure": [], "learns": []}
-    for row in _records(own[own["rows"] < first] if first else own):
-        sizes[_verdict(row)].append(row["rows"])
+    for row in records(own[own["rows"] < first] if first else own):
+        sizes[verdict_of(row)].append(row["rows"])
     wording = {
         "nothing": "it stays at the constant predictor: it learns nothing there",
         "worse": "it is worse than the constant predictor",
@@ -170,29 +164,29 @@ def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
 
 
 def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, old: str, new: str) -> str:
-    both = sorted(set(_own(curve, old)["rows"]) & set(_own(curve, new)["rows"]))
+    both = sorted(set(own_sizes(curve, old)["rows"]) & set(own_sizes(curve, new)["rows"]))
     pairs = [(size, compare(problem, outcomes, (old, size, 0), (new, size, 0))) for size in both]
     compared = [(size, found) for size, found in pairs if found]
     if not compared:
         return f"Data or code? Cannot tell: {old} and {new} have no size and seed in common."
-    small, (large, code) = int(_own(curve, old)["rows"].min()), compared[-1]
+    small, (large, code) = int(own_sizes(curve, old)["rows"].min()), compared[-1]
     data = compare(problem, outcomes, (old, small, 0), (old, large, 0)) if small < large else None
     figures = [f"at the same {large:,} rows {new} is {_gain(code)}"]
     if data:
         figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
     more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
-    learned = [_learned(curve, arm, large) for arm in (old, new)]
-    data_helps = data is not None and _better(data) and learned[0]
-    if _better(code) and learned[1]:
+    both_learn = [learned(curve, arm, large) for arm in (old, new)]
+    data_helps = data is not None and better(data) and both_learn[0]
+    if better(code) and both_learn[1]:
         verdict = "Both: the code, and the data" if data_helps else f"The code: {more}"
-    elif _worse(code):
+    elif worse(code):
         verdict = f"Not the code: {new} is worse than {old}" + ("; more rows help" if data_helps else "")
     elif data_helps:
         alike = abs(code.at_least) < NOTHING and abs(code.at_most) < NOTHING
         verdict = "The data: " + (
             f"at {large:,} rows the code makes no difference" if alike else "whether the code matters cannot be told"
         )
-    elif not any(learned):
+    elif not any(both_learn):
         verdict = f"Cannot tell: neither {old} nor {new} surely beats the constant predictor at {large:,} rows"
     else:
         verdict = "Cannot tell"
@@ -200,7 +194,7 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
 
 
 def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
-    own = set(_own(curve, arm)["rows"])
+    own = set(own_sizes(curve, arm)["rows"])
     controls = curve[(curve["arm"] == arm) & curve["as_rows"].isin(own) & curve["rows"].isin(own)]
     if controls.empty:
         return None
@@ -209,52 +203,34 @@ def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.D
     steps = compare(problem, outcomes, (arm, small, 0), (arm, small, large))
     rows = compare(problem, outcomes, (arm, small, large), (arm, large, 0))
     if steps is None or rows is None:
-        return f"{arm}, rows or steps? Cannot tell: the trials to compare have no seed in common."
-    if not any(_learned(curve, arm, *run) for run in ((small, large), (large, 0))):
+        return f"{arm}, rows or steps? Cannot tell: the control arm has no seed in common with the others."
+    if not any(learned(curve, arm, *run) for run in ((small, large), (large, 0))):
         return f"{arm}, rows or steps? Cannot tell: neither {small:,} nor {large:,} rows beat the constant predictor."
-    if _better(steps) and _better(rows):
+    if better(steps) and better(rows):
         verdict = "Both matter"
-    elif _better(steps):
-        verdict = "The steps matter; " + ("more rows add nothing" if _no_gain(rows) else "the rows cannot be told")
-    elif _better(rows):
+    elif better(steps):
+        verdict = "The steps matter; " + ("more rows add nothing" if no_gain(rows) else "the rows cannot be told")
+    elif better(rows):
         verdict = "The rows matter; " + (
-            "more steps on few rows do not replace them" if _no_gain(steps) else "whether steps do too cannot be told"
+            "more steps on few rows do not replace them" if no_gain(steps) else "whether steps do too cannot be told"
         )
     else:
         verdict = "Cannot tell"
     return (
-        f"{arm}, rows or steps? {verdict}: {small:,} rows trained for as many steps as {large:,} rows get are "
-        f"{_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
+        f"{arm}, rows or steps? {verdict}: in the control arm, {small:,} rows for as many steps as {large:,} rows get "
+        f"are {_gain(steps)} than with their own; {large:,} rows with the same steps are {_gain(rows)} than those."
     )
 
 
 def _rises(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
     """Only said where more rows surely made the arm worse."""
-    own = _own(curve, arm)
-    if len(own) < 2:
+    found = rise_of(problem, outcomes, curve, arm)
+    if found is None:
         return None
-    best, largest = int(own.loc[own["log loss"].idxmin(), "rows"]), int(own["rows"].iloc[-1])
-    found = compare(problem, outcomes, (arm, best, 0), (arm, largest, 0)) if best < largest else None
-    if not found or not _worse(found):
-        return None
+    best, largest, rise = found
     extra = problem.blocks and largest > problem.blocks[0]
     why = "the rows of the extra files may be of another kind" if extra else "a run may have failed to start"
-    return f"{arm}: at {largest:,} rows it is {_gain(found)} than at {best:,}. More seeds tell why: {why}."
-
-
-def _twice(
-    problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str, law: LearningCurve | None
-) -> str:
-    if law is None:
-        own = _own(curve, arm)
-        has = f"{own['rows'].nunique()} sizes and {int(own['seeds'].sum())} trials"
-        return f"Twice the data? Cannot tell: a curve needs three sizes; {arm} has {has}."
-    largest = law.largest
-    if not _learned(curve, arm, largest):
-        return f"Twice the data? Cannot tell: {arm} does not surely beat the constant predictor at {largest:,} rows."
-    if largest == _own(curve, arm)["rows"].max() and _rises(problem, outcomes, curve, arm):  # which says by how much
-        return f"Twice the data ({2 * largest:,} rows)? Cannot tell: {arm}'s log loss rises up to {largest:,} rows."
-    return tell_twice(problem, outcomes, arm, law)
+    return f"{arm}: at {largest:,} rows it is {_gain(rise)} than at {best:,}. More seeds tell why: {why}."
 
 
 def _missing(outcomes: dict[Trial, Outcome], arms: tuple[str, ...], trials: Iterable[Trial]) -> str | None:

@@ -176,9 +176,12 @@ class Draws:
             wander = rng.normal(size=(int(mine.sum()), len(rows))) @ root.T
             values[mine] += off[mine] @ gain.T + deviation[mine] * wander
         if seeds:
-            each = np.sqrt(self.noise.of_seed(rows)[self.kind] / seeds)
-            values += deviation * each * rng.normal(size=values.shape)
+            values += self.spread(rows) / np.sqrt(seeds) * rng.normal(size=values.shape)
         return values
+
+    def spread(self, rows: np.ndarray) -> np.ndarray:
+        """(draws, rows) standard deviation of one model."""
+        return np.sqrt(self.variance[:, None] * self.noise.of_seed(rows)[self.kind])
 
     def _curve(self, rows: np.ndarray) -> np.ndarray:
         falls = self.form.falls(rows[None], self.exponent[:, None], self.start[:, None])

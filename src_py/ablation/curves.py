@@ -116,6 +116,11 @@ class LearningCurve:
         sizes, rng = np.asarray(rows, float), np.random.default_rng(1)
         return np.concatenate([drawn.at(sizes, seeds, rng) for drawn in self._draws])
 
+    def spread(self, rows) -> np.ndarray:
+        """(draws, rows) standard deviation over seeds of one model's log loss, of the same curves as `draw`."""
+        sizes = np.asarray(rows, float)
+        return np.concatenate([drawn.spread(sizes) for drawn in self._draws])
+
     def forecast(self, rows: float, seeds: int = 0) -> Forecast | None:
         """Log loss for one number of rows; None beyond `REACH`, which is not tested."""
         if rows > REACH * self.largest:

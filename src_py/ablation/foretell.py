@@ -1,21 +1,44 @@
 """What a learning curve says, in sentences: about twice the rows, and about itself."""
 
 import numpy as np
+import pandas as pd
 
 from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, REACH, LearningCurve
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import mean_interval, row_losses
+from src_py.ablation.verdicts import learned, own_sizes, rise_of
 
 
-def tell_twice(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, law: LearningCurve) -> str:
-    """What twice the rows of the arm's largest size would bring, and what that rests on."""
-    largest, twice = law.largest, 2 * law.largest
+def why_not_twice(
+    problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str, law: LearningCurve | None
+) -> str | None:
+    """Why the arm's curve says nothing about twice its rows; None where it does."""
+    if law is None:
+        own = own_sizes(curve, arm)
+        has = f"{_count(own['rows'].nunique(), 'size')} and {_count(int(own['seeds'].sum()), 'trial')}"
+        return f"a curve needs three sizes; {arm} has {has}"
+    largest = law.largest
+    if not learned(curve, arm, largest):
+        return f"{arm} does not surely beat the constant predictor at {largest:,} rows"
+    if largest == own_sizes(curve, arm)["rows"].max() and rise_of(problem, outcomes, curve, arm):
+        return f"{arm}'s log loss rises up to {largest:,} rows"
     if law.rises:
         size, rise = law.rises
         return (
-            f"Twice the data ({twice:,} rows)? Cannot tell: {arm}'s log loss rises from {size:,} to {largest:,} rows, "
-            f"by {rise.best:.3f} ({rise.low:.3f} to {rise.high:.3f}, {PERCENT})."
+            f"{arm}'s log loss rises from {size:,} to {largest:,} rows, by {rise.best:.3f} ({rise.low:.3f} to "
+            f"{rise.high:.3f}, {PERCENT})"
         )
+    return None
+
+
+def tell_twice(
+    problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str, law: LearningCurve | None
+) -> str:
+    """What twice the rows of the arm's largest size would bring, in a sentence."""
+    asked = f"Twice the data ({2 * law.largest:,} rows)" if law else "Twice the data"
+    why = why_not_twice(problem, outcomes, curve, arm, law)
+    if why or law is None:
+        return f"{asked}? Cannot tell: {why}."
     level, change = law.twice
     said = f"{change.best:+.3f} ({change.low:+.3f} to {change.high:+.3f}, {PERCENT})"
     if law.verdict == "better":
@@ -24,13 +47,17 @@ def tell_twice(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, law: 
         told = f" would bring {arm} less than {NOTHING} nats ({PERCENT})"
     else:
         told = f"? Cannot tell: the curve allows {said}"
-    alike = _of_these_rows(problem, outcomes, arm, largest)
+    return f"{asked}{told}; log loss there: {level.best:.3f} ({level.low:.3f} to {level.high:.3f})."
+
+
+def tell_reach(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, law: LearningCurve) -> str:
+    """What the arm's curve rests on, and how far it goes."""
+    alike = _of_these_rows(problem, outcomes, arm, law.largest)
     single = law.measured.counts.max() == 1
     guessed = " With one seed a size, the seeds' noise is guessed from the scatter about the curve." if single else ""
     return (
-        f"Twice the data ({twice:,} rows){told}; log loss there: {level.best:.3f} ({level.low:.3f} to "
-        f"{level.high:.3f}). Other validation rows like these may move every size alike, by {alike:.3f}.{guessed} "
-        f"More than {REACH:g} times {largest:,} rows: not tested that far."
+        f"{arm}: other validation rows like these may move every size alike, by {alike:.3f}.{guessed} More than "
+        f"{REACH:g} times {law.largest:,} rows: not tested that far."
     )
 
 
@@ -48,3 +75,7 @@ def _of_these_rows(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, r
     losses = np.stack([row_losses(problem, outcome)[part] for outcome in group])
     _, low, high = mean_interval(np.nanmean(losses, axis=0), problem.prompts[part], LEVEL)
     return (high - low) / 2
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"

@@ -131,7 +131,7 @@ def answer_levers(
             f"Not measured: {', '.join(missing)}. Raise CFG.budget_minutes, or attach this output and run again."
         )
     sentences += [f"Left out: {_bare(arm)}. {why}" for arm, why in failed.items()]
-    return Answer(tuple(sentences), {})
+    return Answer(tuple(sentences))
 
 
 def _sentences(table: pd.DataFrame, kind: str) -> list[str]:

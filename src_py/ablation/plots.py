@@ -48,7 +48,7 @@ def plot_curves(
                 color=color,
                 capsize=3,
                 alpha=0.5 if as_rows else 1,
-                label=f"{label(arm)}, for the steps of {as_rows:,} rows" if as_rows else label(arm),
+                label=f"{label(arm)}, control arm: steps of {as_rows:,} rows" if as_rows else label(arm),
             )
         if arm in laws:
             _draw_law(axes, arm, laws[arm], color)

@@ -24,7 +24,7 @@ class Trial:
     as_rows: int = 0
 
     def __str__(self) -> str:
-        steps = f" for the steps of {self.as_rows:,} rows" if self.as_rows else ""
+        steps = f" for the steps of {self.as_rows:,} (control arm)" if self.as_rows else ""
         return f"{self.arm}, {self.rows:,} rows{steps}, seed {self.seed}"
 
 

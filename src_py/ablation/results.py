@@ -15,7 +15,7 @@ Group = tuple[str, int, int]  # arm, rows, as_rows
 
 
 class Comparison(NamedTuple):
-    """Nats by which one log loss is lower than another: mean, 95 % interval, and over how many seeds."""
+    """Nats by which one log loss is lower than another: mean, its interval (of 95 %), and over how many seeds."""
 
     gain: float
     at_least: float
@@ -128,13 +128,19 @@ def curve_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFram
 
 
 def compare(
-    problem: Problem, outcomes: dict[Trial, Outcome], worse: Group, better: Group, unseen: bool = False
+    problem: Problem,
+    outcomes: dict[Trial, Outcome],
+    worse: Group,
+    better: Group,
+    unseen: bool = False,
+    level: float = 0.95,
 ) -> Comparison | None:
     """How much lower the log loss of `better` is than that of `worse`, over the seeds that both have; None when they
     have none in common.
 
     Args:
         unseen: on the rows that are unlike the training rows, not on those like them.
+        level: of the interval.
     """
     groups = _by_group(problem, {t: o for t, o in outcomes.items() if _group(t) in (worse, better)}, unseen)
     first, second = groups.get(worse, {}), groups.get(better, {})
@@ -142,7 +148,7 @@ def compare(
     if not seeds:
         return None
     gains = np.stack([first[seed] - second[seed] for seed in seeds])
-    return Comparison(*mean_interval(gains, problem.prompts[problem.part(unseen)]), len(seeds))
+    return Comparison(*mean_interval(gains, problem.prompts[problem.part(unseen)], level), len(seeds))
 
 
 def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group) -> Comparison | None:
@@ -155,6 +161,14 @@ def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group)
             gain = (blind - row_losses(problem, outcome))[seen]
             gains += [gain] if np.isfinite(gain).all() else []
     return Comparison(*mean_interval(np.stack(gains), problem.prompts[seen]), len(gains)) if gains else None
+
+
+def name_control(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the control arm named in its column `arm`; its other columns in words."""
+    words = table.rename(columns=lambda name: name.replace("_", " "))
+    control = words["as rows"] > 0
+    named = words["arm"].where(~control, words["arm"] + " (control arm)")
+    return words.assign(arm=named).rename(columns={"as rows": "steps of rows"})
 
 
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:

@@ -17,6 +17,8 @@ from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
 from src_py.pairs.split import log_spaced
 
 PRESETS = ("data_or_code", "levers")
+ORDERS = ("adaptive", "fixed")
+BEYOND = "beyond the budget"
 LARGEST_SHARE = 0.25  # of the time that one trial may take
 TIMED_ROWS, TIMED_STEPS = 32, 3
 # Settings that change the seconds of a step or of a predicted row; the others do so by a few per cent.
@@ -38,6 +40,7 @@ class GridSettings(Settings):
         repairs: each is added to `posted` and taken from `recipe`, alone.
         sizes: numbers of training rows; empty takes `n_sizes` of them from `smallest_share` of all rows up.
         seeds: number of subsets drawn at each size.
+        order: "adaptive" runs next what narrows the question most for its minutes, "fixed" what `list_trials` has next.
         control: also train the smallest subsets for as many steps as the larger ones.
         extra_files: further training files, in order.
         valid_rows: rows of the first of `n_folds` folds that every trial predicts, at most.
@@ -59,6 +62,7 @@ class GridSettings(Settings):
     n_sizes: int = setting(5, least=2, most=100)
     smallest_share: float = setting(0.01, above=0, below=1)
     seeds: int = setting(3, least=1, most=1000)
+    order: str = setting(ORDERS[0], choices=ORDERS)
     control: bool = setting(True)
     extra_files: tuple[str, ...] = setting(())
     n_folds: int = setting(5, least=2, most=100)
@@ -268,7 +272,7 @@ def plan(
         elif minutes[trial] > LARGEST_SHARE * budget:
             verdict = "over a quarter of the time"
         elif minutes[trial] > room:
-            verdict = "beyond the budget"
+            verdict = BEYOND
         else:
             verdict, room = "run", room - minutes[trial]
         rows.append(asdict(trial) | {"minutes": minutes.get(trial, 0.0), "plan": verdict})

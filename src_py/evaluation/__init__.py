@@ -5,8 +5,10 @@ from src_py.evaluation.blend import cross_fitted, fit_weights, mix
 from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_calibration
 from src_py.evaluation.metrics import apply_temperature, fit_temperature, score, standard_error
 from src_py.evaluation.report import (
+    as_html,
     class_table,
     counts_of,
+    folded,
     group_table,
     history_table,
     plot_groups,

@@ -1,6 +1,7 @@
 """Tables and pictures that show whether the model learned."""
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,6 +32,16 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     shares = [name for name in table if name.startswith("predicted ")]  # a log that was read back is in another order
     table = table[[name for name in ("epoch", "training loss", *_COLUMNS.values()) if name in table] + shares]
     return table.dropna(subset=["log loss"]) if "log loss" in table else table
+
+
+def as_html(table: pd.DataFrame) -> str:
+    """HTML of a whole table without its index; cells that are not known stay empty."""
+    return table.to_html(index=False, max_rows=None, border=0, na_rep="")
+
+
+def folded(title: str, table: pd.DataFrame) -> str:
+    """HTML of a long table that shows its title, and the table at a click."""
+    return f"<details><summary>{escape(title)}</summary>{as_html(table)}</details>"
 
 
 def validation_table(

@@ -35,7 +35,7 @@ def text(problem, outcomes, arms=BOTH, trials=()) -> str:
 class TestReading:
     def test_counts_that_carry_an_arm_are_told_from_what_its_encoder_reads(self, problem, grid, outcome):
         outcomes = grid({20: 0.0, 200: 0.0}, {20: 0.5, 200: 0.9})
-        assert "encoder" not in text(problem, outcomes)
+        assert "its encoder" not in text(problem, outcomes)
         recipe = [trial for trial in outcomes if trial.arm == "recipe"]
         for trial in recipe:
             outcomes[trial].blind = outcome(0.3, trial.seed).probabilities[0]
@@ -136,7 +136,10 @@ class TestCurves:
         assert "at 200 rows it stays at the constant predictor" in said
         assert "recipe: at 200 rows it is" in said
         assert "worse" in said
-        assert "Twice the data? Cannot tell: recipe does not surely beat the constant predictor at 200 rows" in said
+        assert (
+            "Twice the data (400 rows)? Cannot tell: recipe does not surely beat the constant predictor at 200 rows"
+            in said
+        )
 
     def test_a_curve_that_rises_is_not_continued(self, problem, grid):
         said = text(problem, grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
@@ -159,7 +162,7 @@ class TestCurves:
         said = text(problem, grid({}, sharpness), ("recipe",))
         assert re.search(r"Twice the data \(320 rows\) would change recipe's log loss by -0\.\d{3} \(-0", said)
         assert "More than 2 times 160 rows: not tested that far." in said
-        assert "Other validation rows like these may move every size alike, by 0." in said
+        assert "recipe: other validation rows like these may move every size alike, by 0." in said
 
     def test_a_curve_that_has_come_to_rest_is_told_from_one_that_cannot_be_told(self, problem, grid):
         flat = grid({}, dict.fromkeys((10, 20, 40, 80, 160), 0.6))

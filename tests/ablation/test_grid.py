@@ -6,15 +6,17 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from src_py.ablation import grid, workers
+from src_py.ablation.adaptive import ask
 from src_py.ablation.grid import run_trials
-from src_py.ablation.results import results_table
-from src_py.ablation.schedule import list_trials, plan
+from src_py.ablation.results import results_table, row_losses
+from src_py.ablation.schedule import BEYOND, GridSettings, list_trials, plan
 from src_py.ablation.store import TrialStore
 from src_py.ablation.trials import Problem, Trial
 
@@ -34,8 +36,10 @@ def _trials() -> list[Trial]:
 
 
 def _run(folder: Path, problem: Problem) -> None:
-    store = TrialStore(folder, problem)
-    run_trials(problem, planned(_trials(), store.outcomes(_trials())), store, LATER, report=_silent)
+    store, question = TrialStore(folder, problem), ask(problem, GridSettings(), (8, 16, 32))
+    assert question
+    done = store.outcomes(_trials())
+    run_trials(problem, planned(_trials(), done), store, LATER, question=question, report=_silent)
 
 
 def _table(folder: Path, problem: Problem) -> pd.DataFrame:
@@ -55,8 +59,38 @@ def test_a_trial_that_does_not_fit_the_time_is_left_out_by_its_full_name(problem
     trials = [Trial("recipe", 8, 0), Trial("recipe", 8, 0, as_rows=16)]
     lines = []
     run_trials(problem, planned(trials), TrialStore(tmp_path, problem), time.time(), report=lines.append)
-    assert lines == [f"{trial}: left out, CFG.budget_minutes is used up" for trial in trials]
+    assert lines == [f"Left out, since CFG.budget_minutes is used up: {trials[0]}; {trials[1]}."]
     assert not list((tmp_path / "trials").glob("*.npz"))
+
+
+def test_the_question_sees_earlier_results_and_may_choose_what_is_beyond_the_budget(problem, tmp_path, outcome):
+    class Last:
+        """Chooses the last trial, and keeps what it was given."""
+
+        asked: ClassVar = []
+
+        def choose(self, waiting, losses, minutes):
+            self.asked.append((list(waiting), dict(losses)))
+            return waiting[-1]
+
+    trials = [Trial("recipe", 8, seed) for seed in range(3)]
+    store = TrialStore(tmp_path, problem)
+    store.save(trials[0], outcome(0.5))
+    one = plan(trials, dict.fromkeys(trials, 0.01), 0.05, {trials[0]})
+    one.loc[2, "plan"] = BEYOND
+    lines = []
+    run_trials(problem, one, store, LATER, question=Last(), report=lines.append)
+    (waiting, losses), (left, later) = Last.asked
+    assert (waiting, left) == (trials[1:], [trials[1]])
+    assert set(losses) == {trials[0]}
+    assert set(later) == {trials[0], trials[2]}
+    assert losses[trials[0]] == pytest.approx(row_losses(problem, outcome(0.5)).mean())
+    assert [line.partition(":")[0] for line in lines] == [str(trials[2]), str(trials[1])]
+
+
+def test_a_trial_that_diverged_has_no_log_loss_in_its_line(problem, outcome, diverged):
+    assert grid._told(problem, diverged, grid._loss(problem, diverged)) == "diverged (NaN)"
+    assert grid._told(problem, outcome(0.5), 1.0) == "log loss 1.0000"
 
 
 def test_trials_that_took_longer_than_predicted_make_the_rest_careful():

@@ -1,0 +1,160 @@
+"""What to do next: what each step would bring, and when that is not known."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src_py.ablation.answer import answer
+from src_py.ablation.averaging import averaging_gain
+from src_py.ablation.results import curve_table, results_table
+from src_py.ablation.trials import Outcome, Trial
+
+FALLING = {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4, 160: 0.5}
+TWICE, EPOCH, SEEDS, ENCODER = range(4)
+
+
+@pytest.fixture
+def recipe(outcome):
+    """A function: outcomes of the recipe, from the sharpness at each size."""
+
+    def make(sizes: dict[int, float], seeds: int = 3, arm: str = "recipe") -> dict[Trial, Outcome]:
+        return {Trial(arm, rows, seed): outcome(sharp, seed) for rows, sharp in sizes.items() for seed in range(seeds)}
+
+    return make
+
+
+def ask(problem, outcomes) -> tuple[pd.DataFrame, str]:
+    found = answer(problem, outcomes, results_table(problem, outcomes), curve_table(problem, outcomes), ("recipe",))
+    return found.steps, found.short[-1]
+
+
+def unknown(steps: pd.DataFrame, step: int) -> bool:
+    return steps.loc[step, ["gain", "low", "high"]].isna().all()
+
+
+def test_a_curve_that_falls_is_worth_more_rows_and_their_hours(problem, recipe):
+    steps, said = ask(problem, recipe(FALLING))
+    twice = steps.loc[TWICE]
+    assert 0 < twice["low"] < twice["gain"] < twice["high"]
+    assert twice["hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
+    assert twice["note"] == "240 rows are here"
+    assert "three seeds" not in said
+    assert said.startswith("Next: ")
+    assert said.endswith("; not measured: another epoch (2), a larger encoder.")
+
+
+def test_the_step_that_brings_most_for_its_hours_is_recommended(problem, recipe):
+    outcomes = recipe(FALLING)
+    steps, said = ask(problem, outcomes)
+    sure = steps[steps["low"] > 0]
+    best = sure.loc[(sure["gain"] / sure["hours"]).idxmax(), "option"]
+    assert len(sure) == 2
+    assert said.startswith(f"Next: {best}, which would take 0.")
+    for trial, one in outcomes.items():
+        if trial.rows == 160:
+            one.train_seconds, one.predict_seconds = 36_000.0, 1.0  # doubling is two trainings, averaging three
+    assert "hours on this machine" in ask(problem, outcomes)[1]
+
+
+def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
+    one = outcome(0.6)
+    outcomes = {Trial("recipe", rows, seed): one for rows in (10, 20, 40, 80, 160) for seed in range(3)}
+    steps, said = ask(problem, outcomes)
+    assert steps.loc[SEEDS, "gain"] == pytest.approx(0, abs=1e-9)  # three times the same model
+    assert said.startswith(
+        "Next: stop; nothing that was measured is likely to bring more than 0.002 nats; not measured"
+    )
+
+
+def test_one_size_and_one_seed_give_no_figure(problem, recipe):
+    steps, said = ask(problem, recipe({160: 0.5}, seeds=1))
+    assert all(unknown(steps, step) for step in range(4))
+    assert steps.loc[TWICE, "note"] == "not measured: a curve needs three sizes; recipe has 1 size and 1 trial"
+    assert steps.loc[SEEDS, "note"] == "not measured: it needs 3; trained at 160 rows: 1"
+    assert said.startswith("Next? Cannot tell: none of twice the rows, another epoch (2), 3 seeds averaged")
+
+
+def test_one_seed_a_size_is_said_beside_its_figure(problem, recipe):
+    steps, _ = ask(problem, recipe(FALLING, seeds=1))
+    assert steps.loc[TWICE, "note"].startswith("one seed a size: how much seeds differ is guessed")
+
+
+def test_a_curve_that_rises_gives_no_figure(problem, recipe):
+    steps, _ = ask(problem, recipe({20: 1.2, 60: 0.9, 200: 0.6}))
+    assert unknown(steps, TWICE)
+    assert steps.loc[TWICE, "note"] == "cannot tell: recipe's log loss rises up to 200 rows"
+
+
+def test_seeds_that_diverged_are_not_averaged(problem, recipe, diverged):
+    outcomes = recipe(FALLING) | {Trial("recipe", 160, 1): diverged}
+    steps, _ = ask(problem, outcomes)
+    assert unknown(steps, SEEDS)
+    assert steps.loc[SEEDS, "note"].endswith("trained at 160 rows: 3, of which 1 diverged")
+    assert "no trial of recipe gave a result" in ask(problem, {Trial("recipe", 160, 1): diverged})[1]
+
+
+def test_what_does_not_learn_is_repaired_first(problem, recipe):
+    steps, said = ask(problem, recipe(dict.fromkeys(FALLING, 0.0)))
+    assert unknown(steps, TWICE)
+    assert said.startswith("Next: find out why recipe does not surely beat the constant predictor at 160 rows")
+
+
+def test_another_epoch_is_measured_by_an_arm_that_has_it(problem, recipe):
+    outcomes = recipe(FALLING)
+    steps, _ = ask(problem, outcomes)
+    assert unknown(steps, EPOCH)
+    assert steps.loc[EPOCH, "note"].startswith("not measured; the arm recipe+epochs=2 measures it")
+    assert steps.loc[EPOCH, "hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
+    longer = recipe({160: 0.9}, arm="recipe+epochs=2") | recipe({160: 0.9}, arm="recipe+lora+epochs=2")
+    steps, _ = ask(problem, outcomes | longer)
+    assert steps.loc[EPOCH, "low"] > 0
+    assert steps.loc[EPOCH, "note"] == "3 seeds"
+    steps, _ = ask(problem, outcomes | recipe({160: 0.9}, seeds=1, arm="recipe+epochs=3"))
+    assert steps.loc[EPOCH, "option"] == "3 epochs instead of 1"
+    assert re.match(
+        r"not measured: one seed, where it was \+0\.\d{3}; seeds alone may make 0.036", steps["note"][EPOCH]
+    )
+
+
+def test_what_the_last_steps_brought_is_no_figure_for_another_epoch(problem, recipe, outcome):
+    outcomes = recipe(FALLING, seeds=1)
+    early, late = outcome(0.3).probabilities, outcome(0.5).probabilities
+    outcomes[Trial("recipe", 160, 0)] = Outcome(np.concatenate([early, late]), [10, 20], 6.0, 0.1, 3.0)
+    steps, _ = ask(problem, outcomes)
+    assert unknown(steps, EPOCH)
+    assert "the last 10 of 20 steps, in which the learning rate falls to zero, brought +0.0" in steps.loc[EPOCH, "note"]
+
+
+class TestAveraging:
+    @pytest.fixture
+    def noisy(self, problem):
+        """A function: models that know the labels, each with noise of its own."""
+
+        def make(seeds: int, noise: float, first: int = 0) -> dict[Trial, Outcome]:
+            labels, found = problem.valid["label"].to_numpy(), {}
+            for seed in range(seeds):
+                logits = np.random.default_rng(first + seed).normal(0, noise, (len(labels), 3))
+                logits[np.arange(len(labels)), labels] += 0.5
+                probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+                found[Trial("recipe", 240, seed)] = Outcome(probabilities[None], [1], 6.0, 0.1, 3.0)
+            return found
+
+        return make
+
+    def test_it_is_what_averaging_does_to_the_loss(self, problem, noisy):
+        outcomes, labels = noisy(3, 1.0), problem.valid["label"].to_numpy()
+        each = np.stack([one.probabilities[0, np.arange(len(labels)), labels] for one in outcomes.values()])
+        found = averaging_gain(problem, outcomes, ("recipe", 240, 0))
+        assert found.gain == pytest.approx(-np.log(each).mean() + np.log(each.mean(0)).mean())
+        assert found.at_least < found.gain < found.at_most
+        assert averaging_gain(problem, noisy(2, 1.0), ("recipe", 240, 0)) is None
+
+    def test_its_interval_holds_what_many_seeds_come_to(self, problem, noisy):
+        group, kept = ("recipe", 240, 0), []
+        truth = np.mean([averaging_gain(problem, noisy(3, 1.0, 3 * run), group).gain for run in range(1000, 1100)])
+        for run in range(60):
+            found = averaging_gain(problem, noisy(3, 1.0, 3 * run), group, level=0.9)
+            kept.append(found.at_least <= truth <= found.at_most)
+        assert np.mean(kept) > 0.8
