@@ -67,7 +67,7 @@ class Run:
 
 
 class Problem(NamedTuple):
-    """Why a run cannot get better, in one sentence, and its kind: `TOO_FAST` (steps too large have spoiled the weights),
+    """Why a run cannot get better, in one sentence, and its kind: `TOO_FAST` (steps too large spoiled the weights),
     `DEAD` (that, or all texts read alike), or `STILL` (nothing moves)."""
 
     sentence: str

@@ -229,7 +229,8 @@ def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float], t
         # Of the checkpoints the best on these rows was kept: on few rows chance alone finds one that looks better.
         return (
             "not enough rows to tell",
-            f"{better}, and {gain:.4f} better than {alone}, which so few rows cannot tell from chance; validate on more.",
+            f"{better}, and {gain:.4f} better than {alone}, which so few rows cannot tell from chance: validate on "
+            "more rows.",
         )
     return (
         "learned little more than the counts",
