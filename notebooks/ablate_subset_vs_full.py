@@ -279,12 +279,12 @@ else:
     print("Cannot tell: no trial was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
 
 # %% [markdown]
-# In the table, an arm beats the constant predictor where `at least` (the lower end of the 95 % interval of its `gain`)
-# is above 0.
+# In the folded table, an arm beats the constant predictor where `at least` (the lower end of the 95 % interval of its
+# `gain`) is above 0.
 
 # %%
 if outcomes:
-    display(name_control(curve).round(4))
+    display(HTML(folded(f"All curves ({len(curve)} points)", name_control(curve).round(4))))
 
 # %% [markdown]
 # What a repair is worth depends on what else is broken: added to the posted settings it may do nothing while another

@@ -110,7 +110,7 @@ def _twice_the_rows(
         return Step(option, hours=hours, note=f"cannot tell: {why}")
     change, here = law.twice[1], problem.blocks[0] if problem.blocks else len(problem.train)
     notes = ["one seed a size: how much seeds differ is guessed"] if law.measured.counts.max() == 1 else []
-    notes += [f"{here:,} rows are here"] if here < 2 * law.largest else []
+    notes += [f"only {here:,} rows are here"] if here < 2 * law.largest else []
     notes += ["its curve missed its own largest size"] if law.hindcast and not law.hindcast.held else []
     return Step(option, Forecast(-change.best, -change.high, -change.low), hours, "; ".join(notes))
 

@@ -30,7 +30,7 @@ def plot_curves(
             size what the curve without it foretold.
         marks: sizes to name, such as where an extra file begins.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 5.6), layout="constrained")
     for number, arm in enumerate(arms):
         color = f"C{number}"
         longest = int(curve[curve["arm"] == arm]["as_rows"].max()) if arm in set(curve["arm"]) else 0
@@ -61,7 +61,7 @@ def plot_curves(
     sizes = sorted(curve["rows"].unique())
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # within, it would hide curves
     plt.close(figure)
     return figure
 

@@ -164,11 +164,13 @@ def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group)
 
 
 def name_control(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the control arm named in its column `arm`; its other columns in words."""
+    """A table for readers: the control arm is named in the column `arm`, `as_rows` becomes `steps of rows`, which is
+    empty for the own epochs, and the other columns are in words."""
     words = table.rename(columns=lambda name: name.replace("_", " "))
     control = words["as rows"] > 0
-    named = words["arm"].where(~control, words["arm"] + " (control arm)")
-    return words.assign(arm=named).rename(columns={"as rows": "steps of rows"})
+    arms = words["arm"].where(~control, words["arm"] + " (control arm)")
+    steps = words["as rows"].astype("Int64").where(control)
+    return words.assign(arm=arms, **{"as rows": steps}).rename(columns={"as rows": "steps of rows"})
 
 
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:

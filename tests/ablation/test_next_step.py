@@ -39,7 +39,7 @@ def test_a_curve_that_falls_is_worth_more_rows_and_their_hours(problem, recipe):
     twice = steps.loc[TWICE]
     assert 0 < twice["low"] < twice["gain"] < twice["high"]
     assert twice["hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
-    assert twice["note"] == "240 rows are here"
+    assert twice["note"] == "only 240 rows are here"
     assert "three seeds" not in said
     assert said.startswith("Next: ")
     assert said.endswith("; not measured: another epoch (2), a larger encoder.")

@@ -12,6 +12,7 @@ from src_py.ablation.results import (
     compare,
     curve_table,
     mean_interval,
+    name_control,
     repair_table,
     results_table,
     row_losses,
@@ -80,7 +81,7 @@ def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
     law = fit_curve(results["rows"], results["log_loss"], 1.1)
     figure = plot_curves(curve_table(problem, outcomes), results, ("recipe",), {}, {"recipe": law})
     axes = figure.axes[0]
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "recipe, foretold from 80 rows" in names
     assert "recipe, fitted, with 90 %" in names
     (band,) = (drawn for drawn in axes.collections if isinstance(drawn, PolyCollection))
@@ -95,3 +96,11 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_
     assert (tmp_path / "folder/curve.png").stat().st_size > 1000
     with pytest.raises(InputError, match="cannot be written"):
         save_figure(figure, tmp_path / "folder/curve.png/curve.png")
+
+
+def test_tables_for_readers_name_the_control_arm(problem, outcome):
+    outcomes = {Trial("recipe", 50, 0): outcome(0.5), Trial("recipe", 50, 0, as_rows=100): outcome(0.5)}
+    table = name_control(curve_table(problem, outcomes))
+    assert table["arm"].tolist() == ["recipe", "recipe (control arm)"]
+    assert table["steps of rows"].isna().tolist() == [True, False]
+    assert "log loss" in name_control(results_table(problem, outcomes))

@@ -10,7 +10,7 @@ import pytest
 from src_py.errors import InputError
 from src_py.evaluation import metrics
 from src_py.evaluation.baselines import constant_log_loss
-from src_py.evaluation.report import calibration, plot_predictions
+from src_py.evaluation.report import calibration, folded, plot_predictions
 from src_py.kaggle.files import write_csv
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, find_trained, save_trained
@@ -136,3 +136,10 @@ def test_a_full_disk_leaves_no_folder_that_looks_trained(tmp_path, tiny, tokeniz
             model, tokenizer, tmp_path / "fold_0", SavedSettings("finetune_deberta", ("a", "b", "tie"), Reading())
         )
     assert find_trained(tmp_path) == []
+
+
+def test_a_folded_table_shows_all_rows_and_leaves_unknown_cells_empty():
+    html = folded("Trials <all>", pd.DataFrame({"gain": [0.5, np.nan], "row": range(2)}))
+    assert html.startswith("<details><summary>Trials &lt;all&gt;</summary>")
+    assert "NaN" not in html
+    assert folded("", pd.DataFrame({"row": range(500)})).count("<tr>") == 500
