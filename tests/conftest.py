@@ -1,5 +1,6 @@
 """A generated contest and a tiny DeBERTa, made once for all tests."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tools.demo_data import write_contest, write_tiny_deberta
 
 # The models are tiny: more threads only wait for each other, and on a busy machine for a long time.
 torch.set_num_threads(1)
+
+# Trainers collect garbage often. What the libraries made while they were imported stays, and need not be looked at.
+gc.freeze()
 
 
 def seeds(count: int, gated: int = 2) -> list:
