@@ -138,6 +138,8 @@ if cfg.try_remedies:
 # - **No GPU hours left?** `embed_deberta_lightgbm` trains LightGBM on embeddings; `blend_submissions` blends all outputs.
 # - **Still at the constant line with no FAIL?** Try another seed, more rows (`rows = 0`), or more epochs: large encoders
 #   sometimes fail to start, and on few rows none learns.
+# - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and of this
+#   notebook, with what to do.
 #
 # ## Your Trainer
 #

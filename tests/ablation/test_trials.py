@@ -27,7 +27,7 @@ def test_the_control_arm_gets_the_steps_of_the_larger_subset(problem):
 
 def test_a_trial_names_itself_fully():
     assert str(Trial("recipe", 1250, 2)) == "recipe, 1,250 rows, seed 2"
-    assert str(Trial("recipe", 125, 0, as_rows=1000)) == "recipe, 125 rows for the steps of 1,000 rows, seed 0"
+    assert str(Trial("recipe", 125, 0, as_rows=1000)) == "recipe, 125 rows for the steps of 1,000 (control arm), seed 0"
 
 
 def test_a_saved_model_names_its_recipe_and_predicts_as_the_trial_did(problem, tmp_path):

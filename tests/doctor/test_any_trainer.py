@@ -1,6 +1,5 @@
 """Any Trainer: the doctor, the watcher and the verdict raise on no task and no model, and alarm on no healthy one."""
 
-import gc
 import hashlib
 
 import numpy as np
@@ -14,14 +13,6 @@ from src_py.doctor.findings import Setup
 from tests.doctor import tasks
 from tests.doctor.learners import collate, plain_trainer
 from tests.doctor.tasks import ROWS, TASKS, VALID
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_trainers():
-    """Every Trainer collects garbage, and would look through all that was imported: most of a test's time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def build(folder, task, **arguments):
