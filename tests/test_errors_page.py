@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "kaggle-errors.md").read_text(encoding="utf-8")
 # What a sentence begins with that tells the reader what to do.
 ACTIONS = (
-    "add attach check choose close correct define did free give in is keep leave lower make measure mend name open pass "
-    "put quote raise remove rename run save see set store take train use write"
+    "add attach check choose close correct define did free give in is keep leave lower make measure mend name open "
+    "pass put quote raise remove rename run save see set store take train use write"
 ).split()
 SOURCES = sorted((ROOT / "src_py").rglob("*.py")) + sorted((ROOT / "notebooks").glob("*.py"))
 

@@ -78,7 +78,7 @@ class Fitting:
             InputError: there is no member.
         """
         if not members:
-            raise InputError("No member is left to predict with; lines that begin with NOT IN THE BLEND say why: attach others.")
+            raise InputError("Lines that begin with NOT IN THE BLEND say why no member is left; attach others.")
         fitted = self._fit(members)
         stay = [member for member in members if member.name in fitted.weights]
         more = np.all([member.known for member in stay], axis=0).sum()
