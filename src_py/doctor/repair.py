@@ -15,7 +15,7 @@ _FORMS = {
     "from_pretrained": ("from_pretrained(", "    {}={!r},", ")"),
     "model": ("", "model.{} = {!r}", ""),
 }
-_COLORS = {"-": "#cf222e", "+": "#1a7f37"}
+_COLORS = {"-": "#d73a49", "+": "#22863a"}  # readable on white and on black
 
 
 @dataclass(frozen=True)
