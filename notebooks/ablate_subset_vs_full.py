@@ -350,6 +350,7 @@ display(clock.table())
 # - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
 #   `seeds`, attach this run's output and run again: finished trials are not repeated.
 # - **What else brings the loss down?** `preset = "levers"`, with `lever_rows` and `seeds` that fit `budget_minutes`.
+# - **Control arm and repairs before further seeds?** `order = "fixed"`.
 # - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
 # - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.

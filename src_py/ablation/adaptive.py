@@ -18,6 +18,7 @@ from src_py.ablation.schedule import GridSettings
 
 OPENING = 3  # sizes that both arms are trained at before anything is chosen: a curve needs as many
 SURE = 0.95
+CONFIRMED = 2  # seeds at the largest size: a verdict that rests on one of them may be chance
 CLIPPED = 0.01  # of the draws on each side: their tails would decide about correlations
 
 
@@ -68,7 +69,8 @@ class Question:
         removed = np.zeros(len(groups))
         old, new = self._fit(self.arms[0], losses), self._fit(self.arms[-1], losses)
         largest = self.sizes[-1]
-        if new and not (new.largest == largest and new.verdict != "cannot tell"):
+        again = (self.arms[-1], largest) in groups
+        if new and not self._settled(new, again):
             here, twice = new.draw([largest, 2 * largest]).T
             for number, share in _shares(new, twice - here, self.arms[-1], groups):
                 removed[number] -= np.log1p(-share)
@@ -80,6 +82,12 @@ class Question:
                     for number, share in _shares(law, end, arm, groups):
                         removed[number] -= np.log1p(-share * _clip(end).var() / total)
         return {group: float(value) for group, value in zip(groups, removed) if value > 0}
+
+    def _settled(self, law: LearningCurve, again: bool) -> bool:
+        """Whether the curve tells what twice the data bring, with `CONFIRMED` seeds at the largest size, unless there
+        is no further trial of that size."""
+        reached = law.largest == self.sizes[-1] and law.verdict != "cannot tell"
+        return reached and (law.measured.counts[-1] >= CONFIRMED or not again)
 
     def _fit(self, arm: str, losses: Mapping[Trial, float]) -> LearningCurve | None:
         own = [(trial.rows, loss) for trial, loss in losses.items() if trial.arm == arm and self._asks(trial)]

@@ -53,6 +53,18 @@ def test_an_arm_that_surely_differs_is_not_trained_again_while_the_other_part_is
     assert {trial.seed for trial in order[8:10]} == {1}
 
 
+def test_a_verdict_of_a_single_model_at_the_largest_size_is_looked_at_again():
+    order = run(learns, seeds=3)
+    done = {trial: learns(trial, 0.0) for trial in order[:8]}
+    assert QUESTION._fit("recipe", done).verdict == "better"
+    assert Trial("recipe", 1600, 1) in order[8:14]
+    law, again = QUESTION._fit("recipe", done), [("recipe", 1600)]
+    assert not QUESTION._settled(law, True)
+    assert QUESTION._settled(law, False)
+    assert QUESTION._worth(again, done)
+    assert not QUESTION._worth(again, done | {Trial("recipe", 1600, 1): recipe(1600)})
+
+
 def test_control_and_repairs_wait_for_the_question_and_then_come_in_their_order():
     order = run(lambda trial, noise: learns(trial, 10 * noise), seeds=2, control=True, repairs=("batch",))
     assert not any(trial.as_rows or trial.arm not in ARMS for trial in order[:8])
