@@ -402,6 +402,8 @@ clock.mark("Train")
 # %%
 if debug_size:
     print(debug)
+if reading.features == "alone":
+    print("The models read no text: what they learned, they learned from the counts of length and format.")
 validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": str}) for name in trained}
 for number, (name, validation) in enumerate(validations.items()):
     fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
