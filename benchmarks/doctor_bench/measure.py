@@ -89,6 +89,8 @@ def _predicted(case: Case) -> dict:
 
 def _logits(case: Case, part: str) -> np.ndarray:
     case.trainer.compute_metrics = None
+    # With steps of equal length, transformers predicts in that order, too: not in that of the rows.
+    case.trainer.args.train_sampling_strategy = "random"
     predictions = case.trainer.predict(case.datasets[part]).predictions
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions, dtype=np.float64)
 

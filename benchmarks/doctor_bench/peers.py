@@ -30,7 +30,6 @@ RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
         "graph detached": ("TA104",),
         "encoder without gradients": ("TA104",),
         "loss without a graph": ("TA104",),
-        "checkpointing cuts the graph": ("TA104",),
         "layer norm of zero": ("TA103", "TA105"),
         "decay on norms and biases": ("TA402",),
         "two rows a step": ("TA304",),

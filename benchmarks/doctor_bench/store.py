@@ -73,7 +73,9 @@ def _within(seconds: int, part: str, setup: Setup, work: Path) -> dict:
             if part == PEERS:
                 return peers.look(setup, work)
             return measure.train(setup, work, watched=part == RUN)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers crashes with a BaseException
         return {"failed": "".join(traceback.format_exception(error))[-2000:]}
     finally:
         signal.alarm(0)

@@ -29,14 +29,21 @@ def check_tokens_per_character(setup: Setup) -> Finding:
     name = "tokens per character"
     if setup.tokenizer is None:
         return Finding(name, SKIP, "no tokenizer given")
-    texts = [t for t in texts_of(setup) if len(t) >= 20 and t.isascii()]
-    if not texts:
-        return Finding(name, SKIP, "no long Latin texts in the sample")
+    long = [t for t in texts_of(setup) if len(t) >= 20]
+    # Of other alphabets too, where most of a text is written in one.
+    texts = [t for t in long if t.isascii()]
+    other = [t for t in long if 2 * sum(c > "\x7f" for c in t) > len(t)]
+    if not texts and not other:
+        return Finding(name, SKIP, "no long texts in the sample")
     pieces = [len(piece) for piece in setup.tokenizer.get_vocab()]
     if np.median(pieces) <= 1:
         return Finding(name, SKIP, "a tokenizer of single characters")
-    ids = setup.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    ratio = float(np.median([len(i) / len(t) for i, t in zip(ids, texts)]))
+    ids = setup.tokenizer(texts or other, add_special_tokens=False, verbose=False)["input_ids"]
+    ratio = float(np.median([len(i) / len(t) for i, t in zip(ids, texts or other)]))
+    if not texts:
+        advice = f"The tokenizer knows only the bytes of this language: set {setup.setting('model_dir')} to one for it."
+        # A character is a token at most where a language is known, Chinese too; two or three where bytes are.
+        return judge(name, ratio, advice, warn=(None, 1.2), form="{:.2f}")
     advice = 'Text is shattered: add line breaks as AddedToken("\\n", normalized=False)'
     advice += ", as load_tokenizer does." if setup.ours else "."
     # English text has 0.2 to 0.3 tokens a character, code and rare words up to 0.45; shattered text 1 and more.

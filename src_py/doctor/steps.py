@@ -16,7 +16,7 @@ class Steps:
     def __init__(self, model: torch.nn.Module):
         trained = [p for p in model.parameters() if p.requires_grad]
         small = [p for p in trained if p.ndim < 2] or trained
-        self.watched = small[:: max(1, len(small) // TENSORS)]
+        self.watched = small[:: max(1, len(small) // TENSORS)] + small[-1:]  # the head's at least
         self.rates: list[float] = []
         self.still: list[bool] = []
         self.lost: str | None = None

@@ -27,6 +27,7 @@ from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
 from src_py.doctor.checks_loss import check_loss_of_known_predictions
 from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
+from src_py.doctor.checks_text import check_tokens_per_character
 from src_py.doctor.findings import Setup
 from src_py.doctor.untouched import untouched
 from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
@@ -343,3 +344,25 @@ def test_outputs_that_change_places_in_evaluation(tmp_path):
         trainer.model.register_forward_hook(exchange, with_kwargs=True)
 
     assert worst(check_modes, tmp_path, edit) == "FAIL"
+
+
+class Letters:
+    """A tokenizer that takes `width` tokens for a letter of another alphabet than ours."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def get_vocab(self):
+        return {"word": 0, "words": 1}
+
+    def decode(self, ids, **_):
+        return "αβγδ " * 6
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [[0] * int(self.width * len(text)) for text in texts]}
+
+
+@pytest.mark.parametrize(("width", "status"), [(2, "WARN"), (0.9, "PASS")])
+def test_a_language_that_the_tokenizer_knows_as_bytes_only(tmp_path, width, status):
+    finding = check_tokens_per_character(Setup(plain_trainer(tmp_path, train=ROWS), Letters(width)))
+    assert (finding.status, "language" in finding.advice) == (status, status == "WARN")

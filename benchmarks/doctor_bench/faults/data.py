@@ -9,6 +9,7 @@ from benchmarks.doctor_bench.fault import fault, joint
 
 KNOWN = ("train", "valid")  # the parts whose labels the competitor has
 SIGNAL, LABELS, SIDES = ("signal in labels",), ("labels",), ("prompts on both sides",)
+CASED = ("deberta", "roberta", "modernbert")
 UNKNOWN = ("unknown tokens", "tokens per character")
 
 
@@ -124,8 +125,9 @@ def another_language(case):
     texts(case, lambda text: world.in_language(text, world.LANGUAGES["greek"]))
 
 
-@fault("data", before=UNKNOWN)
+@fault("data", before=UNKNOWN, encoders=CASED)
 def upper_case(case):
+    """Of encoders that know lower and upper case apart."""
     texts(case, str.upper)
 
 

@@ -6,10 +6,9 @@ from transformers import EvalPrediction
 
 from benchmarks.doctor_bench.case import OURS, PLAIN
 from benchmarks.doctor_bench.fault import fault
-from benchmarks.doctor_bench.faults.model import encoder_of, head_of
+from benchmarks.doctor_bench.faults.model import head_of
 from benchmarks.doctor_bench.faults.optimisation import Callback
 from src_py.evaluation.metrics import evaluation_metrics
-from src_py.model.encoder import encoder_embeddings
 
 SIDES = ("prompts on both sides",)
 
@@ -132,13 +131,6 @@ def head_lost_when_saved(case):
         trainer.add_callback(Callback(on_train_end=end))
 
     case.edit_trainer.append(edit)
-
-
-@fault("machine", kinds=(PLAIN,), before=("gradients",))
-def checkpointing_cuts_the_graph(case):
-    """Reentrant checkpointing of layers whose input needs no gradient: the embeddings are frozen."""
-    case.edit_model.append(lambda model: encoder_embeddings(encoder_of(model)).requires_grad_(False) and None)
-    case.set(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})
 
 
 @fault("machine", kinds=(OURS,), during=("change no weight",))
