@@ -25,7 +25,9 @@ def check(setup: Setup, folder: Path) -> dict:
     case = setup.make(folder)
     try:
         case.build()
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers crashes with a BaseException
         return {"error": _line(error), "findings": [], "seconds": 0.0, "unchanged": True}
     tables = (case.tables["train"], case.tables["valid"]) if case.kind == OURS else (None, None)
     before, started = _state(case.trainer), time.perf_counter()
