@@ -3,7 +3,8 @@
 import pytest
 
 from src_py.errors import InputError
-from src_py.kaggle.inputs import choose_folder, find_extra, tables_in
+from src_py.kaggle.inputs import choose_folder, find_extra, tables_in, walk
+from src_py.model.find import find_encoder
 
 
 def tables(folder, *names):
@@ -48,3 +49,20 @@ def test_extra_files_are_found_by_name_or_path(tmp_path):
     tables(tmp_path / "b", "more.csv")
     with pytest.raises(InputError, match=r"CFG\.extra_files: several files .*a/more\.csv, .*b/more\.csv"):
         find_extra(tmp_path, "more.csv")
+
+
+def test_folders_that_link_to_each_other_are_visited_once(tmp_path):
+    folders = [tmp_path / f"folder_{number}" for number in range(8)]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders:
+        for other in folders:
+            (folder / f"to_{other.name}").symlink_to(other)
+    assert [folder for folder, _ in walk(tmp_path)] == [tmp_path, *folders]
+
+
+def test_a_config_that_is_nested_too_deeply_is_no_encoder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        find_encoder(tmp_path, "")
