@@ -11,12 +11,11 @@ import pandas as pd
 
 from src_py.blend.boosted import BoostedMember
 from src_py.blend.foreign import ForeignMember, is_foreign
-from src_py.blend.member import Member
+from src_py.blend.member import Member, left_out_if_scoring
 from src_py.blend.trained import FineTunedMember, join_folds
 from src_py.errors import InputError
 from src_py.evaluation.report import half_width
 from src_py.kaggle.inputs import TRAINED_MARKER, walk
-from src_py.kaggle.resume import is_scoring_run
 from src_py.model.find import attached_encoders
 from src_py.model.fine_tuned import RECIPE as FINE_TUNED
 from src_py.pairs.contest import Contest
@@ -113,15 +112,13 @@ class _Read:
     def add(self, folders: list[Path], read: Callable[[str, Path], Member]) -> None:
         for folder in folders:
             name = self.name_of[folder]
-            try:
-                member = read(name, folder)
-            except (InputError, OSError) as error:
-                self.left_out.append(str(error))
-                continue
-            except Exception as error:  # a folder that nobody foresaw: in a scoring run the others can still answer
-                if not is_scoring_run():
-                    raise
-                self.left_out.append(f"{folder}: {type(error).__name__}: {error}")
+            member = None
+            with left_out_if_scoring(folder, self.left_out):  # beside the two below, what nobody foresaw
+                try:
+                    member = read(name, folder)
+                except (InputError, OSError) as error:
+                    self.left_out.append(str(error))
+            if member is None:
                 continue
             taken = {*RESERVED, *(other.name for other in self.members), *(set(self.name_of.values()) - {name})}
             if member.name in taken:  # a foreign one says its name itself

@@ -2,12 +2,17 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from src_py.kaggle.resume import is_scoring_run
+from src_py.kaggle.session import free_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,20 @@ class Job:
                 raise ValueError(f"its predictions are not {shape[0]} rows of {shape[1]} finite numbers")
             self.done[member.digest] = predicted
         return self.done[member.digest]
+
+
+@contextmanager
+def left_out_if_scoring(folder: Path, left_out: list[str]) -> Iterator[None]:
+    """In a scoring run, whatever fails inside becomes a sentence in `left_out`: the other members can still answer. In
+    any other run it is raised, so that its owner sees it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_scoring_run():
+            raise
+        left_out.append(f"{folder}: {type(error).__name__}: {error}")
+    finally:
+        free_memory()
 
 
 def encoder_config(folder: Path) -> dict[str, Any]:

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 
 from src_py.blend.foreign import ForeignMember
-from src_py.blend.member import Job, Member
+from src_py.blend.member import Job, Member, left_out_if_scoring
 from src_py.blend.weights import BlendChoice
 from src_py.errors import InputError
 from src_py.kaggle.clock import HIDDEN_ROWS, Clock
-from src_py.kaggle.resume import is_scoring_run
-from src_py.kaggle.session import free_memory
 
 SAMPLE = 500  # training rows that stand for test rows
 
@@ -43,16 +41,11 @@ def measure_members(
         InputError: from a member, unless this is a scoring run; or when no member is left.
     """
     sample = table.sample(min(len(table), SAMPLE), random_state=0)
-    found, left_out = {}, []
+    found: dict[str, float] = {}
+    left_out: list[str] = []
     for member in members:
-        try:
+        with left_out_if_scoring(member.folder, left_out):
             found[member.name] = member.seconds(sample, rows, precision)
-        except Exception as error:  # whatever it is: the other members can still answer
-            if not is_scoring_run():
-                raise
-            left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
-        finally:
-            free_memory()
     if not found:
         raise InputError(f"No member can predict. {' '.join(left_out)}")
     return found, left_out
@@ -126,15 +119,9 @@ def predict_members(
             left_out.append(f"{member.folder}: the members before it took longer than forecast; there is no time left.")
             continue
         begun = time.time()
-        try:
+        with left_out_if_scoring(member.folder, left_out):
             found[member.name] = job.predictions_of(member)
             print(f"{member.name}: {len(job.table):,} rows in {time.time() - begun:.0f} s")
-        except Exception as error:  # whatever it is: the other members can still answer
-            if not is_scoring_run():
-                raise
-            left_out.append(f"{member.folder}: {type(error).__name__}: {error}")
-        finally:
-            free_memory()
     if not found:
         raise InputError(f"No member could predict the test rows. {' '.join(left_out)}")
     return found, left_out

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from src_py.blend.find import common_rows, doubts, find_members, limiting_line, member_table
 from src_py.blend.fitting import Fitting
-from src_py.blend.member import Job
+from src_py.blend.member import Job, left_out_if_scoring
 from src_py.blend.predict import (
     answering,
     fit_into,
@@ -639,3 +639,14 @@ def test_seconds_grow_with_the_rows(find, tune, foreign, inputs, fitted, table):
     few, many = (measure_members(members, table, rows, "fp32")[0] for rows in (1_000, 100_000))
     for name in few:
         assert many[name] > 10 * few[name] > 0
+
+
+def test_what_nobody_foresaw_ends_a_run_but_not_a_scoring_run(tmp_path, monkeypatch):
+    left_out: list[str] = []
+    with pytest.raises(ZeroDivisionError), left_out_if_scoring(tmp_path, left_out):
+        raise ZeroDivisionError("odd")
+    assert left_out == []
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    with left_out_if_scoring(tmp_path, left_out):
+        raise ZeroDivisionError("odd")
+    assert left_out == [f"{tmp_path}: ZeroDivisionError: odd"]
