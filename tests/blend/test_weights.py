@@ -218,6 +218,14 @@ def test_members_that_all_know_nothing_are_blended_and_it_is_said():
     assert log_loss(choice.cross_fitted, labels) < np.log(3) + 0.1
 
 
+def test_of_members_that_know_nothing_the_humble_one_is_not_lost_by_chance():
+    """On these rows the sure one points to the labels by half a standard error more, which says nothing."""
+    rng = np.random.default_rng((5, 99))
+    labels = rng.integers(0, 3, 1000)
+    members = {name: softmax(rng.normal(0, scale, (1000, 3)), axis=1) for name, scale in (("humble", 0.1), ("sure", 5))}
+    assert choose(members, labels).blend.weights["humble"] > 0.9
+
+
 def test_too_few_prompts_to_judge_by():
     members, labels = simulate((1.0, 1.2), 200)
     choice = choose(members, labels, np.arange(200) // 60)

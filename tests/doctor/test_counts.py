@@ -70,6 +70,7 @@ def test_a_dead_encoder_is_stopped_while_the_counts_learn_on(new_trainer, fault)
     watcher = watch(trainer)
     trainer.train()
     assert "the encoder adds nothing to the counts" in watcher.events[0]
+    assert "for texts that read alike" in watcher.events[0]
     assert trainer.state.global_step <= 0.6 * trainer.state.max_steps
 
 
