@@ -1,6 +1,5 @@
 """What each lever is worth: a table, a picture, and sentences."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,10 +8,11 @@ from src_py.ablation.answer import Answer, learns, reads
 from src_py.ablation.arms import has_levers, parse_arm
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Comparison, compare, minutes_of
+from src_py.evaluation.style import BLUE, VERMILION, new_figure
 
 BETTER, WORSE, NONE, UNKNOWN = "better", "worse", "no difference seen", "cannot tell"
 KINDS = {"": "rows like the training rows", "unseen ": "rows of a kind that training has not seen"}
-_LOOKS = {"": ("#0072B2", "o"), "unseen ": ("#D55E00", "s")}  # told apart by colour-blind eyes, and by their shape
+_LOOKS = {"": (BLUE, "o"), "unseen ": (VERMILION, "s")}
 
 
 def lever_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
@@ -65,13 +65,12 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
     size = table["rows"].mode().iloc[0]
     rows = table[table["rows"] == size].sort_values("gain", ignore_index=True)
     costs = [name for name in ("minutes", "memory GB") if name in rows]
-    figure, (axes, *beside) = plt.subplots(
+    figure, (axes, *beside) = new_figure(
         1,
         1 + len(costs),
         sharey=True,
         figsize=(7.5 + 2 * len(costs), 1.8 + 0.4 * len(rows)),
         width_ratios=[3.5] + [1] * len(costs),
-        layout="constrained",
     )
     places, kinds = np.arange(len(rows)), [kind for kind in KINDS if f"{kind}gain" in rows]
     for number, kind in enumerate(kinds):
@@ -91,7 +90,6 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
         place.set(xlabel=f"{name} a trial\n(dashed: the recipe)")
         place.tick_params(left=False)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    plt.close(figure)
     return figure
 
 

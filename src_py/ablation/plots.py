@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
 from src_py.ablation.curves import PERCENT, LearningCurve
+from src_py.evaluation.style import BLUE, DASHES, MARKERS, ORANGE, PALETTE, new_figure
 from src_py.kaggle.files import writing
 
 
@@ -30,9 +30,9 @@ def plot_curves(
             size what the curve without it foretold.
         marks: sizes to name, such as where an extra file begins.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 5.6), layout="constrained")
+    figure, axes = new_figure(figsize=(8.5, 5.6))
     for number, arm in enumerate(arms):
-        color = f"C{number}"
+        color, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
         longest = int(curve[curve["arm"] == arm]["as_rows"].max()) if arm in set(curve["arm"]) else 0
         for as_rows in sorted({0, longest}):
             rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == as_rows)].sort_values("rows")
@@ -44,7 +44,7 @@ def plot_curves(
                 rows["rows"],
                 rows["log loss"],
                 rows["spread"].fillna(0),
-                fmt="s--" if as_rows else "o-",
+                fmt=f"{marker}--" if as_rows else f"{marker}-",
                 color=color,
                 capsize=3,
                 alpha=0.5 if as_rows else 1,
@@ -52,8 +52,8 @@ def plot_curves(
             )
         if arm in laws:
             _draw_law(axes, arm, laws[arm], color)
-    for color, (name, value) in zip(("C3", "C4"), lines.items()):
-        axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"{name} {value:.4f}")
+    for dashes, (name, value) in zip(DASHES, lines.items()):
+        axes.axhline(value, color="black", linestyle=dashes, linewidth=1, label=f"{name} {value:.4f}")
     for name, size in (marks or {}).items():
         axes.axvline(size, color="0.7", linewidth=1)
         axes.text(size, axes.get_ylim()[0], f" {name}", rotation=90, va="bottom", ha="right", color="0.4")
@@ -62,7 +62,6 @@ def plot_curves(
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # within, it would hide curves
-    plt.close(figure)
     return figure
 
 
@@ -86,17 +85,17 @@ def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
     size = repairs["rows"].mode().iloc[0]
     rows = repairs[repairs["rows"] == size]
     names = list(dict.fromkeys(rows.sort_values("worth")["repair"]))
-    figure, axes = plt.subplots(figsize=(8.5, 1.2 + 0.45 * len(names)), layout="constrained")
-    for shift, (how, color) in zip((-0.15, 0.15), (("added to posted", "C0"), ("taken from recipe", "C1"))):
+    figure, axes = new_figure(figsize=(8.5, 1.5 + 0.45 * len(names)))
+    looks = (("added to posted", BLUE, "o", -0.15), ("taken from recipe", ORANGE, "s", 0.15))
+    for how, color, marker, shift in looks:
         side = rows[rows["how"] == how]
         heights = [names.index(name) + shift for name in side["repair"]]
         reach = np.abs(side[["at least", "at most"]].to_numpy().T - side["worth"].to_numpy())
-        axes.errorbar(side["worth"], heights, xerr=reach, fmt="o", color=color, capsize=3, label=how)
+        axes.errorbar(side["worth"], heights, xerr=reach, fmt=marker, color=color, capsize=3, label=how)
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set(xlabel="log loss saved, nats (95 %)", title=f"What each repair is worth at {size:,} rows")
     axes.set_yticks(range(len(names)), names)
-    axes.legend(fontsize="small")
-    plt.close(figure)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 

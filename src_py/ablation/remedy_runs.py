@@ -5,7 +5,6 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -24,6 +23,7 @@ from src_py.doctor.findings import error_line
 from src_py.doctor.verdict import judge_training
 from src_py.doctor.watch import watch
 from src_py.evaluation.report import half_width, history_table
+from src_py.evaluation.style import BLUE, DASHES, ORANGE, VERMILION, new_figure
 from src_py.kaggle.session import free_memory, start_session
 
 TIMED_STEPS, TIMED_ROWS = 4, 32
@@ -120,22 +120,21 @@ def plot_tried(problem: Problem, tried: list[Tried]) -> Figure:
     """Log loss of every training, from above to below, against the lines of the constant predictor and of lengths
     alone; the bars are 95 % intervals of the distance to the constant predictor."""
     lines, prompts = baselines(problem), pd.factorize(problem.prompts)[0]
-    figure, axes = plt.subplots(figsize=(8.5, 1.6 + 0.38 * len(tried)), layout="constrained")
+    figure, axes = new_figure(figsize=(8.5, 1.6 + 0.38 * len(tried)))
     for number, one in enumerate(tried):
         losses = _losses(problem, one)
-        color = "C1" if one.step.arm else "C0"
+        color, marker = (ORANGE, "s") if one.step.arm else (BLUE, "o")
         if np.isfinite(losses).all():
             reach = half_width(losses - lines["constant predictor"], prompts)
-            axes.errorbar(losses.mean(), number, xerr=reach, fmt="o", color=color, capsize=3)
+            axes.errorbar(losses.mean(), number, xerr=reach, fmt=marker, color=color, capsize=3)
         else:
-            axes.text(lines["constant predictor"].mean(), number, " no result", va="center", color="C3")
-    for color, (name, losses) in zip(("C3", "C4"), lines.items()):
-        axes.axvline(losses.mean(), color=color, linestyle="--", linewidth=1, label=f"{name} {losses.mean():.4f}")
+            axes.text(lines["constant predictor"].mean(), number, " no result", va="center", color=VERMILION)
+    for dashes, (name, losses) in zip(DASHES, lines.items()):
+        axes.axvline(losses.mean(), color="black", linestyle=dashes, linewidth=1, label=f"{name} {losses.mean():.4f}")
     axes.set_yticks(range(len(tried)), [one.step.name for one in tried])
     axes.invert_yaxis()
     axes.set(xlabel="validation log loss (left is better)", title="What each remedy brings, on top of those above it")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    plt.close(figure)
     return figure
 
 

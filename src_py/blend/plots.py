@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,8 +11,9 @@ from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.blend import logarithms
 from src_py.evaluation.metrics import standard_error
 from src_py.evaluation.report import calibration
+from src_py.evaluation.style import BLUE, VERMILION, new_figure
 
-_BEFORE, _AFTER = "#D55E00", "#0072B2"  # told apart by colour-blind readers, and by their markers
+_BEFORE, _AFTER = VERMILION, BLUE
 
 
 def gains(members: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def plot_correlation(members: Mapping[str, np.ndarray], labels: np.ndarray) -> F
     """`error_correlation` as a heat map with numbers: members that err on other rows (near 0) bring a blend more."""
     table = error_correlation(members, labels)
     size = 2.5 + 0.5 * len(table)
-    figure, axes = plt.subplots(figsize=(size + 1.5, size), layout="constrained")
+    figure, axes = new_figure(figsize=(size + 1.5, size))
     image = axes.imshow(table, cmap="PuOr_r", vmin=-1, vmax=1)
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         color = "white" if abs(value) > 0.6 else "black"
@@ -44,7 +44,6 @@ def plot_correlation(members: Mapping[str, np.ndarray], labels: np.ndarray) -> F
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(title="Whose errors are alike?")
     figure.colorbar(image, label="correlation over rows", shrink=0.8)
-    plt.close(figure)
     return figure
 
 
@@ -56,7 +55,7 @@ def plot_worth(
     prompt = pd.factorize(np.asarray(prompts))[0]
     saved = gains({"blend, cross-fitted": choice.cross_fitted, **members}, labels)
     rows = len(saved)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.8 + 0.32 * rows), sharey=True, layout="constrained")
+    figure, (left, right) = new_figure(1, 2, figsize=(11, 1.8 + 0.32 * rows), sharey=True)
     alone = {name: (values.mean(), 1.96 * standard_error(values, prompt)) for name, values in saved.items()}
     inside = {name: name not in members or choice.table["weight"][name] > 0 for name in saved}
     _intervals(left, alone, inside, list(saved))
@@ -68,7 +67,6 @@ def plot_worth(
     left.invert_yaxis()
     left.set(xlabel="saved against the constant predictor (nats)", title="Alone")
     right.set(xlabel="cost of leaving it out (nats)", title="In the blend")
-    plt.close(figure)
     return figure
 
 
@@ -89,7 +87,7 @@ def _intervals(axes, values: dict[str, tuple[float, float]], inside: dict[str, b
 def plot_calibration(choice: BlendChoice, labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
     """Predicted probability against observed share of the honest blend, before and after calibration, by class: below
     the diagonal it is too sure."""
-    figure, every = plt.subplots(1, len(classes), figsize=(3.7 * len(classes), 3.9), layout="constrained", sharey=True)
+    figure, every = new_figure(1, len(classes), figsize=(3.7 * len(classes), 3.9), sharey=True)
     styles = (
         ("before calibration", choice.uncalibrated, _BEFORE, "o--"),
         ("after calibration", choice.cross_fitted, _AFTER, "s-"),
@@ -103,7 +101,6 @@ def plot_calibration(choice: BlendChoice, labels: np.ndarray, classes: tuple[str
         axes.set_title(name, parse_math=False)
     every[0].set(ylabel="observed share")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    plt.close(figure)
     return figure
 
 

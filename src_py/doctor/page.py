@@ -3,12 +3,11 @@
 from html import escape
 from typing import Any
 
+from src_py.evaluation.banner import BAD, COLORS, DOUBT, TEXT
+
 NOTHING = "Nothing found that would keep this from learning."
 REPAIR = "repair() of this report shows the settings to change as a diff, and changes nothing."
-# White text on these is readable (contrast above 4.5), and a badge brings its own background, so that light and dark
-# themes show it alike. The word says the same as the colour.
-_BADGES = {"FAIL": "#b3261e", "WARN": "#875200"}
-_TEXT = "white-space:normal;overflow-wrap:anywhere;text-align:left;line-height:1.45"
+_BADGES = {"FAIL": COLORS[BAD], "WARN": COLORS[DOUBT]}
 _FAINT = "border-top:1px solid rgba(128,128,128,.45)"
 # Columns that stand side by side where there is room, and below each other where there is not.
 _ROW = f"display:flex;flex-wrap:wrap;gap:.15em 1.2em;padding:.55em 0;{_FAINT}"
@@ -51,7 +50,7 @@ def as_html(alarms: list, passed: list, skipped: list, seconds: float) -> str:
     )
     count = len(alarms) + len(passed) + len(skipped)
     return (
-        f'<div style="{_TEXT};max-width:75em"><p style="margin:.4em 0 .8em"><b>{_html(headline(alarms))}</b></p>{rows}'
+        f'<div style="{TEXT};max-width:75em"><p style="margin:.4em 0 .8em"><b>{_html(headline(alarms))}</b></p>{rows}'
         + (f'<p style="margin:0;padding:.55em 0;{_FAINT}">{REPAIR}</p>' if _settings(alarms) else "")
         + _folded(f"{len(passed)} of {count} checks passed, in {seconds:.1f} s", passed, _html_measured)
         + _folded(f"{len(skipped)} not checked", skipped, lambda finding: _html(_reason(finding)))

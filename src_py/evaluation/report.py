@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.metrics import standard_error
+from src_py.evaluation.style import BLUE, DASHES, GREEN, MARKERS, PALETTE, VERMILION, legend_below, new_figure
 
 _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
 
@@ -31,7 +31,25 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
     shares = [name for name in table if name.startswith("predicted ")]  # a log that was read back is in another order
     table = table[[name for name in ("epoch", "training loss", *_COLUMNS.values()) if name in table] + shares]
-    return table.dropna(subset=["log loss"]) if "log loss" in table else table
+    if "log loss" in table:
+        return table.dropna(subset=["log loss"])
+    # The Trainer's last entry sums up the training; without evaluations nothing of its row was measured.
+    return table.dropna(how="all", subset=[name for name in table if name != "epoch"])
+
+
+def history_view(history: pd.DataFrame, labels: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+    """A `history_table` to show: rounded, empty where nothing is known, and below the predicted shares the true ones.
+
+    Args:
+        labels: (rows,) class numbers of the validation rows.
+    """
+    texts = history.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    texts["epoch"] = [f"{epoch:.2f}" for epoch in history["epoch"]]
+    shares = dict(zip((f"predicted {name}" for name in classes), class_shares(labels, len(classes))))
+    if not set(shares) & set(texts):
+        return texts
+    truth = {name: f"{shares[name]:.4f}" if name in shares else "" for name in texts}
+    return pd.concat([texts, pd.DataFrame(truth, index=["true shares"])]).rename_axis("step")
 
 
 def as_html(table: pd.DataFrame) -> str:
@@ -87,30 +105,40 @@ def read_predictions(path: Path, classes: tuple[str, ...]) -> pd.DataFrame | Non
     return table.astype({"label": int})
 
 
-def plot_learning(history: pd.DataFrame, lines: dict[str, float]) -> Figure:
-    """Log loss and predicted-class shares over steps; `lines` are log losses to compare with, such as the constant
-    predictor's."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+def plot_learning(history: pd.DataFrame, lines: dict[str, float], shares: dict[str, float] | None = None) -> Figure:
+    """Log loss and predicted-class shares over steps.
+
+    Args:
+        history: from `history_table`.
+        lines: log losses to compare with, such as the constant predictor's.
+        shares: by class, its true share of the validation rows, drawn dashed.
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(11, 4.2))
     # Without evaluations during training there is no log loss, and none of training before the first entry of the log.
-    for column, color, label in (("training loss", "0.6", "training"), ("log loss", "C0", "validation")):
+    for column, look, label in (("training loss", "s-", "training"), ("log loss", "o-", "validation")):
         if column in history:
-            left.plot(history.index, history[column], "o-", color=color, label=label)
-    for color, (name, value) in zip(("C3", "C4", "C5"), lines.items()):
-        left.axhline(value, color=color, linestyle="--", label=f"{name} {value:.4f}")
+            color = BLUE if column == "log loss" else "0.6"
+            left.plot(history.index, history[column], look, color=color, label=label)
+    for dashes, color, (name, value) in zip(DASHES, (VERMILION, "black", GREEN), lines.items()):
+        left.axhline(value, color=color, linestyle=dashes, label=f"{name} {value:.4f}")
     left.set(xlabel="optimizer step", ylabel="log loss", title="Does it learn?")
-    left.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    shares = history.filter(like="predicted ")
-    if len(shares.columns):
-        right.stackplot(history.index, shares.to_numpy().T, labels=shares.columns, alpha=0.8)
-        right.legend(loc="lower right")
-    right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(0, 1), title="Which class it predicts")
-    plt.close(figure)
+    legend_below(left)
+    predicted = list(history.filter(like="predicted "))
+    for color, marker, name in zip(PALETTE, MARKERS, predicted):
+        right.plot(history.index, history[name], f"{marker}-", color=color, label=name)
+        share = (shares or {}).get(name.removeprefix("predicted "))
+        if share is not None:
+            label = f"true {name.removeprefix('predicted ')} {share:.2f}"
+            right.axhline(share, color=color, linestyle="--", label=label)
+    right.set(xlabel="optimizer step", ylabel="share of rows", ylim=(-0.02, 1.02), title="Which class it predicts")
+    if predicted:
+        legend_below(right, len(predicted))
     return figure
 
 
 def plot_predictions(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> Figure:
     """Confusion matrix (rows: true class, shares of the row) and calibration (predicted against observed)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = new_figure(1, 2, figsize=(11, 4.4))
     counts = pd.crosstab(labels, probabilities.argmax(1)).reindex(
         index=range(len(classes)), columns=range(len(classes)), fill_value=0
     )
@@ -122,13 +150,12 @@ def plot_predictions(labels: np.ndarray, probabilities: np.ndarray, classes: tup
     ticks = range(len(classes))
     left.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes)
     left.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
-    right.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-    for k, name in enumerate(classes):
+    right.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="well calibrated")
+    for k, (name, color, marker) in enumerate(zip(classes, PALETTE, MARKERS)):
         predicted, observed = calibration(labels == k, probabilities[:, k])
-        right.plot(predicted, observed, "o-", label=name)
+        right.plot(predicted, observed, f"{marker}-", color=color, label=name)
     right.set(xlabel="predicted probability", ylabel="observed share", title="Calibration", xlim=(0, 1), ylim=(0, 1))
-    right.legend()
-    plt.close(figure)
+    legend_below(right, 4)
     return figure
 
 
@@ -198,9 +225,9 @@ def half_width(values: np.ndarray, prompt: np.ndarray) -> float:
 def plot_groups(table: pd.DataFrame) -> Figure:
     """Log loss against the constant predictor's (0) by group, from `group_table`: right of the line, the model is so
     sure of wrong answers that no model would do better."""
-    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.3 * len(table)), layout="constrained")
+    figure, axes = new_figure(figsize=(9, 1.6 + 0.3 * len(table)))
     places = np.arange(len(table))[::-1]
-    styles = (("model", "#D55E00", "o", 0.13), ("calibrated", "#0072B2", "s", -0.13))
+    styles = (("model", VERMILION, "o", 0.13), ("calibrated", BLUE, "s", -0.13))
     for column, color, marker, shift in styles:
         values, error = table[f"{column} - constant"], table[f"{column} +-"].fillna(0)
         label = {"model": "before calibration", "calibrated": "after calibration"}[column]
@@ -220,5 +247,4 @@ def plot_groups(table: pd.DataFrame) -> Figure:
     axes.set_yticks(places, [name if len(name) <= 60 else name[:57] + "..." for name in names], parse_math=False)
     axes.set(xlabel="log loss minus the constant predictor's (nats, 95 % interval)", title="Where is it over-certain?")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    plt.close(figure)
     return figure
