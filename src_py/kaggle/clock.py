@@ -7,6 +7,7 @@ from datetime import timedelta
 import pandas as pd
 
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 
 HIDDEN_ROWS = 25_000  # about as many as the test set of Kaggle's scoring run has
 COMPETITION_HOURS, SESSION_HOURS = 9, 12  # when Kaggle ends a notebook of a code competition, and a GPU session
@@ -22,7 +23,7 @@ class Clock:
         if hours <= 0:
             raise InputError(f"CFG.hours is {hours}; give the session's limit, such as 8.5.")
         if COMPETITION_HOURS < hours < math.inf:
-            print(
+            say(
                 f"CFG.hours is {hours:g}: a session may take {SESSION_HOURS} hours, but Kaggle ends the notebooks of "
                 f"code competitions after {COMPETITION_HOURS}."
             )

@@ -22,6 +22,7 @@ from src_py.kaggle.identity import (
     setting_changes,
 )
 from src_py.kaggle.inputs import EARLIER, find_named
+from src_py.kaggle.page import say
 
 _FOLD = re.compile(r"fold_\d+(_seed_\d+)?")
 MODES, RESUMES = ("auto", "train", "predict"), ("auto", "never")
@@ -87,9 +88,7 @@ def find_finished(
     debug = {folder: rows for folder, record in records.items() if (rows := _debug_rows(record))}
     for folder, rows in debug.items():
         del records[folder]
-        print(
-            f"{folder} is not used: it was a debug run on {rows:,} rows. Attach the output of a run with CFG.rows = 0."
-        )
+        say(f"{folder} is not used: it was a debug run on {rows:,} rows. Attach the output of a run with CFG.rows = 0.")
     usable = [folder for folder, record in records.items() if record.get("finished") and record.get("learned", True)]
     if not usable and (mode == "predict" or is_scoring_run()):
         usable = [folder for folder, record in records.items() if record.get("results") and list(folder.glob(marker))]
@@ -107,7 +106,7 @@ def find_finished(
             )
         for folder, record in records.items():
             if record.get("finished"):
-                print(f"{folder} is not used: that run did not learn.")
+                say(f"{folder} is not used: that run did not learn.")
         return None
     record = records[usable[0]]
     ignored = setting_changes(record.get("config", {}), json.loads(json.dumps(config, default=str)))
@@ -118,7 +117,7 @@ def find_finished(
     also += f" Its code was different: {', '.join(edited)}." if edited else ""
     state = "finished" if record.get("finished") else "interrupted"
     state += "" if record.get("learned", True) else ", NOT LEARNED"
-    print(f"PREDICTING ONLY, with the {state} run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
+    say(f"PREDICTING ONLY, with the {state} run in {usable[0]}.{also} To train instead, set CFG.mode = 'train'.")
     return usable[0]
 
 
@@ -169,7 +168,7 @@ def begin_run(
         record = _read(output / files.record)
         same = record.get("identity") == identity
         if same and resume == "auto":
-            print(f"Resuming the run in {output}: {_progress(output)}. CFG.resume = 'never' starts from the beginning.")
+            say(f"Resuming the run in {output}: {_progress(output)}. CFG.resume = 'never' starts from the beginning.")
         else:
             known = record.get("identity")
             why = "their run is unknown"
@@ -182,7 +181,7 @@ def begin_run(
             _set_aside(output, names, record, files, why, keep=not same)
             found = resume == "auto" and (_bring_back(output, key) or _copy_attached(output, root, identity, files))
             if not found:
-                print("This run starts from the beginning.")
+                say("This run starts from the beginning.")
         results = sorted({*files.results, *files.final, *files.temporary, *(record.get("results", []) if same else [])})
     state = {"recipe": files.recipe, "identity": identity, "config": config, "results": results}
     # Written last: copying that was itself interrupted starts again.
@@ -236,7 +235,7 @@ def _set_aside(output: Path, names: list[str], record: dict, files: RunFiles, wh
     size = sum(path.stat().st_size for name in names for path in [output / name, *(output / name).rglob("*")])
     room = keep and shutil.disk_usage(output).free > 2 * size  # as much again for the results to come
     done = f"moved to {target.relative_to(output)}" if room else "removed"
-    print(f"The earlier results {', '.join(names)} are {done} ({why}).")
+    say(f"The earlier results {', '.join(names)} are {done} ({why}).")
     for name in names:
         if room:
             target.mkdir(parents=True, exist_ok=True)
@@ -252,7 +251,7 @@ def _bring_back(output: Path, key: str) -> bool:
     source = output / EARLIER / key
     if not source.is_dir():
         return False
-    print(f"The results of this run are back from {source.relative_to(output)}.")
+    say(f"The results of this run are back from {source.relative_to(output)}.")
     for path in list(source.iterdir()):
         if not (output / path.name).exists():
             shutil.move(path, output / path.name)
@@ -266,9 +265,9 @@ def _copy_attached(output: Path, root: str | Path, identity: dict, files: RunFil
         different = changes(record.get("identity", {}), identity)
         if different:
             state = "finished" if record.get("finished") else "interrupted"
-            print(f"The {state} run in {folder} is not resumed; changed since then: {', '.join(different)}.")
+            say(f"The {state} run in {folder} is not resumed; changed since then: {', '.join(different)}.")
             continue
-        print(f"Resuming the run in {folder}: {_progress(folder)}.")
+        say(f"Resuming the run in {folder}: {_progress(folder)}.")
         # What the record names does not count: an attached file must not choose what is written here.
         for name in [*files.results, *files.temporary, *files.shared]:
             for source in [folder / name, *(folder / name).rglob("*")]:

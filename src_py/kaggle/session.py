@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 import transformers
 
@@ -46,9 +47,12 @@ class Session(Training):
 def start_session(seed: int) -> None:
     """Seed Python, numpy and torch, and silence the notes of the libraries that are not about the data.
 
+    Tables show their texts whole: what a cell advises must not end in dots.
+
     Also sets `allocator_variables`, which has an effect until CUDA starts, and on processes that are started later.
     """
     os.environ.update(allocator_variables())
+    pd.set_option("display.max_colwidth", None)
     transformers.set_seed(seed)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

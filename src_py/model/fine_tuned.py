@@ -10,6 +10,7 @@ import pandas as pd
 
 from src_py.errors import InputError
 from src_py.kaggle.inputs import TRAINED_MARKER
+from src_py.kaggle.page import say
 from src_py.kaggle.resume import debug_run_rows
 from src_py.model.saved import find_trained, read_settings
 from src_py.pairs.oof import read_oof
@@ -49,7 +50,7 @@ def find_fine_tuned(root: str | Path, table: pd.DataFrame, classes: tuple[str, .
     for folder in [] if rows else list(outputs):
         if few := debug_run_rows(folder, RECIPE):
             outputs.remove(folder)
-            print(f"{folder} is not used: it was a debug run on {few:,} rows. Attach a run with CFG.rows = 0.")
+            say(f"{folder} is not used: it was a debug run on {few:,} rows. Attach a run with CFG.rows = 0.")
     if not outputs:
         return None
     if len(outputs) > 1:

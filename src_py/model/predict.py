@@ -1,6 +1,5 @@
 """Collate batches and predict, each row once and in order."""
 
-import sys
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.special import softmax
-from tqdm import tqdm
 
 from src_py.config import Settings, setting
 from src_py.errors import InputError
+from src_py.kaggle.page import progress_bar
 from src_py.kaggle.session import all_devices, share_out
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs, model_inputs, round_up
 from src_py.pairs.load import swap_sides
@@ -73,6 +72,7 @@ def predict_logits(
     precision: str = "fp32",
     progress: bool = True,
     devices: tuple[str, ...] = (),
+    what: str = "rows",
 ) -> np.ndarray:
     """Logits of every row in the dataset's order, float64 of shape (rows, classes).
 
@@ -82,6 +82,7 @@ def predict_logits(
     Args:
         progress: show a bar.
         devices: all GPUs, or the CPU, unless given.
+        what: these rows are, for the bar's title.
 
     Raises:
         ValueError: when there is no row, or a logit is not finite.
@@ -92,13 +93,7 @@ def predict_logits(
     batches = prediction_parts(np.asarray(encoded["length"]), len(encoded[0]["sequences"]), tokens)
     order = np.concatenate(batches)
     found: dict[int, np.ndarray] = {}
-    with tqdm(
-        total=len(batches),
-        desc=f"Predicting {len(order):,} pairs",
-        mininterval=10,
-        file=sys.stdout,
-        disable=not progress,
-    ) as bar:
+    with progress_bar(f"Predicting {what} ({len(order):,} pairs)", len(batches), "batches", shown=progress) as bar:
 
         def worker(device: str, copy):
             copy = copy.to(device).eval()
@@ -137,6 +132,7 @@ def predict_pairs(
     tokens: int = TOKENS,
     precision: str = "fp32",
     cache_dir: str | Path | None = None,
+    what: str = "rows",
 ) -> np.ndarray:
     """Class probabilities of every row in the table's order, float64 of shape (rows, classes).
 
@@ -145,13 +141,17 @@ def predict_pairs(
 
     Args:
         cache_dir: as in `encode_pairs`.
+        what: as in `predict_logits`.
     """
 
-    def probabilities(pairs) -> np.ndarray:
+    def probabilities(pairs, title: str) -> np.ndarray:
         encoded = encode_pairs(pairs, tokenizer, reading, cache_dir)
-        return softmax(predict_logits(model, encoded, tokenizer.pad_token_id, tokens, precision), axis=1)
+        logits = predict_logits(model, encoded, tokenizer.pad_token_id, tokens, precision, what=title)
+        return softmax(logits, axis=1)
 
-    straight = probabilities(table)
+    straight = probabilities(table, what)
     if reading.style == "pairwise":
         return straight
-    return (straight + probabilities(swap_sides(table))[:, [1, 0, *range(2, straight.shape[1])]]) / 2
+    return (
+        straight + probabilities(swap_sides(table), f"{what}, sides swapped")[:, [1, 0, *range(2, straight.shape[1])]]
+    ) / 2

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from src_py.errors import InputError
 from src_py.evaluation.calibration import TIE_SHIFTS, Calibration
 from src_py.kaggle.files import file_digest, require_space, write_text, writing
 from src_py.kaggle.inputs import TRAINED_MARKER, find_named
+from src_py.kaggle.page import say
 from src_py.kaggle.session import free_memory
 from src_py.model.attention import use_attention
 from src_py.model.attention_choice import choose_attention
@@ -228,11 +230,11 @@ def finished_models(output: Path, run: str) -> list[str]:
             if missing:
                 raise InputError(f"{folder} lacks {missing[0]}.")
         except InputError as error:
-            print(f"{folder.name} is trained again: {error}")
+            say(f"{folder.name} is trained again: {error}")
             continue
         found.append(folder.name)
         if settings.ended:
-            print(f"CFG.hours ended {folder.name} at {settings.ended}; remove that folder to train it in full.")
+            say(f"CFG.hours ended {folder.name} at {settings.ended}; remove that folder to train it in full.")
     return found
 
 
@@ -250,12 +252,14 @@ def predict_saved(
     precision: str = "fp32",
     attention: str = "auto",
     cache_dir: str | Path | None = None,
+    what: str = "test rows",
 ) -> np.ndarray:
     """Mean probabilities of trained folders, each with its own calibration, float64 of shape (rows, classes).
 
     Args:
         classes: of the contest, in order.
         cache_dir: where tokenised texts are kept for models that read alike, as in `encode_pairs`.
+        what: the rows are, for the bars' titles.
 
     Raises:
         InputError: when there is no folder, or one was trained for other classes than `classes`.
@@ -271,9 +275,8 @@ def predict_saved(
     total = np.zeros((len(table), len(classes)))
     for folder in folders:
         model, settings = load_to_predict(folder, precision, attention)
-        predicted = predict_pairs(
-            model, load_tokenizer(folder), table, settings.reading, precision=precision, cache_dir=cache_dir
-        )
+        options: dict[str, Any] = {"precision": precision, "cache_dir": cache_dir, "what": f"{what}, {folder.name}"}
+        predicted = predict_pairs(model, load_tokenizer(folder), table, settings.reading, **options)
         total += settings.finish(predicted, table)
         del model
         free_memory()

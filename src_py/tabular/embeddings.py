@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from src_py.config import check_choice
 from src_py.errors import InputError
 from src_py.kaggle.files import WEIGHTS, folder_digest, write_text, writing
 from src_py.kaggle.identity import module_digest
+from src_py.kaggle.page import progress_bar
 from src_py.kaggle.session import all_devices, share_out, to_device
 from src_py.model.attention_choice import choose_attention
 from src_py.model.encoder import fit_embeddings, load_encoder
@@ -73,7 +73,7 @@ def embed_sequences(
     title = f"Embedding {len(sequences):,} texts"
     known = sum(len(blocks[n]) for n in done)
     lock = threading.Lock()
-    with tqdm(total=len(sequences), initial=known, desc=title, unit=" rows", mininterval=10, file=sys.stdout) as bar:
+    with progress_bar(title, len(sequences), "texts", done=known) as bar:
 
         def worker(device: str, model):
             model = model.to(device)

@@ -15,6 +15,7 @@ from transformers import TrainerState
 
 import src_py
 from src_py.errors import InputError
+from src_py.kaggle.page import RELAY, Meter
 from src_py.kaggle.session import allocator_variables, free_memory, visible_gpus
 from src_py.model.preference import architecture_of
 from src_py.training.batches import ONE_PAIR_TOO_MANY
@@ -83,7 +84,8 @@ def write_job(trainer, folder: Path, run: dict) -> None:
 def run_workers(folder: Path, processes: int) -> bool:
     """Run a job with `processes` processes on this machine; False if it has to be run again with less memory.
 
-    The first process's output appears as it comes. When one process dies, the others are ended.
+    The first process's output appears as it comes, its progress on a `Meter`. When one process dies, the others are
+    ended.
     """
     for old in (*folder.glob("error_*.json"), folder / STOPPED):
         old.unlink(missing_ok=True)
@@ -101,8 +103,10 @@ def run_workers(folder: Path, processes: int) -> bool:
         ) as launched,
     ):
         try:
+            meter = Meter()
             for line in launched.stdout or ():
-                print(line, end="", flush=True)
+                if not meter.receive(line):
+                    print(line, end="", flush=True)
         except BaseException:  # the notebook's stop button, too
             launched.terminate()
             raise
@@ -139,7 +143,7 @@ def worker_environment() -> dict[str, str]:
     root = str(Path(src_py.__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    return {**os.environ, **loopback, **allocator_variables(), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **loopback, **allocator_variables(), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", RELAY: "1"}
 
 
 def _with_less_memory(folder: Path, most: int) -> bool:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from src_py.doctor.watch import watch
 from src_py.kaggle.clock import clock_text
 from src_py.training.checkpoints import last_good_checkpoint
+from src_py.training.progress import Progress
 
 
 class TimeLimit(TrainerCallback):
@@ -85,6 +86,8 @@ def run_training(trainer, stop: bool, until: float, rows_after: int) -> str:
     if args.process_index == 0:  # whose clock decides for all, and who can say so
         limit = TimeLimit(until, rows_after, len(trainer.eval_dataset), args.per_device_train_batch_size)
         trainer.add_callback(limit)
+        rows = len(trainer.eval_dataset)
+        trainer.add_callback(Progress(lambda: watcher.run.step_losses, args.per_device_train_batch_size, rows))
     if args.world_size > 1:
         trainer.add_callback(_Together())  # the last one: it sees what all others decided
     found = last_good_checkpoint(args.output_dir, trainer.ema > 0) if args.process_index == 0 else None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from src_py.errors import InputError
 from src_py.evaluation.report import history_table
+from src_py.kaggle.page import MARK
 from src_py.kaggle.session import start_session
 from src_py.model.preference import ModelSettings, build_model
 from src_py.pairs.encode import PairCollator, Reading, encode_pairs
@@ -132,6 +133,8 @@ def test_two_processes_train_what_one_does_even_if_one_is_killed_on_the_way(new_
     capsys.readouterr()
     two = trained(new_trainer("two"), 2)
     assert "Resuming from" in (said := capsys.readouterr().out)
+    assert MARK not in said
+    assert said.count("training ended after") == 1, "only the first process speaks"
     assert "checkpoint-4" in said
     assert_same(one, two)
     assert not (Path(two.args.output_dir) / "job").exists()
