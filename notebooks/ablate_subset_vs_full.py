@@ -109,12 +109,12 @@ from src_py.ablation import (
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table, folded
 from src_py.kaggle import (
-    Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, start_session, visible_gpus, write_csv,
-    write_text,
+    Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, say, start_session, visible_gpus,
+    write_csv, write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
 from src_py.pairs import (
-    ExtraRows, audit_extra, check_teacher, debug_line, debug_rows, find_contest, load_extra, load_pairs, load_pseudo,
+    ExtraRows, audit_extra, check_teacher, debug_line, debug_rows, excerpt, find_contest, load_extra, load_pairs, load_pseudo,
     load_soft, prompt_key, soft_labels, file_name, write_submission,
 )  # fmt: skip
 
@@ -144,9 +144,8 @@ print(
 )
 
 # %%
-with pd.option_context("display.max_colwidth", None):
-    says = {name: lever.says for name, lever in LEVERS.items()} if grid.preset == "levers" else REPAIRS
-    display(pd.Series(says, name="what it does").to_frame())
+says = {name: lever.says for name, lever in LEVERS.items()} if grid.preset == "levers" else REPAIRS
+display(pd.Series(says, name="what it does").to_frame())
 
 # %% [markdown]
 # ## Data
@@ -165,7 +164,7 @@ if cfg.soft_labels and not finished:
     table = soft_labels(table, *load_soft(path, table, contest, test["id"]), cfg.soft_weight)
 table, test = debug_rows(table, test, debug_size, cfg.seed)
 extra = load_extra(extra_files, contest) + load_pseudo(pseudo_files, contest, test)
-display(table.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+display(excerpt(table), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
 # %% [markdown]
@@ -186,8 +185,8 @@ train, marks, added = add_files(train, extra, table[held], grid.preset == "lever
 sizes = choose_sizes(grid, own_rows, marks)
 if extra:
     display(audit)
-for sentence in check_teacher(table, 1 - held, (0,), len(classes)) if cfg.soft_labels and not finished else ():
-    print(sentence)
+if cfg.soft_labels and not finished:
+    say(*check_teacher(table, 1 - held, (0,), len(classes)))
 display(class_table(train["label"], valid["label"], classes))
 print(f"{seen:,} validation rows like the training rows, {len(valid) - seen:,} of a kind held out")
 print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}" for name, size in marks.items()))
@@ -208,8 +207,7 @@ if not finished:
     problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks, unseen, added)
     store = TrialStore(output, problem, find_runs(cfg.input_dir), cfg.resume)
     write_record(output, store.identity, cfg.values(), finished=False)
-    for sentence in store.unused():
-        print(sentence)
+    say(*store.unused())
 
 # %% [markdown]
 # ## Check before training
@@ -254,7 +252,7 @@ clock.mark("Grid")
 
 # %%
 if debug_size:
-    print(debug)
+    say(debug)
 outcomes = {} if finished else store.outcomes(trials)
 if outcomes:
     results, curve = results_table(problem, outcomes), curve_table(problem, outcomes)
@@ -270,13 +268,12 @@ if outcomes:
     display(figure, Markdown(answered.opening))
     if answered.steps is not None:
         write_csv(output / file_name("next_steps.csv", debug_size), answered.steps)
-        with pd.option_context("display.max_colwidth", None):
-            display(HTML(as_html(answered.steps.round(4))))
+        display(HTML(as_html(answered.steps.round(4))))
     display(Markdown(answered.rest))
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
 else:
-    print("Cannot tell: no trial was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
+    say("Cannot tell: no trial was finished. Raise CFG.budget_minutes, or lower CFG.sizes or CFG.max_length.")
 
 # %% [markdown]
 # In the folded table, an arm beats the constant predictor where `at least` (the lower end of the 95 % interval of its
@@ -337,7 +334,7 @@ if model:
     predicted = predict_saved([model], test, classes, precision)
     display(write_submission(output / file_name("submission.csv", debug_size), test["id"], predicted, contest).head())
 else:
-    print("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
+    say("No submission: no model of an arm that can answer the test rows is here; attach the earlier run's output.")
 if not finished:
     write_record(output, store.identity, cfg.values(), finished=model is not None)
 clock.mark("Submission")

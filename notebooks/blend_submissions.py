@@ -69,12 +69,12 @@ from src_py.blend import (
     save_record, say_left_out, score_table, time_line,
 )  # fmt: skip
 from src_py.config import check_config
-from src_py.evaluation import class_shares, group_table, plot_groups, plot_predictions
+from src_py.evaluation import class_shares, group_table, judge_predictions, plot_groups, plot_predictions
 from src_py.kaggle import (
-    HIDDEN_ROWS, Clock, DataPaths, Machine, choose_precision, describe_hardware, is_scoring_run, scratch_folder,
-    start_session, write_csv,
+    HIDDEN_ROWS, Clock, DataPaths, Machine, choose_precision, describe_hardware, is_scoring_run, say,
+    scratch_folder, start_session, write_csv,
 )  # fmt: skip
-from src_py.pairs import calibration_groups, find_contest, load_pairs, prompt_key, write_submission
+from src_py.pairs import calibration_groups, excerpt, find_contest, load_pairs, prompt_key, write_submission
 
 # %%
 kinds = (DataPaths, BlendSettings, Machine)
@@ -95,7 +95,7 @@ print(describe_hardware(precision), files.train, files.test, sep="\n")
 # %%
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+display(excerpt(train), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 labels, prompts = train["label"].to_numpy(), pd.factorize(prompt_key(train))[0]
 clock.mark("Data")
 
@@ -118,7 +118,7 @@ able, cannot_answer = answering(found.members, test)
 say_left_out([*found.left_out, *cannot_answer])
 (members, too_few), known = common_rows(able, prompts)
 say_left_out(too_few)
-print(*doubts(members, labels), limiting_line(members, known), sep="\n")
+say(*doubts(members, labels), limiting_line(members, known))
 
 # %% [markdown]
 # **Will it finish in time?** Each member's first model is loaded and measured on training rows for about three seconds.
@@ -131,7 +131,7 @@ say_left_out(broken)
 members = [member for member in members if member.name in seconds]
 facts = member_table(members, labels, prompts, seconds, HIDDEN_ROWS)
 display(facts.round(4))
-print(forecast_line(members, seconds, cfg.hours))
+say(forecast_line(members, seconds, cfg.hours))
 clock.mark("Members")
 
 # %% [markdown]
@@ -150,7 +150,7 @@ chosen = fitting.fit(members)
 for title, choice in chosen.steps:
     print(title)
     display(choice.table.round(4))
-    print(choice.reason)
+    say(choice.reason)
 
 # %% [markdown]
 # If the members do not fit the time, those that add least per minute are left out first, and the weights are fitted again
@@ -159,12 +159,12 @@ for title, choice in chosen.steps:
 # %%
 room = 0.9 * clock.left
 in_time = fitting_in(chosen.choice, seconds, len(test), room)
-print(time_line(chosen.choice, in_time, seconds, len(test), room))
+say(time_line(chosen.choice, in_time, seconds, len(test), room))
 if set(in_time) < set(chosen.weights):
     chosen = fitting.fit([member for member in members if member.name in in_time])
 if not scoring:
     later = fitting.scoring_run(found.members, seconds, cfg.hours)
-    print(fitting.scoring_line(later, chosen))
+    say(fitting.scoring_line(later, chosen))
 digests = {member.name: member.digest for member in members}
 save_record(output, chosen.choice, digests)
 clock.mark("Weights")
@@ -172,7 +172,8 @@ clock.mark("Weights")
 # %% [markdown]
 # ## Evaluate
 #
-# Weights look better on the rows that they were fitted on than on other rows. `blend` is judged on prompts that had no
+# Green in the banner means that the blend is better than the constant predictor, amber that the rows are too few to
+# tell, red that it is not; `gain` is by how much its log loss is lower. Weights look better on the rows that they were fitted on than on other rows. `blend` is judged on prompts that had no
 # part in its weights; `blend, on the rows it was fitted on` is what most notebooks report. The difference is how
 # optimistic that is. In the first picture, members with a low correlation make different errors, which is what a blend
 # needs; the second shows what each is worth alone, and what it costs to leave it out (hollow points: left out).
@@ -181,6 +182,8 @@ clock.mark("Weights")
 known, parts, choice = chosen.known, chosen.parts, chosen.choice
 truth, shares = labels[known], class_shares(labels, len(classes))
 if not scoring:
+    banner = judge_predictions("blend, out of fold", truth, choice.cross_fitted, shares, prompts[known])
+    display(banner)
     scores = score_table(parts, choice, truth, prompts[known], shares)
     display(scores.round(4))
 if not scoring and len(parts) > 1:
@@ -227,6 +230,8 @@ submission = write_submission(output / "submission.csv", test["id"], final, cont
 save_record(output, chosen.choice, digests, list(predicted))
 clock.mark("Submission")
 display(submission.head(), clock.table())
+if not scoring:
+    display(banner)  # that of Evaluate again
 
 # %% [markdown]
 # ## What to change next

@@ -84,16 +84,16 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.evaluation import (
     Calibration, class_shares, class_table, constant_log_loss, cross_fitted, fit_calibration, fit_weights, group_table,
-    plot_groups, plot_predictions, score,
+    judge_predictions, plot_groups, plot_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, begin_run, choose_precision, describe_hardware, end_run,
-    Training, find_extra, find_finished, identify, start_session, write_csv,
+    Training, find_extra, find_finished, identify, say, start_session, write_csv,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, find_fine_tuned, predict_saved
 from src_py.pairs import (
     CrossValidation, ExtraFiles, add_extra, assign_folds, audit_extra, calibration_groups, debug_line, debug_rows,
-    encode_pairs, find_contest, load_extra, load_pairs, load_tokenizer, prompt_key, file_name, truncation_report,
+    encode_pairs, excerpt, find_contest, load_extra, load_pairs, load_tokenizer, prompt_key, file_name, truncation_report,
     write_submission,
 )  # fmt: skip
 from src_py.tabular import (
@@ -132,11 +132,11 @@ print(describe_hardware(precision), files.train, files.test, model_dir or "no en
 # %%
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+display(excerpt(train), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 debug = debug_line(debug_size, len(train))
 train, test = debug_rows(train, test, debug_size, cfg.seed)
 if debug_size:
-    print(debug)
+    say(debug)
 clock.mark("Data")
 
 # %% [markdown]
@@ -303,15 +303,57 @@ clock.mark("Boost")
 # %% [markdown]
 # ## Evaluate
 #
-# Out-of-fold log loss, and its standard deviation over folds in brackets: treat differences smaller than that as
-# noise. In the picture, bars above the line are better than the constant predictor.
+# Does it learn? Green in the banner means that the blend is better than the constant predictor and than length alone,
+# amber that it is little more than length or that the rows are too few to tell, red that it has learned nothing; `gain`
+# is by how much its log loss is lower than the constant predictor's.
+#
+# The blend may use every model on every set of groups. Its weights are fitted out of fold; its score is read with
+# weights from *other* rows, so that fitting them does not flatter. In the table, the blend should be better than each
+# of its members; all lines are measured on the same rows.
+
+# %%
+if folds:
+    oof = {key: np.full((len(train), len(classes)), np.nan) for key in results[folds[0]].predictions}
+    for fold, result in results.items():
+        for key, predicted in result.predictions.items():
+            oof[key][fold_of == fold] = predicted
+    members, known = blend_members(oof, fine_tuned, labels, prompts)
+    parts, truth = [p[known] for p in members.values()], labels[known]
+    weights = dict(zip(members, fit_weights(parts, truth).tolist()))
+    blended = cross_fitted(parts, truth, weight_folds(members, known, labels, prompts, fold_of, cfg.seed))
+    groups = calibration_groups(train[known], cfg.seed)
+    chosen = fit_calibration(blended, truth, groups, prompts[known]) if cfg.temperature else None
+    calibration = chosen.calibration if chosen else Calibration()
+    final = calibration.apply(blended)
+
+# %%
+if folds:
+    if debug_size:
+        say(debug)
+    shares, constant = (
+        class_shares(labels[own], len(classes)),
+        constant_log_loss(labels[own], labels[own], len(classes)),
+    )
+    lengths = [oof["length", model][known] for model in cfg.models if "length" in features.groups]
+    best = min(lengths, key=lambda predicted: score(truth, predicted)["log_loss"], default=None)
+    banner = judge_predictions("blend, out of fold", truth, final, shares, prompts[known], best)
+    display(banner)
+    say(chosen.reason if chosen else "Not calibrated.")
+
+# %%
+if folds:
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    scores = {name: score(truth, members[name][known]) for name in weights} | {"blend": score(truth, final)}
+    display(pd.DataFrame(scores).T.assign(weight=pd.Series(weights)).round(4))
+    print(f"{known.sum():,} rows; constant predictor {constant:.4f}")
+
+# %% [markdown]
+# **Which features, which model?** Out-of-fold log loss, and its standard deviation over folds in brackets: treat
+# differences smaller than that as noise. In the picture, bars above the line are better than the constant predictor.
 
 # %%
 sets = list(group_sets(features.groups))
 if folds:
-    if debug_size:
-        print(debug)
-    constant = constant_log_loss(labels[own], labels[own], len(classes))
     by_fold = pd.DataFrame(
         {
             fold: {key: score(labels[fold_of == fold], p)["log_loss"] for key, p in result.predictions.items()}
@@ -335,34 +377,6 @@ if folds and "lightgbm" in cfg.models:
     display(plot_boosting(boosters, results[folds[0]].features.transform(counted.take(np.arange(1)))))
 
 # %% [markdown]
-# The blend may use every model on every set of groups. Its weights are fitted out of fold; its score is read with
-# weights from *other* rows, so that fitting them does not flatter. In the table, the blend should be better than each
-# of its members; all lines are measured on the same rows.
-
-# %%
-if folds:
-    oof = {key: np.full((len(train), len(classes)), np.nan) for key in results[folds[0]].predictions}
-    for fold, result in results.items():
-        for key, predicted in result.predictions.items():
-            oof[key][fold_of == fold] = predicted
-    members, known = blend_members(oof, fine_tuned, labels, prompts)
-    parts, truth = [p[known] for p in members.values()], labels[known]
-    weights = dict(zip(members, fit_weights(parts, truth).tolist()))
-    blended = cross_fitted(parts, truth, weight_folds(members, known, labels, prompts, fold_of, cfg.seed))
-    groups = calibration_groups(train[known], cfg.seed)
-    chosen = fit_calibration(blended, truth, groups, prompts[known]) if cfg.temperature else None
-    calibration = chosen.calibration if chosen else Calibration()
-    final = calibration.apply(blended)
-    print(chosen.reason if chosen else "Not calibrated.")
-
-# %%
-if folds:
-    weights = {name: weight for name, weight in weights.items() if weight > 0}
-    scores = {name: score(truth, members[name][known]) for name in weights} | {"blend": score(truth, final)}
-    display(pd.DataFrame(scores).T.assign(weight=pd.Series(weights)).round(4))
-    print(f"{known.sum():,} rows; constant predictor {constant:.4f}")
-
-# %% [markdown]
 # In the confusion matrix, the diagonal holds the correct predictions; in the calibration plot, a curve below the
 # diagonal means that the blend is overconfident.
 
@@ -383,7 +397,6 @@ if folds:
 
 # %%
 if folds:
-    shares = class_shares(labels[own], len(classes))
     table = group_table(truth, blended, final, shares, groups, prompts[known])
     display(table.round(3), plot_groups(table))
 clock.mark("Evaluate")
@@ -403,17 +416,19 @@ submission = write_submission(output / result_files[-1], test["id"], predicted, 
 if folds:
     end_run(output, run_files)
 if debug_size:
-    print(debug)
+    say(debug)
 clock.mark("Submission")
 display(submission.head(), clock.table())
 
 # %% [markdown]
 # Forecast and truth, in minutes. A ratio above 1 means that the features took longer than was forecast; stored
-# embeddings make it smaller.
+# embeddings make it smaller. The banner is that of *Evaluate* again.
 
 # %%
 if forecast:
     display(forecast.against(clock).round(2))
+if folds:
+    display(banner)
 
 # %% [markdown]
 # ## What to change next

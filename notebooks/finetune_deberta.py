@@ -116,14 +116,15 @@ import pandas as pd
 from IPython.display import display
 
 from src_py.config import check_config
-from src_py.doctor import check_before_training, judge_training
+from src_py.doctor import check_before_training, judge_training, verdict_banner
 from src_py.evaluation import (
-    Calibration, class_shares, class_table, counts_of, fit_calibration, group_table, history_table, plot_groups,
-    plot_learning, plot_predictions, read_predictions, score, validation_table,
+    Calibration, class_shares, class_table, counts_of, fit_calibration, group_table, history_table, history_view,
+    plot_groups, plot_learning, plot_predictions, read_predictions, score, validation_table,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, Session, begin_run, choose_precision, describe_hardware, end_run, find_extra,
-    find_finished, free_memory, identify, key_of, recorded_run, require_space, scratch_folder, start_session, write_csv,
+    find_finished, free_memory, identify, key_of, recorded_run, require_space, say, scratch_folder, start_session,
+    write_csv,
 )  # fmt: skip
 from src_py.model import (
     ModelSettings, PredictionSettings, SavedSettings, build_model, check_attention, check_max_length, check_options,
@@ -132,7 +133,7 @@ from src_py.model import (
 )  # fmt: skip
 from src_py.pairs import (
     ExtraRows, Reading, Validation, add_extra, assign_folds, audit_extra, calibration_groups, check_teacher, debug_line,
-    debug_rows, encode_pairs, find_contest, fit_trivial, judge_trivial, load_extra, load_pairs, load_pseudo, load_soft, load_tokenizer,
+    debug_rows, encode_pairs, excerpt, find_contest, fit_trivial, judge_trivial, load_extra, load_pairs, load_pseudo, load_soft, load_tokenizer,
     prompt_key, soft_labels, file_name, training_rows, truncation_report, write_submission,
 )  # fmt: skip
 from src_py.training import Plan, TrainingSettings, disk_needed, fit, forecast_run, make_trainer
@@ -169,7 +170,7 @@ print(describe_hardware(precision), files.train, files.test, model_dir or "no en
 contest, classes = files.contest, files.contest.classes
 train, cleaning = load_pairs(files.train, contest)
 test, test_cleaning = load_pairs(files.test, contest, labelled=False, sample=files.sample)
-display(train.head(3), cleaning.assign(**{"count in test": test_cleaning["count"]}))
+display(excerpt(train), cleaning.assign(**{"count in test": test_cleaning["count"]}))
 clock.mark("Data")
 
 # %% [markdown]
@@ -183,7 +184,7 @@ if cfg.soft_labels and not finished:
     train = soft_labels(train, *load_soft(path, train, contest, test["id"]), cfg.soft_weight)
 train, test = debug_rows(train, test, debug_size, cfg.seed)
 if debug_size:
-    print(debug)
+    say(debug)
 
 # %% [markdown]
 # ## Validation split
@@ -207,7 +208,7 @@ if folds:  # a run that only predicts holds nothing out
 
 # %%
 if folds and cfg.soft_labels:
-    print(*check_teacher(train, fold_of, cfg.folds, len(classes)), sep="\n")
+    say(*check_teacher(train, fold_of, cfg.folds, len(classes)))
 if folds and (cfg.extra_files or cfg.pseudo_files):
     paths = {name: find_extra(cfg.input_dir, name, "extra_files") for name in cfg.extra_files}
     guessed = {name: find_extra(cfg.input_dir, name, "pseudo_files") for name in cfg.pseudo_files}
@@ -285,7 +286,7 @@ def calibrate(raw: np.ndarray, held: pd.DataFrame) -> Calibration:
         return Calibration()
     groups = calibration_groups(held, cfg.seed)
     chosen = fit_calibration(raw, held["label"].to_numpy(), groups, prompt_key(held))
-    print(chosen.reason)
+    say(chosen.reason)
     return chosen.calibration
 
 
@@ -298,7 +299,9 @@ def train_model(name: str, until: float) -> None:
     start = predict_counts(trainer.model, counted)
     rows_after = (len(held) + len(test)) * (1 if reading.style == "pairwise" else 2)
     stopped = fit(trainer, cfg.stop_on_failure, until, int(rows_after), cfg.processes, scratch_folder(output))
-    raw = predict_pairs(trainer.model, tokenizer, held, predict_reading, precision=precision)
+    raw = predict_pairs(
+        trainer.model, tokenizer, held, predict_reading, precision=precision, what=f"validation rows, {name}"
+    )
     print(f"log loss {score(held['label'], raw)['log_loss']:.4f} before calibration")
     step, steps = trainer.state.global_step, trainer.state.max_steps
     ended = f"step {step} of {steps}" if step < steps and not stopped else ""
@@ -387,32 +390,43 @@ for number, name in enumerate(todo):
 trained = [name for name in models if folds and (output / name).is_dir()]
 stopped = stopped_models(output, trained)
 for name, reason in stopped.items():
-    print(f"NOT LEARNED: the watcher stopped {name}. {reason} No further model is trained.")
+    say(f"NOT LEARNED: the watcher stopped {name}. {reason} No further model is trained.")
 clock.mark("Train")
 
 # %% [markdown]
 # ## Evaluate
 #
-# Does it learn? Compare the curve with the constant predictor's line. Training loss that falls while validation stays
-# at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
+# Does it learn? The banner has a line for each model: green for learned, amber for little more than length or counts (or
+# too few rows to tell), red for not learned or broken. `gain` is by how much the log loss is lower than the constant
+# predictor's. Below it, compare the curve with the constant predictor's line. Training loss that falls while validation
+# stays at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
 # predictor and with a regression that sees only lengths; a model with `features` starts from the counts, so that what
-# it reads has to bring it below the line of the counts alone. The first two models are shown in full, further ones by
-# their verdict; the file `history.csv` in a model's folder holds its curve.
+# it reads has to bring it below the line of the counts alone. The predicted class shares should come near the true ones
+# (dashed). The first two models are shown in full; `history.csv` in a model's folder holds its curve.
 
 # %%
 if debug_size:
-    print(debug)
+    say(debug)
 if reading.features == "alone":
-    print("The models read no text: what they learned, they learned from the counts of length and format.")
+    say("The models read no text: what they learned, they learned from the counts of length and format.")
 validations = {name: pd.read_csv(output / name / "validation.csv", dtype={"id": str}) for name in trained}
-for number, (name, validation) in enumerate(validations.items()):
-    fold, history = models[name][0], pd.read_csv(output / name / "history.csv", index_col="step")
-    rest, rows = train[own & (fold_of != fold)], train[fold_of == fold]
+histories = {name: pd.read_csv(output / name / "history.csv", index_col="step") for name in trained}
+verdicts = {}
+for name, validation in validations.items():
+    rest, rows = train[own & (fold_of != models[name][0])], train[fold_of == models[name][0]]
     predicted, counts = validation[list(classes)].to_numpy(), counts_of(validation, classes)
-    verdict = judge_training(rest, rows, predicted, prompt_key(rows), history, counts)
-    print(f"{name}: {verdict}")
+    verdicts[name] = judge_training(rest, rows, predicted, prompt_key(rows), histories[name], counts)
+banner = verdict_banner(verdicts, stopped)
+if trained:
+    display(banner)
+
+# %%
+for number, (name, verdict) in enumerate(verdicts.items()):
+    say(f"{name}: {verdict}")
     if number < 2:
-        display(verdict.table, history.round(4), plot_learning(history, verdict.lines))
+        history, truth = histories[name], validations[name]["label"].to_numpy()
+        shares = dict(zip(classes, class_shares(truth, len(classes))))
+        display(verdict.table, history_view(history, truth, classes), plot_learning(history, verdict.lines, shares))
 
 # %% [markdown]
 # All validation rows together, averaged over the seeds. In the confusion matrix, the diagonal holds the correct
@@ -465,9 +479,9 @@ submission = write_submission(output / result_files[-1], test["id"], predicted, 
 if trained:
     end_run(output, run_files, not stopped, used)
 if debug_size:
-    print(debug)
+    say(debug)
 if stopped:
-    print(
+    say(
         "NOT LEARNED: this submission comes from a training that was stopped. The watcher's line above says why; it predicts little more than class shares or counts."
     )
 clock.mark("Submission")
@@ -475,11 +489,14 @@ display(submission.head(), clock.table())
 
 # %% [markdown]
 # Forecast and truth, in minutes. A ratio above 1 means that the stage took longer than was forecast; a training that
-# stopped early took less. Starting the processes and loading models are not forecast: in a short run they show.
+# stopped early took less. Starting the processes and loading models are not forecast: in a short run they show. The
+# banner is that of *Evaluate* again.
 
 # %%
 if forecast:
     display(forecast.against(clock).round(2))
+if trained:
+    display(banner)
 
 # %% [markdown]
 # ## What to change next

@@ -70,6 +70,7 @@ from src_py.ablation import RemedySettings, load_problem
 from src_py.config import check_config
 from src_py.evaluation import class_table
 from src_py.kaggle import Paths, describe_hardware
+from src_py.pairs import excerpt
 
 kinds = (Paths, RemedySettings)
 cfg = check_config(CFG, *kinds, overrides=os.environ.get("RECIPE_CFG", ""))
@@ -77,7 +78,7 @@ output = Path(cfg.output_dir)
 problem = load_problem(cfg.part(Paths), cfg.part(RemedySettings))
 train, valid, classes = problem.train, problem.valid, problem.classes
 print(describe_hardware(problem.settings.precision), problem.model_dir, sep="\n")
-display(train.head(3), class_table(train["label"], valid["label"], classes))
+display(excerpt(train), class_table(train["label"], valid["label"], classes))
 
 # %% [markdown]
 # ## Check before training
@@ -112,17 +113,14 @@ del trainer
 # another fault remains.
 
 # %%
-import pandas as pd
-
 from src_py.ablation import describe_forecast, describe_left, forecast_steps, plan_steps, plot_tried, run_step
 from src_py.ablation import save_figure, steps_table, tried_table
-from src_py.kaggle import write_csv
+from src_py.kaggle import say, write_csv
 
 if cfg.try_remedies:
     steps, report = plan_steps(problem, posted, checked)
-    with pd.option_context("display.max_colwidth", None):
-        display(steps_table(steps))
-    print(describe_left(report), describe_forecast(forecast_steps(problem, steps)), sep="\n")
+    display(steps_table(steps))
+    say(describe_left(report), describe_forecast(forecast_steps(problem, steps)))
     tried = [run_step(problem, step) for step in steps]
     table, figure = tried_table(problem, tried), plot_tried(problem, tried)
     write_csv(output / "remedies.csv", table.reset_index())
@@ -150,8 +148,9 @@ if cfg.try_remedies:
 # %%
 from scipy.special import softmax
 
-from src_py.doctor import judge_training, watch
+from src_py.doctor import judge_training, verdict_banner, watch
 from src_py.evaluation import history_table
+from src_py.kaggle import say
 from src_py.pairs import prompt_key
 
 trainer = tokenizer = None  # replace this line by what makes your Trainer; tokenizer: what its datasets were made with
@@ -167,5 +166,6 @@ else:
     predicted = softmax(trainer.predict(trainer.eval_dataset).predictions, axis=1)
     history = history_table(trainer.state.log_history)
     verdict = judge_training(train, valid, predicted, prompt_key(valid), history)
-    print(verdict)
+    display(verdict_banner({"your Trainer": verdict}))
+    say(verdict)
     display(verdict.table)

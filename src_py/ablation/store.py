@@ -12,6 +12,7 @@ from src_py.errors import InputError
 from src_py.kaggle.files import write_arrays, write_text, writing
 from src_py.kaggle.identity import changes, key_of
 from src_py.kaggle.inputs import EARLIER, find_named
+from src_py.kaggle.page import say
 from src_py.kaggle.resume import find_finished, is_scoring_run
 from src_py.model.saved import find_trained
 
@@ -48,11 +49,11 @@ def find_answered(root: str | Path, mode: str, config: dict) -> Path | None:
             "CFG.mode = 'train'."
         )
     if finished:
-        print(f"TRAINING after all: the run in {finished} has no trained model in {MODELS}/.")
+        say(f"TRAINING after all: the run in {finished} has no trained model in {MODELS}/.")
     elif mode == "auto" and is_scoring_run():
-        print(f"TRAINING in the scoring run: no finished run of {RECIPE} is attached.")
+        say(f"TRAINING in the scoring run: no finished run of {RECIPE} is attached.")
     elif runs := find_runs(root):
-        print(
+        say(
             f"TRAINING what the attached runs ({', '.join(map(str, runs))}) have not trained yet. To only predict, as "
             "the scoring run does, set CFG.mode = 'predict'."
         )
@@ -100,7 +101,7 @@ class TrialStore:
             if resume == "never":
                 self._set_aside()
             for part in (self.output / TRIALS).glob("*.part"):
-                print(f"{part} was half-written when a run was interrupted; it is removed.")
+                say(f"{part} was half-written when a run was interrupted; it is removed.")
                 part.unlink()
         write_text(self.output / TRIALS / f"{self.key}.json", json.dumps(self.identity, indent=1))
 
@@ -126,7 +127,7 @@ class TrialStore:
                 return _read_outcome(path, self.shape)
             except Exception as error:  # zip, json and numpy raise many kinds
                 if path not in self.damaged:
-                    print(f"{path} is damaged ({error}); {trial} is trained again.")
+                    say(f"{path} is damaged ({error}); {trial} is trained again.")
                 self.damaged.add(path)
         return None
 
@@ -179,7 +180,7 @@ class TrialStore:
             (target / path.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.move(path, target / path.parent.name / path.name)
         trials = sum(path.suffix == ".npz" for path in old)
-        print(f"{trials} stored trials are moved to {target}: CFG.resume is 'never'.")
+        say(f"{trials} stored trials are moved to {target}: CFG.resume is 'never'.")
 
 
 def _read_outcome(path: Path, shape: tuple[int, int]) -> Outcome:

@@ -16,6 +16,7 @@ from src_py.blend.trained import FineTunedMember, join_folds
 from src_py.errors import InputError
 from src_py.evaluation.report import half_width
 from src_py.kaggle.inputs import TRAINED_MARKER, walk
+from src_py.kaggle.page import say
 from src_py.model.find import attached_encoders
 from src_py.model.fine_tuned import RECIPE as FINE_TUNED
 from src_py.pairs.contest import Contest
@@ -184,7 +185,7 @@ def _losses(member: Member, labels: np.ndarray) -> np.ndarray:
 def say_left_out(sentences: Iterable[str]) -> None:
     """Print why members are not in the blend, one line each."""
     for sentence in sentences:
-        print(f"NOT IN THE BLEND: {sentence}")
+        say(f"NOT IN THE BLEND: {sentence}")
 
 
 def common_rows(members: list[Member], prompts: np.ndarray) -> tuple[Found, np.ndarray]:

@@ -5,7 +5,7 @@ from src_py.pairs.contest import find_contest, write_submission
 from src_py.pairs.encode import Reading, encode_pairs, truncation_report
 from src_py.pairs.extra import ExtraFiles, ExtraRows, load_extra
 from src_py.pairs.groups import calibration_groups
-from src_py.pairs.load import load_pairs, prompt_key
+from src_py.pairs.load import excerpt, load_pairs, prompt_key
 from src_py.pairs.soft import check_teacher, load_pseudo, load_soft, soft_labels
 from src_py.pairs.split import (
     CrossValidation,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 from src_py.pairs.copies import find_copies
 from src_py.pairs.extra import MOSTLY, ExtraFile
 from src_py.pairs.load import prompt_key
@@ -73,9 +74,7 @@ def audit_extra(
         column["rows added"] = int((~drop & ~shares_prompt).sum())
         shown[file.name] = column | _outline(file.table, classes, file.pseudo)
         left.append(ExtraFile(file.name, file.table[~drop].reset_index(drop=True), file.pseudo, file.counts))
-        print(
-            f"{file.name}: {(~drop).sum():,} of {len(file.table):,} rows are left, {drop.sum():,} copies are left out."
-        )
+        say(f"{file.name}: {(~drop).sum():,} of {len(file.table):,} rows are left, {drop.sum():,} copies are left out.")
     order = list(dict.fromkeys(what for column in reversed(shown.values()) for what in column))
     return left, pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in shown.items()}).reindex(
         sorted(order, key=_place)
@@ -108,7 +107,7 @@ def add_extra(
         total += len(kept)
         ends[file.name] = total
         later = "" if without is None else f", {left_out:,} left out, whose prompt is held out"
-        print(f"{file.name}: {len(kept):,} rows added{later}")
+        say(f"{file.name}: {len(kept):,} rows added{later}")
     return _stack(tables), ends
 
 
@@ -135,11 +134,11 @@ def _say_test_rows(file: ExtraFile, of_test: np.ndarray) -> None:
         return
     what = f"{of_test.sum():,} of the {len(of_test):,} rows of {file.name} are (near) copies of test rows"
     if file.pseudo:
-        print(f"{what}: they are used, with the probabilities that the file has for them.")
+        say(f"{what}: they are used, with the probabilities that the file has for them.")
     elif of_test.mean() > MOSTLY:
         raise InputError(f"{what}: with labels they would leak the answers; take it out of CFG.extra_files.")
     else:
-        print(f"WARNING: {what}; they are left out, because labelled test rows make every score meaningless.")
+        say(f"WARNING: {what}; they are left out, because labelled test rows make every score meaningless.")
 
 
 def _outline(table: pd.DataFrame, classes: Sequence[str], pseudo: bool = False) -> dict[str, float]:

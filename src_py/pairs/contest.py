@@ -11,6 +11,7 @@ import pandas as pd
 from src_py.errors import InputError
 from src_py.kaggle.files import write_csv
 from src_py.kaggle.inputs import choose_folder, tables_in
+from src_py.kaggle.page import say
 from src_py.pairs.read import read_names
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")  # of our own tables, whatever a contest's file calls them
@@ -209,5 +210,5 @@ def _submits(contest: Contest, columns: Sequence[str]) -> bool:
 def _first(tables: list[Path]) -> Path:
     """The first, and a line that says so where there are several."""
     if len(tables) > 1:
-        print(f"{tables[0]} is read; {', '.join(path.name for path in tables[1:])} beside it is not.", flush=True)
+        say(f"{tables[0]} is read; {', '.join(path.name for path in tables[1:])} beside it is not.")
     return tables[0]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from src_py.config import Settings, setting
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 from src_py.pairs.contest import CONTESTS, Contest
 from src_py.pairs.load import chatbot_columns, chatbot_names, check_agreement, read_texts
 from src_py.pairs.read import read_cells, read_names
@@ -115,12 +116,12 @@ def _load_labelled(name: str, path: Path, contest: Contest) -> ExtraFile:
     counts = {"texts repaired": sum(n for what, n in repaired.items() if what != "empty answer")}
     counts["ties where both are bad"] = int(both_bad.sum())
     if both_bad.any():
-        print(f"{name}: {both_bad.sum():,} ties in which both answers are bad are read as ties, as the contest does.")
+        say(f"{name}: {both_bad.sum():,} ties in which both answers are bad are read as ties, as the contest does.")
     if len(contest.classes) < 3:
         is_tie = table["label"].to_numpy() >= len(contest.classes)
         counts["left out: ties"] = int(is_tie.sum())
         if is_tie.any():
-            print(f"{name}: {is_tie.sum():,} ties are left out, which {contest.name} does not have.")
+            say(f"{name}: {is_tie.sum():,} ties are left out, which {contest.name} does not have.")
         if is_tie.all():
             raise InputError(
                 f"{path}: all {len(table)} rows are ties, and {contest.name} has no ties; name another file."

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 from src_py.pairs.contest import CONTESTS, TEXT_COLUMNS, Contest
 from src_py.pairs.read import read_cells, read_names
 from src_py.pairs.turns import REPAIRS, TurnReader
@@ -93,6 +94,16 @@ def distinct_prompts(table: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     numbers, keys = pd.factorize(prompt_key(table))
     firsts = np.searchsorted(np.maximum.accumulate(numbers), np.arange(len(keys)))
     return numbers, [" ".join("\n".join(turns).casefold().split()) for turns in table["prompt"].iloc[firsts]]
+
+
+def excerpt(table: pd.DataFrame, rows: int = 3, most: int = 60) -> pd.DataFrame:
+    """The first rows of a table of pairs, to look at: of each cell, as text, at most `most` characters."""
+
+    def cut(cell: Any) -> Any:
+        text = cell if isinstance(cell, str) else " | ".join(map(str, cell)) if isinstance(cell, list) else None
+        return cell if text is None else text if len(text) <= most else f"{text[: most - 1]}…"
+
+    return table.head(rows).map(cut)
 
 
 def swap_sides(table: pd.DataFrame) -> pd.DataFrame:
@@ -268,7 +279,7 @@ def _compare_ids(path: Path, ids: pd.Series, sample: Path, contest: Contest) -> 
             "among them; the file is cut off, or a stray quote hides rows: attach it again."
         )
     if wanted and len(missing) == len(wanted):
-        print(f"No id of {sample} occurs in {path}: it seems to belong to another test file and is not used.")
+        say(f"No id of {sample} occurs in {path}: it seems to belong to another test file and is not used.")
     return strangers
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from src_py.errors import InputError
 from src_py.evaluation.baselines import constant_log_loss
+from src_py.kaggle.page import say
 from src_py.pairs.contest import TEXT_COLUMNS, Contest
 from src_py.pairs.extra import ExtraFile, row_ids
 from src_py.pairs.load import prompt_key, read_ids, read_texts
@@ -68,7 +69,7 @@ def load_soft(
         folds = np.full(len(table), -1, np.int64)
         folds[rows] = _folds(path, cells["fold"], ids)
     if len(ids) < len(table):
-        print(
+        say(
             f"{path}: {len(table) - len(ids):,} of {len(table):,} training rows have no soft label; they keep their "
             "hard label."
         )
@@ -194,7 +195,7 @@ def _load_pseudo(name: str, path: Path, contest: Contest, test: pd.DataFrame) ->
         _check_ids(path, ids, test["id"], ())
         texts = test.set_index("id").loc[ids, list(TEXT_COLUMNS)].reset_index(drop=True)
         table = table.join(texts)
-    print(
+    say(
         f"{name}: nothing says whether its teacher has learned from validation rows. If it has, what it knows of their "
         "labels reaches the model, and the validation flatters; compare the submission's score with it."
     )

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from src_py.config import Settings, check_choice, setting
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 from src_py.pairs.load import prompt_key
 from src_py.pairs.topics import topic_count, topic_of
 
@@ -78,7 +79,7 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int, split: str = "pro
             "use fewer folds or more rows, so that every fold has each class."
         )
     for label, size in sizes[sizes < n_folds].items():
-        print(f"Class {label} has {size} rows, fewer than CFG.n_folds = {n_folds}: some folds are without it.")
+        say(f"Class {label} has {size} rows, fewer than CFG.n_folds = {n_folds}: some folds are without it.")
     if split == "length":
         return _length_folds(table, groups, n_folds)
     if split == "topic":

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.errors import InputError
+from src_py.kaggle.page import say
 
 FALSE_ALARMS = 0.001  # of all runs without a leak, whatever the number of sets of features
 DRAWS, CHUNK = 20_000, 400  # random orders: enough for the smallest p-value that 15 sets and models can need
@@ -57,7 +58,7 @@ def stop_on_leak(table: pd.DataFrame, stop: bool = True) -> None:
     """
     leaks = table.index[table["p"] * len(table) <= FALSE_ALARMS]
     if leaks.empty:
-        print("No leak: nothing is learned where there is nothing to learn.")
+        say("No leak: nothing is learned where there is nothing to learn.")
         return
     message = (
         f"LEAK: with shuffled labels, {', '.join('/'.join(key) for key in leaks)} still predict held-out rows better "
@@ -65,4 +66,4 @@ def stop_on_leak(table: pd.DataFrame, stop: bool = True) -> None:
     )
     if stop:
         raise InputError(f"{message} To continue in any case, set CFG.stop_on_failure = False.")
-    print(message)
+    say(message)

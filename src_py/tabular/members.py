@@ -4,6 +4,7 @@ import numpy as np
 
 from src_py.errors import InputError
 from src_py.evaluation.blend import fit_weights
+from src_py.kaggle.page import say
 from src_py.model.fine_tuned import FineTuned
 from src_py.pairs.split import grouped_folds
 from src_py.tabular.saved import FINE_TUNED, SavedBlend
@@ -34,18 +35,18 @@ def choose_fine_tuned(
             )
         return found
     if found is None:
-        print("The blend has no fine-tuned DeBERTa: no output of finetune_deberta is attached.")
+        say("The blend has no fine-tuned DeBERTa: no output of finetune_deberta is attached.")
         return None
     if finished:
-        print(f"{found.output} is not used: the finished run does not blend it.")
+        say(f"{found.output} is not used: the finished run does not blend it.")
         return None
     if problem := _too_few(found.known, prompts):
-        print(f"NOT IN THE BLEND: the fine-tuned DeBERTa in {found.output}, {problem}.")
+        say(f"NOT IN THE BLEND: the fine-tuned DeBERTa in {found.output}, {problem}.")
         return None
     known = found.known.sum()
-    print(f"In the blend: the fine-tuned DeBERTa in {found.output}, known for {known:,} of {len(prompts):,} rows.")
+    say(f"In the blend: the fine-tuned DeBERTa in {found.output}, known for {known:,} of {len(prompts):,} rows.")
     if known < len(prompts):
-        print("The weights are fitted on these rows, and oof_lightgbm.csv holds only these.")
+        say("The weights are fitted on these rows, and oof_lightgbm.csv holds only these.")
     return found
 
 
@@ -66,11 +67,11 @@ def blend_members(
         return members, known
     both = known & fine_tuned.known
     if problem := _too_few(both, prompts):
-        print(f"NOT IN THE BLEND: the fine-tuned DeBERTa, {problem} in the folds that were fitted.")
+        say(f"NOT IN THE BLEND: the fine-tuned DeBERTa, {problem} in the folds that were fitted.")
         return members, known
     together = members | {FINE_TUNED: fine_tuned.oof}
     if fit_weights([predicted[both] for predicted in together.values()], labels[both])[-1] == 0:
-        print("NOT IN THE BLEND: the fine-tuned DeBERTa gets no weight; the others are blended on all of their rows.")
+        say("NOT IN THE BLEND: the fine-tuned DeBERTa gets no weight; the others are blended on all of their rows.")
         return members, known
     return together, both
 

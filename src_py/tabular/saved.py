@@ -12,6 +12,7 @@ import numpy as np
 from src_py.errors import InputError
 from src_py.evaluation.calibration import TIE_SHIFTS
 from src_py.kaggle.files import ENCODER_FILES, folder_digest, write_arrays, write_text
+from src_py.kaggle.page import say
 from src_py.tabular.embeddings import POOLINGS
 from src_py.tabular.folds import FoldResult
 from src_py.tabular.groups import GROUPS, Counted, FeatureSettings, FoldFeatures, group_sets
@@ -93,7 +94,7 @@ def finished_fold(folder: Path, fold: int) -> FoldResult | None:
     try:
         return load_fold(folder, fold)
     except InputError as error:
-        print(f"Fold {fold} is fitted again: {error}")
+        say(f"Fold {fold} is fitted again: {error}")
         return None
 
 

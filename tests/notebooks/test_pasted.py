@@ -41,7 +41,7 @@ def test_a_pasted_trainer_is_checked_watched_and_judged(tiny, pairs, tmp_path, c
     names, shown = paste(config, tiny, pairs, tmp_path)
     assert names["trainer"].state.global_step == 12
     assert names["verdict"].name in NAMES
-    assert len(shown) == 2
+    assert len(shown) == 3
     said = capsys.readouterr().out
     assert "to constant" in said, "the watcher's line"
     assert str(names["verdict"]) in said
