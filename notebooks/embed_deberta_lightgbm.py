@@ -84,7 +84,7 @@ from IPython.display import display
 from src_py.config import check_config
 from src_py.evaluation import (
     Calibration, class_shares, class_table, constant_log_loss, cross_fitted, fit_calibration, fit_weights, group_table,
-    judge_predictions, plot_groups, plot_predictions, score,
+    as_texts, judge_predictions, plot_groups, plot_predictions, score,
 )  # fmt: skip
 from src_py.kaggle import (
     Clock, Paths, RunFiles, RunSettings, begin_run, choose_precision, describe_hardware, end_run,
@@ -330,10 +330,8 @@ if folds:
 if folds:
     if debug_size:
         say(debug)
-    shares, constant = (
-        class_shares(labels[own], len(classes)),
-        constant_log_loss(labels[own], labels[own], len(classes)),
-    )
+    shares = class_shares(labels[own], len(classes))
+    constant = constant_log_loss(labels[own], labels[own], len(classes))
     lengths = [oof["length", model][known] for model in cfg.models if "length" in features.groups]
     best = min(lengths, key=lambda predicted: score(truth, predicted)["log_loss"], default=None)
     banner = judge_predictions("blend, out of fold", truth, final, shares, prompts[known], best)
@@ -344,7 +342,7 @@ if folds:
 if folds:
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     scores = {name: score(truth, members[name][known]) for name in weights} | {"blend": score(truth, final)}
-    display(pd.DataFrame(scores).T.assign(weight=pd.Series(weights)).round(4))
+    display(as_texts(pd.DataFrame(scores).T.assign(weight=pd.Series(weights))))
     print(f"{known.sum():,} rows; constant predictor {constant:.4f}")
 
 # %% [markdown]

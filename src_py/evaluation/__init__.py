@@ -7,6 +7,7 @@ from src_py.evaluation.calibration import Calibration, CalibrationChoice, fit_ca
 from src_py.evaluation.metrics import apply_temperature, fit_temperature, score, standard_error
 from src_py.evaluation.report import (
     as_html,
+    as_texts,
     class_table,
     counts_of,
     folded,

@@ -37,13 +37,18 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     return table.dropna(how="all", subset=[name for name in table if name != "epoch"])
 
 
+def as_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of numbers to show: four decimals, and empty where nothing is known."""
+    return table.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+
+
 def history_view(history: pd.DataFrame, labels: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
     """A `history_table` to show: rounded, empty where nothing is known, and below the predicted shares the true ones.
 
     Args:
         labels: (rows,) class numbers of the validation rows.
     """
-    texts = history.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    texts = as_texts(history)
     texts["epoch"] = [f"{epoch:.2f}" for epoch in history["epoch"]]
     shares = dict(zip((f"predicted {name}" for name in classes), class_shares(labels, len(classes))))
     if not set(shares) & set(texts):
