@@ -282,16 +282,9 @@ def test_settings_without_what_they_are_for_are_refused(words, sentence, capsys)
 def test_a_page_of_given_data(contest, tiny, tmp_path):
     """`make gallery` with data and a model runs the recipe on them."""
     cfg = "rows=160 valid_rows=60 max_length=16 epochs=1 evaluations=1"
-    words = [
-        "make",
-        "--no-print-directory",
-        "gallery",
-        f"RECIPE={NAME}",
-        f"DATA={contest}",
-        f"MODEL={tiny}",
-        f"CFG={cfg}",
-    ]
-    done = subprocess.run([*words, f"OUT={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    make = ["make", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.ready", "--no-print-directory", "gallery"]
+    words = [f"RECIPE={NAME}", f"DATA={contest}", f"MODEL={tiny}", f"CFG={cfg}", f"OUT={tmp_path}"]
+    done = subprocess.run([*make, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     text = (tmp_path / f"{NAME}.md").read_text(encoding="utf-8")
     assert f"the data `{contest.name}` and the encoder `tiny`; changed settings: `{cfg}`" in text
