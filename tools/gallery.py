@@ -44,10 +44,12 @@ def write_page(recipe: Recipe, executed: Path, out: Path, about: str, repeat: st
     notebook = nbformat.read(executed, as_version=4)
     setup = next((cell.source for cell in notebook.cells if cell.source.startswith(SETUP)), "")
     text, pictures = page(notebook, recipe.name)
-    linked = os.path.relpath(ROOT / "notebooks" / f"{recipe.name}.ipynb", out)
+    named = f"{recipe.name}.ipynb"
+    if out.is_relative_to(ROOT):  # elsewhere a link would show where this project lies
+        named = f"[{named}]({Path(os.path.relpath(ROOT / 'notebooks' / named, out)).as_posix()})"
     head = (
         f"{mark(recipe.name, setup)}\n\n"
-        f"> **What you see after Run All** of [{recipe.name}.ipynb]({Path(linked).as_posix()}), recorded with {about}. "
+        f"> **What you see after Run All** of {named}, recorded with {about}. "
         f"The code is folded, and the helper cells are left out. To repeat it: `{repeat}`\n\n"
     )
     target = out / f"{recipe.name}.md"

@@ -166,6 +166,7 @@ def test_no_path_of_a_machine_is_on_a_page(notebook, tmp_path):
     notebook.cells[-1].outputs = [printed(text)]
     target = write_page(RECIPES[NAME], save(notebook, run / "executed.ipynb"), tmp_path / "out", "x", "y")
     written = target.read_text(encoding="utf-8")
+    assert f"of {NAME}.ipynb, recorded" in written, "a link from outside would show where the project lies"
     lines = ["/kaggle/input/a/train.csv", "/kaggle/input/pairs/test.csv", "/kaggle/working/x.csv", "/lib", "<f at 0x…>"]
     assert "```text\n" + "\n".join(lines) + "\n```" in written
     notebook.cells[-1].outputs = [printed("/ho" + "me/somebody/data")]
