@@ -35,7 +35,7 @@ def write_page(recipe: Recipe, executed: Path, out: Path, about: str, repeat: st
     """Write the page of an executed notebook, and its pictures, in place of earlier ones.
 
     Args:
-        about: with what it ran, for the note on top.
+        about: where and with what it ran, for the note on top: "on a CPU with ...".
         repeat: the command that makes the page.
 
     Raises:
@@ -49,7 +49,7 @@ def write_page(recipe: Recipe, executed: Path, out: Path, about: str, repeat: st
         named = f"[{named}]({Path(os.path.relpath(ROOT / 'notebooks' / named, out)).as_posix()})"
     head = (
         f"{mark(recipe.name, setup)}\n\n"
-        f"> **What you see after Run All** of {named}, recorded with {about}. "
+        f"> **What you see after Run All** of {named}, recorded {about}. "
         f"The code is folded, and the helper cells are left out. To repeat it: `{repeat}`\n\n"
     )
     target = out / f"{recipe.name}.md"
@@ -90,8 +90,10 @@ def on_generated(recipe: Recipe, out: Path) -> Path:
         print(f"{recipe.name}: the demo of these sources has run already; its page is made from it.", flush=True)
     else:
         demo(recipe)
-    changed = f"; changed settings: `{recipe.demo_cfg}`" if recipe.demo_cfg else ""
-    return write_page(recipe, executed, out, f"{_GENERATED}, on a CPU{changed}", f"make gallery RECIPE={recipe.name}")
+    changed = f". Changed settings: `{recipe.demo_cfg}`" if recipe.demo_cfg else ""
+    return write_page(
+        recipe, executed, out, f"on a CPU with {_GENERATED}{changed}", f"make gallery RECIPE={recipe.name}"
+    )
 
 
 def on_real(recipe: Recipe, out: Path, data: Path, model: Path | None, cfg: str) -> Path:
@@ -103,13 +105,13 @@ def on_real(recipe: Recipe, out: Path, data: Path, model: Path | None, cfg: str)
         if given and (folder == "data" or recipe.takes_encoder):
             (mounts / folder).mkdir(parents=True)
             (mounts / folder / given.name).symlink_to(given.resolve())
-    overrides, about, repeat = {"input_dir": str(mounts)}, f"the data `{data.name}`", f"DATA={data.name}"
+    overrides, about, repeat = {"input_dir": str(mounts)}, f"with the data `{data.name}`", f"DATA={data.name}"
     if model and recipe.takes_encoder:
         overrides["model_dir"] = str(mounts / "models" / model.name)
         about += f" and the encoder `{model.name}`"
         repeat += f" MODEL={model.name}"
     if cfg:
-        about += f"; changed settings: `{cfg}`"
+        about += f". Changed settings: `{cfg}`"
         repeat += f" CFG='{cfg}'"
     run_notebook(recipe.name, ran_in, overrides, cfg)
     command = f"make gallery RECIPE={recipe.name} {repeat}"

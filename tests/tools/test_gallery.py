@@ -288,7 +288,7 @@ def test_a_page_of_given_data(contest, tiny, tmp_path):
     done = subprocess.run([*make, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     text = (tmp_path / f"{NAME}.md").read_text(encoding="utf-8")
-    assert f"the data `{contest.name}` and the encoder `tiny`; changed settings: `{cfg}`" in text
+    assert f"the data `{contest.name}` and the encoder `tiny`. Changed settings: `{cfg}`" in text
     assert str(contest) not in text
     assert len(list(tmp_path.glob("*.png"))) == text.count(f"({NAME}-")
     assert f"source {digest(ROOT / f'notebooks/{NAME}.py')}," in text
