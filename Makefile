@@ -4,9 +4,9 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))
 # These are often in an environment for other reasons: only what is given to make counts.
 ARG_USER := $(if $(filter USER,$(_given)),$(value USER))
 ARG_VERSION := $(if $(filter VERSION,$(_given)),$(value VERSION))
-$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS WORKERS WAIT,$(eval ARG_$(name) := $$(value $(name))))
+$(foreach name,RECIPE DATA MODEL OUT CFG NB DTYPE QUICK TOY TOP BENCH_OUT SECONDS WORKERS WAIT CONTEST SOURCE,$(eval ARG_$(name) := $$(value $(name))))
 $(foreach name,$(_given),$(eval override $(name) := $$(value $(name))))
-export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS ARG_WORKERS ARG_WAIT ARG_VERSION
+export ARG_USER ARG_RECIPE ARG_DATA ARG_MODEL ARG_OUT ARG_CFG ARG_NB ARG_DTYPE ARG_QUICK ARG_TOY ARG_TOP ARG_BENCH_OUT ARG_SECONDS ARG_WORKERS ARG_WAIT ARG_VERSION ARG_CONTEST ARG_SOURCE
 
 PYTHON ?= python3
 # IMAGE=kaggle or IMAGE=june: the same in an environment with the package versions of Kaggle's images.
@@ -25,7 +25,7 @@ override OFFLINE := $(PY) -m tools.offline $(PY) -m
 override READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench curves-bench doctor-bench gpu trace levers demo test test-slow test-long test-all rehearse sync check preview pull run weights push submit status pull-kaggle audit lint clean
+.PHONY: help bench curves-bench doctor-bench gpu trace levers demo data gallery test test-slow test-long test-all rehearse sync check preview pull run weights push submit status pull-kaggle audit lint clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,8 +60,10 @@ rehearse: $(READY) ## RECIPE as Kaggle runs it: Save & Run All, then the scoring
 sync: $(READY) ## build the notebooks from notebooks/*.py and src_py/
 	$(PY) -m tools.sync build
 
-check: $(READY) ## fail when a notebook is stale, or the linter, the type checker or the order of the rooms complains
+check: $(READY) ## fail when a notebook or a page of the gallery is stale, or the linter, the type checker or the order of the rooms complains
 	$(PY) -m tools.sync check
+	$(PY) -m tools.version
+	$(PY) -m tools.gallery_check
 	$(PY) -m tools.hygiene
 	$(PY) -m ruff check .
 	$(PY) -m ruff check --quiet --target-version py313 .
@@ -71,6 +73,12 @@ check: $(READY) ## fail when a notebook is stale, or the linter, the type checke
 
 preview: $(READY) ## RECIPE as Kaggle shows it, light and dark, wide and narrow, after its demo: make preview RECIPE=... [NB=file.ipynb] [OUT=folder]
 	$(OFFLINE) tools.preview $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} $${ARG_NB:+"--notebook=$$ARG_NB"} $${ARG_OUT:+"--out=$$ARG_OUT"}
+
+gallery: $(READY) ## pages of what each recipe shows, for GitHub: make gallery [RECIPE=...] [DATA=folder MODEL=folder CFG='...'] [OUT=folder]
+	$(OFFLINE) tools.gallery $${ARG_RECIPE:+"--recipe=$$ARG_RECIPE"} $${ARG_DATA:+"--data=$$ARG_DATA"} $${ARG_MODEL:+"--model=$$ARG_MODEL"} $${ARG_CFG:+"--cfg=$$ARG_CFG"} $${ARG_OUT:+"--out=$$ARG_OUT"}
+
+data: $(READY) ## a contest's files, with Kaggle's client or from their public data set: make data [CONTEST=slug] [SOURCE=public] [OUT=folder]
+	$(PY) -m tools.data $${ARG_CONTEST:+"--contest=$$ARG_CONTEST"} $${ARG_SOURCE:+"--source=$$ARG_SOURCE"} $${ARG_OUT:+"--out=$$ARG_OUT"}
 
 pull: $(READY) ## bring an edited notebook back: make pull NB=file.ipynb
 	$(PY) -m tools.sync pull -- "$$ARG_NB"

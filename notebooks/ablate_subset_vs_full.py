@@ -11,6 +11,7 @@
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format; to resume, this notebook's earlier output |
 # | Runtime | what you set as `budget_minutes`; on a T4: not measured yet |
 # | Score | measures learning, not a leaderboard place: not measured yet |
+# | Version | 0.1.0 |
 
 # %% [markdown]
 # ## What you get

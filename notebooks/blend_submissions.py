@@ -11,6 +11,7 @@
 # | Inputs to attach | competition `llm-classification-finetuning`; outputs of `finetune_deberta` and `embed_deberta_lightgbm`, any number of each; for the latter its encoder, such as model `petrcher/microsoftdeberta-v3-base/transformers/default/1` |
 # | Runtime | mostly that of the members' predictions, which the notebook forecasts; on a T4 not measured yet |
 # | Score | on the leaderboard: not measured yet |
+# | Version | 0.1.0 |
 
 # %% [markdown]
 # ## What you get

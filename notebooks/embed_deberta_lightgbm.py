@@ -11,6 +11,7 @@
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format; optionally the output of `finetune_deberta` |
 # | Runtime | GPU T4 x2: 8 to 15 minutes for the embeddings, an estimate from counted work; the rest: not measured yet |
 # | Score | on the leaderboard: not measured yet |
+# | Version | 0.1.0 |
 
 # %% [markdown]
 # ## What you get

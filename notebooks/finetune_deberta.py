@@ -11,6 +11,7 @@
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format |
 # | Runtime | GPU T4 x2, one fold: 33 to 61 minutes, an estimate from counted work; not measured yet |
 # | Score | on the leaderboard: not measured yet |
+# | Version | 0.1.0 |
 
 # %% [markdown]
 # ## What you get

@@ -11,6 +11,7 @@
 # | Inputs to attach | competition `llm-classification-finetuning`; model `petrcher/microsoftdeberta-v3-base/transformers/default/1`, or another DeBERTa-v3 folder in the Transformers format |
 # | Runtime | on a T4 about half an hour with deberta-v3-base: an estimate from the bytes that a training step moves, not measured yet; the notebook prints a forecast before it trains |
 # | Score | none: it writes no `submission.csv`, so do not submit it |
+# | Version | 0.1.0 |
 #
 # ## What you get
 #

@@ -65,6 +65,11 @@ _MEANINGS: tuple[tuple[str, str, type[SyncError]], ...] = (
         Unreachable,
     ),
     (r"(?:^|: )(429 Client Error|5\d\d Server Error)", "Kaggle answers {0}; try again later", Unreachable),
+    (
+        r"No space left on device",
+        "the disk is full; free some space, or write to another disk with OUT=folder",
+        SyncError,
+    ),
     (r"^Kernel push error: (.+?)\.?$", "Kaggle refused it: {0}", SyncError),
     (
         r"^The following are not valid (.+?) and could not be added to the kernel: (.+)$",

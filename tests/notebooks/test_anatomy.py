@@ -28,7 +28,7 @@ class TestAnatomy:
     def test_the_first_cell_says_what_it_is(self, recipe):
         first = cells(recipe, "markdown")[0]
         assert first.startswith("# ")
-        for row in ("Accelerator", "Internet", "Inputs to attach", "Runtime", "Score"):
+        for row in ("Accelerator", "Internet", "Inputs to attach", "Runtime", "Score", "Version"):
             assert f"| {row} |" in first
 
     def test_sections_come_in_order(self, recipe):

@@ -14,23 +14,39 @@ class Stub(ThreadingHTTPServer):
         requests: (call, body, authorization), in order.
         answers: for each call the answers to come, of which the last is repeated: a body, or (status, the service's
             reason or None).
+        archive: the bytes of a contest's files, packed.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests, self.refuse, self.invalid, self.version = [], "", [], 1
-        self.answers = {}
+        self.answers, self.archive = {}, b""
 
     def calls(self):
         return [call for call, _, _ in self.requests]
 
 
 class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        """The archive, at the address that the service redirects to."""
+        self.server.requests.append(("archive", {}, self.headers.get("Authorization", "")))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/zip")
+        self.send_header("Content-Length", str(len(self.server.archive)))
+        self.end_headers()
+        self.wfile.write(self.server.archive)
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         call = self.path.rsplit("/", 1)[-1]
         self.server.requests.append((call, body, self.headers.get("Authorization", "")))
         status, answer = 200, {}
+        if call == "DownloadDataFiles" and call not in self.server.answers:
+            self.send_response(302)
+            self.send_header("Location", "http://localhost/storage/files.zip?signature=x")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if call in self.server.answers:
             queue = self.server.answers[call]
             answer = queue.pop(0) if len(queue) > 1 else queue[0]

@@ -24,9 +24,8 @@ RECIPES = pytest.mark.parametrize("recipe", recipes(ROOT), ids=lambda path: path
 def client(account, tmp_path):
     """Runs tools.kaggle_client in a folder's copy of the project, with a made-up key."""
     root = tmp_path / "project"
-    shutil.copytree(
-        ROOT, root, ignore=shutil.ignore_patterns(".venv", ".git", "build", ".*cache", "__pycache__", ".hypothesis")
-    )
+    ignored = (".venv", ".git", "build", "data", ".*cache", "__pycache__", ".hypothesis")
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*ignored))
     add_headings(root)
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)

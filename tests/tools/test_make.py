@@ -19,6 +19,8 @@ HANDED_OVER = {
     "rehearse": ["--recipe={RECIPE}"],
     "run": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--out={OUT}", "--cfg={CFG}"],
     "preview": ["--recipe={RECIPE}", "--notebook={NB}", "--out={OUT}"],
+    "gallery": ["--recipe={RECIPE}", "--data={DATA}", "--model={MODEL}", "--cfg={CFG}", "--out={OUT}"],
+    "data": ["--contest={CONTEST}", "--source={SOURCE}", "--out={OUT}"],
     "bench": ["--quick={QUICK}", "--data={DATA}", "--model={MODEL}", "--out={BENCH_OUT}"],
     "curves-bench": ["--quick={QUICK}", "--out={BENCH_OUT}"],
     "doctor-bench": ["--quick={QUICK}", "--workers={WORKERS}", "--out={BENCH_OUT}"],
@@ -52,7 +54,7 @@ NAMES = (
     "BENCH_OUT",
     "QUICK",
 )
-NAMES += ("TOY", "TOP", "WORKERS")
+NAMES += ("TOY", "TOP", "WORKERS", "CONTEST", "SOURCE")
 HOSTILE = [
     "'; touch MARK; '",
     '"; touch MARK; "',

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TOP = (
     "notebooks src_py data tools tests benchmarks Makefile requirements.txt README.md CONTRIBUTING.md LICENSE "
-    "pyproject.toml"
+    "CHANGELOG.md CITATION.cff pyproject.toml"
 )
 PINS = ("newest", "kaggle", "june")
 
