@@ -117,7 +117,10 @@ def check_rows_alone(setup: Setup) -> list[Finding]:
         return [Finding(name, SKIP, "evaluation or collator is random") for name in names]
     # Sums in another order change the sixth digit; what reads padding changes predictions as much as the text does.
     limits: dict = {"warn": (None, SAME), "fail": (None, 0.5), "form": "{:.1%}", "note": " of the spread over rows"}
-    others = apart(_logits(setup, [a, b, longest])[0], _logits(setup, [a, c, longest])[0])  # as much padding in both
+    # With another row behind it, and with another one before it; there is as much padding in all four.
+    behind = [_logits(setup, [a, other, longest])[0] for other in (b, c)]
+    before = [_logits(setup, [other, a, longest])[1] for other in (b, c)]
+    others = max(apart(*behind), apart(*before))
     advice = "Predictions change with the other rows of the batch: is a mean taken over the wrong axis?"
     beside = judge(names[1], others, advice, **limits)
     if others > SAME:

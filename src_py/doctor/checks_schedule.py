@@ -65,6 +65,8 @@ def check_learning_rate(setup: Setup) -> Finding:
     rates = [setup.args.learning_rate]
     if optimizer is not None:
         groups = [g for g in optimizer.param_groups if any(id(p) in inside for p in g["params"])]
+        if not groups:
+            return Finding(name, SKIP, 'the optimizer holds none of the encoder: see "optimizer"')
         rates = [g.get("initial_lr", g["lr"]) for g in groups]
     rate, reference = max(rates, default=0.0), reference_lr(setup.model)
     advice = f"Set {setup.setting('lr')} near {reference:.1e}"

@@ -135,6 +135,8 @@ def check_trained_parts(setup: Setup) -> Finding:
     outside = {n: p for n, p in setup.model.named_parameters() if id(p) not in inside}
     head = list(outside.values())
     body = list(encoder.parameters())
+    if not any(p.requires_grad for p in (*head, *body)):
+        return Finding(name, SKIP, 'nothing is trainable: see "optimizer"', limit)
     if head and not any(p.requires_grad for p in head):
         lines = [f"model.{part}.requires_grad_(True)" for part in sorted({n.partition(".")[0] for n in outside})]
         advice = f"The head is frozen, and it is random: {'; '.join(lines)}."

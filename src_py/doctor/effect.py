@@ -26,6 +26,7 @@ ORDER = (
     "labels and row order",
     "signal in labels",
     "labels of both sets",
+    "ties and sides",
     "label in the text",
     "prompts on both sides",
     # Rows and batches
@@ -44,6 +45,7 @@ ORDER = (
     "sequence length",
     "embedding rows",
     "trained parts",
+    "optimizer",
     "activation",
     # Loss and learning
     "loss of known predictions",
@@ -63,7 +65,6 @@ ORDER = (
     "warmup",
     "learning rate",
     "optimizer steps",
-    "optimizer",
     "weight decay",
     "momentum",
     "dropout",

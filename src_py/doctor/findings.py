@@ -11,10 +11,11 @@ import torch
 
 from src_py.doctor.page import as_html, as_text
 from src_py.doctor.repair import Repair, propose
-from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, take
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, positions, row_count, take, text_of
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, predictions, read_targets
 from src_py.errors import InputError
+from src_py.pairs.contest import TEXT_COLUMNS
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
 LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tokenise it
@@ -128,6 +129,21 @@ class Setup:
     def sample_ids(self) -> list[list[list[int]]]:
         """Token ids of the sample's rows without padding: two sequences a row for pairwise, one otherwise."""
         return self.ids(self.sample)
+
+    @cached_property
+    def sample_texts(self) -> list[str] | None:
+        """The text that each row of the sample was made from: its text columns, or its row of the table; None where
+        neither is known."""
+        texts, table = [text_of(row) for row in self.sample], self.train
+        if table is not None and len(table) == row_count(self.trainer.train_dataset):
+            table = table.iloc[positions(len(table), self.rows, self.seed)]
+            labels = [row.get("labels") if isinstance(row, dict) else None for row in self.sample]
+            if table["label"].tolist() == labels:  # the same rows in the same order
+                parts = zip(*(table[name] for name in TEXT_COLUMNS))
+                texts = [" ".join(turn for turns in row for turn in turns) for row in parts]
+        # A name or an id is not what the tokens were made from.
+        whole = self.reads_tokens and all(len(text) >= length for text, length in zip(texts, self.lengths))
+        return texts if whole else None
 
     def ids(self, rows: list) -> list[list[list[int]]]:
         """See `rows.ids_of`."""
