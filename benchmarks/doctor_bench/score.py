@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.doctor_bench.fault import FAULTS
 from benchmarks.doctor_bench.peers import RIGHT
-from benchmarks.doctor_bench.setups import HEALTHY_GROUP, SINGLE, TWIN, Setup
+from benchmarks.doctor_bench.setups import HEALTHY_GROUP, LIMITS, SINGLE, TWIN, Setup
 
 COSTLY = 0.02  # nats a row: a fault that costs less need not be named
 NO_BETTER = 0.003  # of the constant predictor: what learned nothing
@@ -192,6 +192,18 @@ class Share:
             return "none"
         low, high = self.interval
         return f"{self.value:.0%} ({self.hits} of {self.count}; {low:.0%} to {high:.0%})"
+
+
+def cost_of_alarms(rows: list[Row]) -> dict[str, float]:
+    """For each check, the median harm of the single faults that it names (at most 5), among those of the half that
+    limits were chosen on: the order of findings is chosen by it."""
+    costs: dict[str, list[float]] = {}
+    for row in rows:
+        if row.setup.group == SINGLE and row.setup.half == LIMITS:
+            told = {check for check, _ in row.alarms} & set(FAULTS[row.setup.faults[0]].before)
+            for check in told:
+                costs.setdefault(check, []).append(min(row.harm, 5.0))
+    return {check: round(float(np.median(values)), 2) for check, values in sorted(costs.items())}
 
 
 def measures(rows: list[Row]) -> dict[str, Share]:

@@ -129,6 +129,14 @@ def test_a_mean_over_the_wrong_axis(tmp_path):
     assert said["rows of a batch"] in ("FAIL", "WARN")
 
 
+def test_a_row_that_gets_a_part_of_the_row_before_it(tmp_path):
+    def edit(trainer):
+        trainer.model.bert.pooler.register_forward_hook(lambda module, inputs, out: out + out.roll(1, 0))
+
+    said = {finding.check: finding.status for finding in found(_alone_or_not_checked, tmp_path, edit)}
+    assert said["rows of a batch"] in ("FAIL", "WARN")
+
+
 def _alone_or_not_checked(setup):
     return [finding for finding in check_rows_alone(setup) if finding.status != "not checked"]
 
@@ -295,6 +303,30 @@ def test_markup_and_tokens_of_another_tokenizer(tmp_path):
     assert [status(check_markup, rows) for rows in (few, pages)] == ["PASS", "WARN"]
     other = [row | {"input_ids": [i + 55 for i in row["input_ids"]]} for row in few]
     assert [status(check_round_trip, rows) for rows in (few, other)] == ["PASS", "WARN"]
+
+
+def test_text_beside_the_tokens_is_read_and_a_name_is_not(tmp_path):
+    def status(check, change, **columns):
+        rows = []
+        for number, row in enumerate(ROWS):
+            ids = [i % 40 + 10 for i in row["input_ids"]]
+            text = Words().decode(ids)
+            rows.append(row | {"input_ids": change(ids)} | {k: v(number, text) for k, v in columns.items()})
+        return check(Setup(plain_trainer(tmp_path, train=rows), Words())).status
+
+    def same(ids):
+        return ids
+
+    def next_one(ids):
+        return [i % 40 + 11 for i in ids]
+
+    text, name = {"text": lambda number, text: text}, {"id": lambda number, text: f"row{number}"}
+    assert status(check_round_trip, same, **text) == "PASS"
+    assert status(check_round_trip, next_one, **text) == "WARN"
+    assert status(check_round_trip, next_one) == "PASS"  # each id is a word of the tokenizer
+    assert status(check_round_trip, same, **name) == "PASS"
+    assert status(check_markup, same, **text) == "PASS"
+    assert status(check_markup, same, text=lambda number, text: f"<p>{text}</p>") == "WARN"
 
 
 def test_a_part_that_has_no_rate_is_named(tmp_path):
