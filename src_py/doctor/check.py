@@ -16,7 +16,7 @@ from src_py.doctor.checks_step import SETTINGS_CHECKS, STEP_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
 from src_py.doctor.effect import in_order
 from src_py.doctor.findings import FAIL, SKIP, Finding, Report, Setup, error_line, out_of_memory
-from src_py.doctor.untouched import recomputing, untouched
+from src_py.doctor.untouched import recomputing, tokenizer_untouched, untouched
 from src_py.kaggle.session import free_memory
 
 # Each makes the figures behind it impossible to get: sequences that are too long, tokens without a row.
@@ -68,7 +68,7 @@ def _failed(findings: list[Finding]) -> bool:
 
 def _run(check: Callable, setup: Setup) -> list[Finding]:
     """What a check finds; an error of its own is no fault of the set-up."""
-    with untouched(setup.trainer), recomputing(setup.trainer):
+    with untouched(setup.trainer), recomputing(setup.trainer), tokenizer_untouched(setup.tokenizer):
         try:
             found = check(setup)
         except (KeyboardInterrupt, SystemExit):

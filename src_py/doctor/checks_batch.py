@@ -78,6 +78,8 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     flat = np.concatenate([np.asarray(step) for step in steps]) if steps else np.array([], dtype=int)
     used = len(np.unique(flat)) / min(rows, max(1, len(flat)))
     used = min(used, float(np.mean([len(set(step)) / len(step) for step in steps])))  # once a step, too
+    expected = _expected_use(getattr(sampler, "sampler", None), rows, len(flat))
+    used = used if expected is None else len(np.unique(flat)) / expected
     advice = "An epoch sees a part of the rows only, some more than once: "
     drops = setup.settings.values.get("drop_last", False)
     advice += f"set {setup.setting('drop_last')} to False." if drops else "check sampler and subsets."
@@ -171,6 +173,15 @@ def check_modes(setup: Setup) -> Finding:
 
 BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows)
 ROWS_TOGETHER_CHECKS = (check_rows_alone, check_modes)
+
+
+def _expected_use(sampler, rows: int, draws: int) -> float | None:
+    """How many rows a sampler that draws with replacement is meant to use, by its weights; None for any other."""
+    if not getattr(sampler, "replacement", False) or not draws:
+        return None
+    weights = getattr(sampler, "weights", None)
+    shares = np.full(rows, 1 / rows) if weights is None else np.asarray(weights, dtype=float)
+    return max(1.0, float((1 - (1 - shares / shares.sum()) ** draws).sum()))
 
 
 def _shares_dropped(module: torch.nn.Module) -> list[str]:

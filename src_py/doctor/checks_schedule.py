@@ -92,7 +92,7 @@ def check_optimizer(setup: Setup) -> Finding:
     held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}
     missing = sum(p.numel() for p in trainable if id(p) not in held)
     advice = "Build the optimizer from this model's parameters, after freezing"
-    advice += " (parameter_groups)." if setup.ours else "."
+    advice += " (parameter_groups)." if setup.ours else ", or leave it to the Trainer."
     return judge(name, missing, advice, fail=(None, 0), form="{:,.0f} weights missing")
 
 

@@ -11,11 +11,11 @@ import torch
 
 from src_py.doctor.page import as_html, as_text
 from src_py.doctor.repair import Repair, propose
-from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, positions, row_count, take, text_of
+from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, take
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, predictions, read_targets
+from src_py.doctor.texts import known_texts
 from src_py.errors import InputError
-from src_py.pairs.contest import TEXT_COLUMNS
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
 LABEL_ROWS = 3000  # rows read for the labels, where reading one may mean to tokenise it
@@ -132,18 +132,11 @@ class Setup:
 
     @cached_property
     def sample_texts(self) -> list[str] | None:
-        """The text that each row of the sample was made from: its text columns, or its row of the table; None where
-        neither is known."""
-        texts, table = [text_of(row) for row in self.sample], self.train
-        if table is not None and len(table) == row_count(self.trainer.train_dataset):
-            table = table.iloc[positions(len(table), self.rows, self.seed)]
-            labels = [row.get("labels") if isinstance(row, dict) else None for row in self.sample]
-            if table["label"].tolist() == labels:  # the same rows in the same order
-                parts = zip(*(table[name] for name in TEXT_COLUMNS))
-                texts = [" ".join(turn for turns in row for turn in turns) for row in parts]
-        # A name or an id is not what the tokens were made from.
-        whole = self.reads_tokens and all(len(text) >= length for text, length in zip(texts, self.lengths))
-        return texts if whole else None
+        """See `texts.known_texts`."""
+        if not self.reads_tokens:
+            return None
+        data, tokenizer = self.trainer.train_dataset, self.tokenizer
+        return known_texts(data, self.sample, self.seed, self.sample_ids, tokenizer, self.train)
 
     def ids(self, rows: list) -> list[list[list[int]]]:
         """See `rows.ids_of`."""

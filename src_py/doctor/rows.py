@@ -52,13 +52,6 @@ def positions(rows: int, count: int, seed: int | None = None) -> np.ndarray:
     return order[:count]
 
 
-def text_of(row) -> str:
-    """The texts that a row holds beside its tokens, as `datasets.map` leaves them; "" where it holds none."""
-    values = row.values() if isinstance(row, dict) else ()
-    lists = (value if isinstance(value, list) else [value] for value in values)
-    return " ".join(text for texts in lists for text in texts if isinstance(text, str))
-
-
 def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:
     """A column of the first `most` rows by the first of its `names` that the rows have; None if they have none, or
     values of different lengths.

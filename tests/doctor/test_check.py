@@ -127,6 +127,10 @@ def off_by_one(s):
     s.train, s.valid = (table.assign(label=(table["label"] + 1) % 3) for table in (s.train, s.valid))
 
 
+def no_prompts(s):
+    s.train, s.valid = (table.assign(prompt=[[""]] * len(table)) for table in (s.train, s.valid))
+
+
 def leak(s):
     s.valid = s.train[:200].reset_index(drop=True)
 
@@ -289,6 +293,12 @@ def test_exactly_the_right_check_names_the_fault(setup, check):
         with pytest.raises(InputError, match=re.escape(check)):
             report.stop_on_failure()
         report.stop_on_failure(stop=False)
+
+
+def test_prompts_that_are_empty_are_not_a_wrong_split(setup):
+    no_prompts(setup)
+    found = setup.check()["prompts on both sides"]
+    assert (found.status, "how its column is read" in found.advice) == ("WARN", True)
 
 
 def test_half_precision_weights_do_not_hide_a_wrong_loss(setup):
