@@ -129,7 +129,8 @@ class Case:
         texts = [turns[0] if turns else "" for turns in table["response_a"]]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)
         columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-        return Dataset.from_dict(columns | {"labels": table["label"].tolist()})
+        # The text stays beside its tokens, as `datasets.map` leaves it.
+        return Dataset.from_dict({"text": texts} | columns | {"labels": table["label"].tolist()})
 
     def _edited_model(self, model):
         for edit in self.edit_model:

@@ -49,6 +49,19 @@ RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
         "rows pooled together": ("rows are independent",),
         "constant column": ("inputs matter",),
     },
+    "defaultplusplus": {
+        "activation missing": ("ffn",),
+        "layer norm of zero": ("layernorm",),
+        "embeddings not loaded": ("embedding",),
+        "attention mask missing": ("masking",),
+        "attention mask of ones": ("masking",),
+        "attention mask inverted": ("masking",),
+        "attention mask hides half": ("masking",),
+        "positions without meaning": ("positional",),
+        "attention overflows fp16": ("score",),
+        "outputs exchanged in evaluation": ("output",),
+        "head starts loud": ("output",),
+    },
 }
 
 
@@ -63,7 +76,8 @@ def look(setup: Setup, folder: Path) -> dict:
     if path not in sys.path:
         sys.path.append(path)
     found = {}
-    for name, tool in {"torch-audit": _torch_audit, "neural_net_checklist": _checklist}.items():
+    tools = {"torch-audit": _torch_audit, "neural_net_checklist": _checklist, "defaultplusplus": _default_plus}
+    for name, tool in tools.items():
         started = time.perf_counter()
         try:
             case = setup.make(folder).build()
@@ -126,6 +140,31 @@ def _checklist(case: Case) -> list[str]:
         lambda: peer.assert_overfit_to_batch(model(), given, max_steps=CHECKLIST_STEPS, threshold=0.1),
     ]
     return [name for name, one in zip([*names, "learns a batch by heart"], asserted) if not _holds(one)]
+
+
+def _default_plus(case: Case) -> list[str]:
+    """Its pretrained diagnosis of encoders, from what its callback sees in an epoch of training; the category and the
+    root cause where it finds a fault."""
+    from defaultplusplus import DEFaultPlusCallback
+    from defaultplusplus.diagnosis import load_pretrained
+    from defaultplusplus.processing import RuntimeNormalizer
+
+    trainer, callback = case.trainer, DEFaultPlusCallback()
+    compute = trainer.compute_loss
+
+    def seen(model, inputs, return_outputs=False, **kwargs):
+        callback.capture_inputs(dict(inputs))
+        loss, outputs = compute(model, inputs, return_outputs=True, **kwargs)
+        callback.capture_outputs(outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    trainer.compute_loss = seen
+    trainer.add_callback(callback)
+    trainer.args.num_train_epochs, trainer.args.save_strategy = 1, "no"
+    trainer.train()
+    features = RuntimeNormalizer.load("encoder").encode(callback.feature_vector, mode="raw")
+    diagnosis = load_pretrained("encoder").predict(features)
+    return [str(diagnosis.category), str(diagnosis.root_cause)] if diagnosis.is_faulty else []
 
 
 class _Stacked(torch.nn.Module):

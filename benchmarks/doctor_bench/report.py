@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from benchmarks.doctor_bench.fault import FAULTS
-from benchmarks.doctor_bench.score import COSTLY, Row, Share, measures
+from benchmarks.doctor_bench.score import COSTLY, Row, Share, cost_of_alarms, measures
 from benchmarks.doctor_bench.setups import HEALTHY_GROUP, LIMITS, REPORT, SINGLE, TWIN
 
 NAME = "doctor_bench"
@@ -35,6 +35,7 @@ def write(rows: list[Row], out: Path, missing: int) -> str:
             half: {name: [share.hits, share.count, *share.interval] for name, share in found.items()}
             for half, found in halves.items()
         },
+        "cost": cost_of_alarms(rows),
         "rows": [row.as_dict() for row in rows],
     }
     text = "\n".join(lines)

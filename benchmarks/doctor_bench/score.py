@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.doctor_bench.fault import FAULTS
 from benchmarks.doctor_bench.peers import RIGHT
-from benchmarks.doctor_bench.setups import HEALTHY_GROUP, SINGLE, TWIN, Setup
+from benchmarks.doctor_bench.setups import HEALTHY_GROUP, LIMITS, SINGLE, TWIN, Setup
 
 COSTLY = 0.02  # nats a row: a fault that costs less need not be named
 NO_BETTER = 0.003  # of the constant predictor: what learned nothing
@@ -27,7 +27,8 @@ class Row:
         misreport: how much further than the twin's the last reported validation loss is from the true loss.
         alarms: (check, status) of the check before training, in the order in which they are shown.
         named: for each fault, the alarm that names it: "FAIL", "WARN", "during", "after" or "" for none.
-        rank: place of the first true cause among the alarms before training, from 1; None where it is not there.
+        before: place of the first true cause among the alarms before training, from 1; None where it is not there.
+        rank: the same among all that is said: those alarms, then each sentence of the watcher, then the verdict.
         stopped: share of the steps after which the watcher would have stopped; None where it would not.
     """
 
@@ -41,6 +42,7 @@ class Row:
     alarms: list[tuple[str, str]] = field(default_factory=list)
     checks: int = 0
     named: dict[str, str] = field(default_factory=dict)
+    before: int | None = None
     rank: int | None = None
     stopped: float | None = None
     noted: list[str] = field(default_factory=list)
@@ -61,6 +63,11 @@ class Row:
     def useless(self) -> bool:
         """The run ends no better than the constant predictor."""
         return self.loss is not None and self.constant is not None and self.loss >= self.constant - NO_BETTER
+
+    @property
+    def failed(self) -> bool:
+        """The check before training ends the run: `stop_on_failure`."""
+        return any(status == "FAIL" for _, status in self.alarms)
 
     @property
     def alarmed(self) -> bool:
@@ -92,10 +99,12 @@ def score(
     if losses is not None and twin and twin.get("losses"):
         row.cost, row.interval = difference(losses, twin["losses"])
         row.misreport = _misreport(run) - _misreport(twin)
+    sentences = [text for _, text in run.get("events", [])] + row.noted
     for name in setup.faults:
-        row.named[name] = _named(name, row, [text for _, text in run.get("events", [])] + row.noted)
+        row.named[name] = _named(name, row, sentences)
     right = {check for name in setup.faults for check in FAULTS[name].before}
-    row.rank = next((place for place, (check, _) in enumerate(row.alarms, 1) if check in right), None)
+    row.before = next((place for place, (check, _) in enumerate(row.alarms, 1) if check in right), None)
+    row.rank = row.before or _rank_after(row, sentences)
     for tool, said in (peers or {}).items():
         if tool in RIGHT and not said["error"]:
             causes = {cause for name in setup.faults for cause in RIGHT[tool].get(name, ())}
@@ -113,6 +122,16 @@ def _named(name: str, row: Row, sentences: list[str]) -> str:
     if any(word in sentence for word in fault.during for sentence in sentences):
         return "during"
     return "after" if row.verdict in fault.after else ""
+
+
+def _rank_after(row: Row, sentences: list[str]) -> int | None:
+    """Place of the first sentence during or after training that names a cause, behind all alarms before it."""
+    faults = [FAULTS[name] for name in row.setup.faults]
+    for place, sentence in enumerate(sentences, 1):
+        if any(word in sentence for fault in faults for word in fault.during):
+            return len(row.alarms) + place
+    after = any(row.verdict in fault.after for fault in faults)
+    return len(row.alarms) + len(sentences) + 1 if after else None
 
 
 def _misreport(run: dict) -> float:
@@ -175,6 +194,18 @@ class Share:
         return f"{self.value:.0%} ({self.hits} of {self.count}; {low:.0%} to {high:.0%})"
 
 
+def cost_of_alarms(rows: list[Row]) -> dict[str, float]:
+    """For each check, the median harm of the single faults that it names (at most 5), among those of the half that
+    limits were chosen on: the order of findings is chosen by it."""
+    costs: dict[str, list[float]] = {}
+    for row in rows:
+        if row.setup.group == SINGLE and row.setup.half == LIMITS:
+            told = {check for check, _ in row.alarms} & set(FAULTS[row.setup.faults[0]].before)
+            for check in told:
+                costs.setdefault(check, []).append(min(row.harm, 5.0))
+    return {check: round(float(np.median(values)), 2) for check, values in sorted(costs.items())}
+
+
 def measures(rows: list[Row]) -> dict[str, Share]:
     """The benchmark's measures over these rows, by name, in the order of the table."""
     single = [row for row in rows if row.setup.group == SINGLE and row.harm >= COSTLY]
@@ -195,12 +226,12 @@ def measures(rows: list[Row]) -> dict[str, Share]:
         )
     return {
         "right cause named, single faults that cost 0.02 nats or more": Share.of(any(r.named.values()) for r in single),
-        "the same, by the check before training alone": Share.of(r.rank is not None for r in single),
+        "the same, by the check before training alone": Share.of(r.before is not None for r in single),
         "any alarm, single faults that cost 0.02 nats or more": Share.of(r.alarmed for r in single),
         "true cause first or second, single faults": Share.of((r.rank or 99) <= 2 for r in single),
         "all causes named, pairs and triples": Share.of(all(r.named.values()) for r in several),
         "a cause named, of those in pairs and triples": Share.of(bool(v) for r in several for v in r.named.values()),
-        "a FAIL on a healthy set-up": Share.of(any(s == "FAIL" for _, s in r.alarms) for r in sound),
+        "a FAIL on a healthy set-up": Share.of(r.failed for r in sound),
         "WARN, of all checks on healthy set-ups": Share(
             sum(s == "WARN" for r in sound for _, s in r.alarms), sum(r.checks for r in sound)
         ),
@@ -208,9 +239,10 @@ def measures(rows: list[Row]) -> dict[str, Share]:
         "healthy runs that learned, judged otherwise": Share.of(
             r.verdict not in (*LEARNED, *NO_OPINION) for r in learned
         ),
-        "runs no better than constant, stopped before half of their steps": Share.of(
-            r.stopped is not None and r.stopped <= 0.5 for r in useless
+        "runs no better than constant, ended before half of their steps, by a FAIL or by the watcher": Share.of(
+            r.failed or (r.stopped is not None and r.stopped <= 0.5) for r in useless
         ),
+        "the same by the watcher alone": Share.of(r.stopped is not None and r.stopped <= 0.5 for r in useless),
         "the same by early stopping alone (patience of three evaluations)": Share.of(
             r.early is not None and r.early <= 0.5 for r in useless
         ),

@@ -17,9 +17,10 @@ from src_py.kaggle.files import writing
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300  # for one part of one set-up
 # The parts of a set-up's result, and the code that each depends on beside this package. The truth about a fault does
-# not depend on the checks, so that a new check needs no new training.
+# not depend on the checks and their report, so that a new check needs no new training.
 PARTS = CHECK, RUN, ALONE, PEERS = "check", "run", "alone", "peers"
-_SKIPPED = {CHECK: (), RUN: ("doctor/check",), ALONE: ("doctor/",), PEERS: ("doctor/",)}
+_REPORT = tuple(f"doctor/{name}" for name in ("check", "effect", "findings", "page", "repair", "targets"))
+_SKIPPED = {CHECK: (), RUN: _REPORT, ALONE: ("doctor/",), PEERS: ("doctor/",)}
 _NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "work.py", "peers.py")
 
 

@@ -16,12 +16,11 @@ from src_py.doctor.checks_step import SETTINGS_CHECKS, STEP_CHECKS
 from src_py.doctor.checks_text import DATA_CHECKS
 from src_py.doctor.effect import in_order
 from src_py.doctor.findings import FAIL, SKIP, Finding, Report, Setup, error_line, out_of_memory
-from src_py.doctor.untouched import recomputing, untouched
+from src_py.doctor.untouched import recomputing, tokenizer_untouched, untouched
 from src_py.kaggle.session import free_memory
 
-# Each makes the figures behind it meaningless or impossible to get: half-precision weights, sequences that are too
-# long, tokens without a row.
-FIRST_CHECKS = (check_weights_dtype, check_sequence_length, check_embedding_rows)
+# Each makes the figures behind it impossible to get: sequences that are too long, tokens without a row.
+FIRST_CHECKS = (check_sequence_length, check_embedding_rows)
 # These put rows through the model.
 FORWARD_CHECKS = (*LOSS_CHECKS, *LEARNING_CHECKS, *STEP_CHECKS, *ROWS_TOGETHER_CHECKS, *MODEL_CHECKS)
 READING_CHECKS = (*DATA_CHECKS, *AGREE_CHECKS, *ROW_CHECKS, *BATCH_CHECKS)
@@ -47,10 +46,13 @@ def check_before_training(trainer, tokenizer=None, train=None, valid=None, card_
     setup = Setup(trainer, tokenizer, train, valid, card_bytes=card_bytes)
     started = time.monotonic()
     first = [finding for check in FIRST_CHECKS for finding in _run(check, setup)]
-    setup.runs = not _failed(first)
-    step = _run(check_first_step, setup) if setup.runs else []
-    first += step
-    if _failed(first) or any(finding.status == SKIP for finding in step):
+    setup.runs, weights = not _failed(first), _run(check_weights_dtype, setup)
+    step = _run(check_first_step, setup) if setup.runs and not _failed(weights) else []
+    first += step + weights
+    if _failed(weights) and setup.runs:  # predictions that are given to the loss do not depend on the weights
+        model = [finding for check in LOSS_CHECKS for finding in _run(check, setup)]
+        model += [Finding("gradients, memory", SKIP, "fix the FAILs first")]
+    elif _failed(first) or any(finding.status == SKIP for finding in step):
         why = "fix the FAILs first" if _failed(first) else "the first step was not tried"
         model = [Finding("loss, gradients, memory", SKIP, why)]
     else:
@@ -66,7 +68,7 @@ def _failed(findings: list[Finding]) -> bool:
 
 def _run(check: Callable, setup: Setup) -> list[Finding]:
     """What a check finds; an error of its own is no fault of the set-up."""
-    with untouched(setup.trainer), recomputing(setup.trainer):
+    with untouched(setup.trainer), recomputing(setup.trainer), tokenizer_untouched(setup.tokenizer):
         try:
             found = check(setup)
         except (KeyboardInterrupt, SystemExit):

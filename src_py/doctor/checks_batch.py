@@ -78,6 +78,8 @@ def check_steps_rows(setup: Setup) -> list[Finding]:
     flat = np.concatenate([np.asarray(step) for step in steps]) if steps else np.array([], dtype=int)
     used = len(np.unique(flat)) / min(rows, max(1, len(flat)))
     used = min(used, float(np.mean([len(set(step)) / len(step) for step in steps])))  # once a step, too
+    expected = _expected_use(getattr(sampler, "sampler", None), rows, len(flat))
+    used = used if expected is None else len(np.unique(flat)) / expected
     advice = "An epoch sees a part of the rows only, some more than once: "
     drops = setup.settings.values.get("drop_last", False)
     advice += f"set {setup.setting('drop_last')} to False." if drops else "check sampler and subsets."
@@ -117,7 +119,10 @@ def check_rows_alone(setup: Setup) -> list[Finding]:
         return [Finding(name, SKIP, "evaluation or collator is random") for name in names]
     # Sums in another order change the sixth digit; what reads padding changes predictions as much as the text does.
     limits: dict = {"warn": (None, SAME), "fail": (None, 0.5), "form": "{:.1%}", "note": " of the spread over rows"}
-    others = apart(_logits(setup, [a, b, longest])[0], _logits(setup, [a, c, longest])[0])  # as much padding in both
+    # With another row behind it, and with another one before it; there is as much padding in all four.
+    behind = [_logits(setup, [a, other, longest])[0] for other in (b, c)]
+    before = [_logits(setup, [other, a, longest])[1] for other in (b, c)]
+    others = max(apart(*behind), apart(*before))
     advice = "Predictions change with the other rows of the batch: is a mean taken over the wrong axis?"
     beside = judge(names[1], others, advice, **limits)
     if others > SAME:
@@ -168,6 +173,15 @@ def check_modes(setup: Setup) -> Finding:
 
 BATCH_CHECKS = (check_batch_labels, check_batch_tokens, check_steps_rows)
 ROWS_TOGETHER_CHECKS = (check_rows_alone, check_modes)
+
+
+def _expected_use(sampler, rows: int, draws: int) -> float | None:
+    """How many rows a sampler that draws with replacement is meant to use, by its weights; None for any other."""
+    if not getattr(sampler, "replacement", False) or not draws:
+        return None
+    weights = getattr(sampler, "weights", None)
+    shares = np.full(rows, 1 / rows) if weights is None else np.asarray(weights, dtype=float)
+    return max(1.0, float((1 - (1 - shares / shares.sum()) ** draws).sum()))
 
 
 def _shares_dropped(module: torch.nn.Module) -> list[str]:

@@ -65,6 +65,8 @@ def check_learning_rate(setup: Setup) -> Finding:
     rates = [setup.args.learning_rate]
     if optimizer is not None:
         groups = [g for g in optimizer.param_groups if any(id(p) in inside for p in g["params"])]
+        if not groups:
+            return Finding(name, SKIP, 'the optimizer holds none of the encoder: see "optimizer"')
         rates = [g.get("initial_lr", g["lr"]) for g in groups]
     rate, reference = max(rates, default=0.0), reference_lr(setup.model)
     advice = f"Set {setup.setting('lr')} near {reference:.1e}"
@@ -90,7 +92,7 @@ def check_optimizer(setup: Setup) -> Finding:
     held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}
     missing = sum(p.numel() for p in trainable if id(p) not in held)
     advice = "Build the optimizer from this model's parameters, after freezing"
-    advice += " (parameter_groups)." if setup.ours else "."
+    advice += " (parameter_groups)." if setup.ours else ", or leave it to the Trainer."
     return judge(name, missing, advice, fail=(None, 0), form="{:,.0f} weights missing")
 
 

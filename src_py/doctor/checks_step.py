@@ -30,6 +30,10 @@ def check_first_update(setup: Setup) -> Finding:
         return Finding(
             name, SKIP, "nothing is trainable" if not trainable else "fp16: the scale of the loss is unknown"
         )
+    if setup.trainer.optimizer is not None:
+        held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for _, p in trainable):
+            return Finding(name, SKIP, 'the optimizer holds none of the weights: see "optimizer"')
     moved, lowest = _two_steps(setup, trainable)
     if not moved:
         return Finding(name, SKIP, "no matrix gets a gradient")
@@ -135,7 +139,14 @@ def check_trained_parts(setup: Setup) -> Finding:
     outside = {n: p for n, p in setup.model.named_parameters() if id(p) not in inside}
     head = list(outside.values())
     body = list(encoder.parameters())
+    if not any(p.requires_grad for p in (*head, *body)):
+        return Finding(name, SKIP, 'nothing is trainable: see "optimizer"', limit)
     if head and not any(p.requires_grad for p in head):
+        if hasattr(setup.model, "get_base_model"):  # with adapters (peft), which freezes all else
+            parts = sorted({n.removeprefix("base_model.model.").partition(".")[0] for n in outside})
+            line = f"LoraConfig(..., modules_to_save={parts})"
+            advice = f"The head is frozen, and it is random: make the adapters with {line}."
+            return Finding(name, FAIL, "head frozen", limit, advice, {CODE: ("", line)})
         lines = [f"model.{part}.requires_grad_(True)" for part in sorted({n.partition(".")[0] for n in outside})]
         advice = f"The head is frozen, and it is random: {'; '.join(lines)}."
         return Finding(name, FAIL, "head frozen", limit, advice, {CODE: ("", "; ".join(lines))})

@@ -166,10 +166,27 @@ def check_signal_in_labels(setup: Setup) -> Finding:
     if len(labels) < PROBE_LEAST or len(np.unique(labels)) < 2:
         return Finding(name, SKIP, f"{len(labels)} labels: less than {PROBE_LEAST}, or all the same")
     rows = take(setup.trainer.train_dataset, len(labels))
+    first = distinct_places(setup, rows)
+    if len(first) < PROBE_LEAST:
+        return Finding(name, SKIP, f"{len(first)} different rows: less than {PROBE_LEAST}")
+    rows, labels = [rows[i] for i in first], labels[first]
     share = shuffled_as_good(probe_features(setup, rows), labels, setup.seed)
     advice = "Word counts and lengths predict nothing: are labels shuffled, or joined by position instead of id?"
     limit = SHUFFLED_AS_GOOD * PROBE_LEAST / len(labels)
     return judge(name, share, advice, warn=(None, limit), form="{:.0%}", note=" of shuffled labels predicted as well")
+
+
+def distinct_places(setup: Setup, rows: list) -> list[int]:
+    """Places of rows whose tokens have not occurred before: a copy would be predicted from its twin."""
+    first: dict[tuple, int] = {}
+    for place, ids in enumerate(setup.ids(rows)):
+        first.setdefault(_fingerprint(ids), place)
+    return list(first.values())
+
+
+def distinct(setup: Setup, rows: list) -> list:
+    """Those rows."""
+    return [rows[place] for place in distinct_places(setup, rows)]
 
 
 def shuffled_as_good(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
@@ -206,6 +223,9 @@ def check_same_prompt_on_both_sides(setup: Setup) -> Finding:
         return Finding(name, SKIP, "no validation rows")
     if setup.train is not None and setup.valid is not None and len(setup.valid):
         seen, asked = set(prompt_key(setup.train)), prompt_key(setup.valid)
+        if len(seen) == 1 and len(setup.train) > 1:
+            advice = "Every row has the same prompt, or none: check how its column is read."
+            return Finding(name, WARN, "one prompt", "several", advice)
         share, most = float(asked.isin(seen).mean()), 0.01
     elif data is not None:
         seen = {_fingerprint(ids) for ids in setup.ids(take(setup.trainer.train_dataset, SAME_ROWS))}

@@ -1,4 +1,4 @@
-"""The order in which findings are told: FAIL before WARN, and within a status what costs most first."""
+"""The order in which findings are told: FAIL before WARN; within a status, causes first and what costs little last."""
 
 import math
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 STATUSES = ("FAIL", "WARN", "PASS", "not checked")
 
 # Nats a row that the faults behind an alarm of this check cost: the test loss of a set-up with the fault, minus that of
-# its healthy twin, in `make doctor-bench` (benchmarks/README.md). Only what was measured there stands here.
+# its healthy twin; the median in `make doctor-bench`, half of the faults (benchmarks/doctor_bench.json has the same).
 COST: dict[str, float] = {}
+MUCH = 0.1  # what costs less is told last; by finer steps, what follows from a fault was often told before its cause
 
-# Where nothing is measured: what ends the training first; then the order that the checks have in the posted notebook,
-# along the way of the data, causes before what they entail. A check without a figure counts as much as the nearest one
-# with a figure before it in this list; where there is none, it comes before all that have one.
+# Otherwise: what ends the training first; then the order that the checks have in the posted notebook,
+# along the way of the data, causes before what they entail.
 ORDER = (
     "first step",
     # Text, labels, split
@@ -26,6 +26,7 @@ ORDER = (
     "labels and row order",
     "signal in labels",
     "labels of both sets",
+    "ties and sides",
     "label in the text",
     "prompts on both sides",
     # Rows and batches
@@ -44,6 +45,7 @@ ORDER = (
     "sequence length",
     "embedding rows",
     "trained parts",
+    "optimizer",
     "activation",
     # Loss and learning
     "loss of known predictions",
@@ -63,7 +65,6 @@ ORDER = (
     "warmup",
     "learning rate",
     "optimizer steps",
-    "optimizer",
     "weight decay",
     "momentum",
     "dropout",
@@ -78,14 +79,11 @@ ORDER = (
 
 
 def in_order(findings: list[Any]) -> list[Any]:
-    """`Finding`s by status, then by the cost of their check; those of equal cost as `ORDER` has them."""
+    """`Finding`s by status; within one, those whose faults cost little come last; otherwise in the order of `ORDER`."""
     return sorted(findings, key=lambda finding: (STATUSES.index(finding.status), *place(finding.check)))
 
 
-def place(check: str) -> tuple[float, int]:
-    """What to sort checks by: less is told earlier. A check that `ORDER` does not know comes last."""
-    if check not in ORDER:
-        return (-COST.get(check, 0.0), len(ORDER))
-    number = ORDER.index(check)
-    known = [COST[name] for name in ORDER[: number + 1] if name in COST]
-    return (-known[-1] if known else -math.inf, number)
+def place(check: str) -> tuple[bool, int]:
+    """What to sort checks by: less is told earlier. A check without a figure counts as one that costs much; one that
+    `ORDER` does not know comes last."""
+    return COST.get(check, math.inf) < MUCH, ORDER.index(check) if check in ORDER else len(ORDER)

@@ -14,6 +14,7 @@ from src_py.doctor.repair import Repair, propose
 from src_py.doctor.rows import LABEL_NAMES, CannotRead, column, ids_of, take
 from src_py.doctor.settings import UserSettings, ours, setting, user_settings
 from src_py.doctor.targets import Targets, predict, predictions, read_targets
+from src_py.doctor.texts import known_texts
 from src_py.errors import InputError
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "not checked"
@@ -128,6 +129,14 @@ class Setup:
     def sample_ids(self) -> list[list[list[int]]]:
         """Token ids of the sample's rows without padding: two sequences a row for pairwise, one otherwise."""
         return self.ids(self.sample)
+
+    @cached_property
+    def sample_texts(self) -> list[str] | None:
+        """See `texts.known_texts`."""
+        if not self.reads_tokens:
+            return None
+        data, tokenizer = self.trainer.train_dataset, self.tokenizer
+        return known_texts(data, self.sample, self.seed, self.sample_ids, tokenizer, self.train)
 
     def ids(self, rows: list) -> list[list[list[int]]]:
         """See `rows.ids_of`."""

@@ -39,12 +39,17 @@ def take(dataset, count: int, seed: int | None = None) -> list:
         raise InputError("The Trainer has no training rows; pass train_dataset.")
     rows = row_count(dataset)
     if rows is not None and hasattr(dataset, "__getitem__"):
-        order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
-        return [dataset[int(i)] for i in order[:count]]
+        return [dataset[int(i)] for i in positions(rows, count, seed)]
     inside = getattr(dataset, "__dict__", {}).values()
     if hasattr(dataset, "__next__") or any(hasattr(thing, "__next__") for thing in inside):
         raise CannotRead("the stream can be read only once")
     return list(islice(dataset, count))
+
+
+def positions(rows: int, count: int, seed: int | None = None) -> np.ndarray:
+    """Which rows of a dataset of so many `take` returns."""
+    order = np.arange(rows) if seed is None else np.random.default_rng(seed).permutation(rows)
+    return order[:count]
 
 
 def column(dataset, names: Iterable[str], most: int) -> np.ndarray | None:

@@ -36,9 +36,15 @@ def untouched(trainer) -> Iterator[None]:
     if trainer.optimizer is not None and trainer.optimizer.state:
         optimizer_state = _on_host(trainer.optimizer.state_dict())
     restore = [*_global_states(), *_held_states(trainer)]
+    # A forward pass chooses `problem_type` by the labels, and keeps it.
+    configs = {id(config): config for module in modes if (config := getattr(module, "config", None)) is not None}
+    settings = [(vars(config), dict(vars(config))) for config in configs.values() if hasattr(config, "__dict__")]
     try:
         yield
     finally:
+        for held, before in settings:
+            held.clear()
+            held.update(before)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -53,6 +59,21 @@ def untouched(trainer) -> Iterator[None]:
             trainer.optimizer.load_state_dict(optimizer_state)
         for put_back in restore:
             put_back()
+
+
+@contextmanager
+def tokenizer_untouched(tokenizer) -> Iterator[None]:
+    """Restore how a fast tokenizer truncates and pads, which each call of it sets anew: `datasets` caches by it."""
+    backend = getattr(tokenizer, "_tokenizer", None)
+    if backend is None or not hasattr(backend, "no_truncation"):
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 @contextmanager

@@ -123,8 +123,25 @@ def shuffled(s):
     s.train = s.train.assign(label=np.random.default_rng(0).permutation(s.train["label"]))
 
 
+def off_by_one(s):
+    s.train, s.valid = (table.assign(label=(table["label"] + 1) % 3) for table in (s.train, s.valid))
+
+
+def no_prompts(s):
+    s.train, s.valid = (table.assign(prompt=[[""]] * len(table)) for table in (s.train, s.valid))
+
+
 def leak(s):
     s.valid = s.train[:200].reset_index(drop=True)
+
+
+def offset(s):
+    """Every token is its neighbour in the vocabulary."""
+
+    def edit(data):
+        return data.map(lambda row: {"sequences": [[i if i < 8 else i - 1 for i in ids] for ids in row["sequences"]]})
+
+    s.edit_data = edit
 
 
 def half_weights(s):
@@ -217,7 +234,9 @@ FAULTS = {
     "rows mostly cut": ("FAIL", attribute(max_length=16), "CFG.max_length"),
     "unknown tokens": ("FAIL", upper_case, "CFG.model_dir"),
     "labels": ("FAIL", lambda s: s.__dict__.update(train=s.train.assign(label=0)), "winner columns"),
+    "tokens of the text": ("WARN", offset, "offset"),
     "signal in labels": ("WARN", shuffled, "shuffled"),
+    "ties and sides": ("WARN", off_by_one, "off by one"),
     "prompts on both sides": ("FAIL", leak, "Split by prompt"),
     "weights": ("FAIL", half_weights, "dtype=torch.float32"),
     "gradients": ("FAIL", detached, "graph cut"),
@@ -274,6 +293,23 @@ def test_exactly_the_right_check_names_the_fault(setup, check):
         with pytest.raises(InputError, match=re.escape(check)):
             report.stop_on_failure()
         report.stop_on_failure(stop=False)
+
+
+def test_prompts_that_are_empty_are_not_a_wrong_split(setup):
+    no_prompts(setup)
+    found = setup.check()["prompts on both sides"]
+    assert (found.status, "how its column is read" in found.advice) == ("WARN", True)
+
+
+def test_half_precision_weights_do_not_hide_a_wrong_loss(setup):
+    def edit(trainer):
+        trainer.compute_loss = lambda model, inputs, **_: model(**inputs)["logits"].square().mean()
+
+    half_weights(setup)
+    setup.edit_trainer = edit
+    report = setup.check()
+    assert set(report.failed()) == {"weights", "loss of known predictions"}
+    assert report["gradients, memory"].status == "not checked"
 
 
 @pytest.mark.slow

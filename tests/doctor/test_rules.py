@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from transformers import BertForSequenceClassification
 
 from src_py.doctor.checks_agree import (
@@ -27,7 +28,7 @@ from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
 from src_py.doctor.checks_loss import check_loss_of_known_predictions
 from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
-from src_py.doctor.checks_text import check_tokens_per_character
+from src_py.doctor.checks_text import check_signal_in_labels, check_tokens_per_character
 from src_py.doctor.findings import Setup
 from src_py.doctor.untouched import untouched
 from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
@@ -124,6 +125,14 @@ def test_a_collator_that_is_wrong(tmp_path, check, collator):
 def test_a_mean_over_the_wrong_axis(tmp_path):
     def edit(trainer):
         trainer.model.bert.pooler.register_forward_hook(lambda module, inputs, out: out + out.mean(0, keepdim=True))
+
+    said = {finding.check: finding.status for finding in found(_alone_or_not_checked, tmp_path, edit)}
+    assert said["rows of a batch"] in ("FAIL", "WARN")
+
+
+def test_a_row_that_gets_a_part_of_the_row_before_it(tmp_path):
+    def edit(trainer):
+        trainer.model.bert.pooler.register_forward_hook(lambda module, inputs, out: out + out.roll(1, 0))
 
     said = {finding.check: finding.status for finding in found(_alone_or_not_checked, tmp_path, edit)}
     assert said["rows of a batch"] in ("FAIL", "WARN")
@@ -282,6 +291,8 @@ class Words:
         return " ".join("<p>" if i == 9 else f"word{i}" for i in ids)
 
     def __call__(self, text, **_):
+        if isinstance(text, list):
+            return {"input_ids": [self(one)["input_ids"] for one in text]}
         return {"input_ids": [9 if word == "<p>" else int(word[4:]) % 50 for word in text.split()]}
 
 
@@ -295,6 +306,72 @@ def test_markup_and_tokens_of_another_tokenizer(tmp_path):
     assert [status(check_markup, rows) for rows in (few, pages)] == ["PASS", "WARN"]
     other = [row | {"input_ids": [i + 55 for i in row["input_ids"]]} for row in few]
     assert [status(check_round_trip, rows) for rows in (few, other)] == ["PASS", "WARN"]
+
+
+def test_text_beside_the_tokens_is_read_where_the_tokens_were_made_from_it(tmp_path):
+    def said(check, change=lambda ids: ids, **columns):
+        rows = []
+        for number, row in enumerate(ROWS):
+            ids = [i % 40 + 10 for i in row["input_ids"]]
+            text = Words().decode(ids)
+            rows.append(row | {"input_ids": change(ids)} | {k: v(number, text) for k, v in columns.items()})
+        return check(Setup(plain_trainer(tmp_path, train=rows), Words()))
+
+    def next_one(ids):
+        return [i + 1 for i in ids]
+
+    text = {"text": lambda number, text: text}
+    halves = {"a": lambda number, text: text[: len(text) // 14 * 7 - 1], "b": lambda number, text: "word11 word12"}
+    tagged, link = {"text": lambda _, text: f"<p> {text} <p>"}, {"id": lambda number, _: "word10 " * 40}
+    assert said(check_round_trip, **text).status == "PASS"
+    assert "+1" in said(check_round_trip, next_one, **text).measured
+    assert said(check_round_trip, next_one).status == "PASS"  # each id is a word of the tokenizer
+    for other in (link, halves, {"summary": lambda _, text: text[:13]}):
+        assert said(check_round_trip, **other).status == "PASS"
+    assert said(check_markup, **text).status == "PASS"
+    assert said(check_markup, lambda ids: [9, *ids, 9], **tagged).status == "WARN"
+    assert said(check_markup, **tagged | {"text": lambda _, text: "<p> " * 20 + text}).status == "PASS"  # cleaned since
+
+
+def test_copies_do_not_predict_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    once = [row | {"labels": int(rng.integers(3))} for row in make_rows(450, 5)]
+    assert worst(check_signal_in_labels, tmp_path, train=once * 2) == "WARN"
+    assert worst(check_signal_in_labels, tmp_path, train=make_rows(450, 5) * 2) == "PASS"
+
+
+def test_a_sampler_that_draws_with_replacement_uses_what_it_is_meant_to(tmp_path):
+    def status(sampler):
+        def edit(trainer):
+            trainer._get_train_sampler = lambda *_: sampler
+
+        return {f.check: f.status for f in found(check_steps_rows, tmp_path, edit)}["rows used"]
+
+    weights = torch.ones(len(ROWS))
+    weights[:16] = 20.0
+    assert status(WeightedRandomSampler(weights, len(ROWS))) == "PASS"
+    assert status(RandomSampler(ROWS, replacement=True)) == "PASS"
+    assert status(SubsetRandomSampler([*range(20)] * 8)) == "FAIL"
+
+
+def test_metrics_of_numpy_s_numbers_are_numbers(tmp_path):
+    def status(metric):
+        options = {"compute_metrics": metric}
+        return check_metrics(Setup(plain_trainer(tmp_path, train=ROWS, trainer_options=options))).status
+
+    def right(p):
+        return (p.predictions.argmax(1) == p.label_ids).mean()
+
+    assert status(lambda p: {"rows": 60, "accuracy": np.float32(right(p))}) == "PASS"
+    assert status(lambda p: {"accuracy": np.float32(0.5)}) == "FAIL"
+    assert status(lambda p: {"matrix": np.eye(2)}) == "not checked"
+
+
+def test_what_a_forward_pass_writes_into_the_configuration_is_taken_back(tmp_path):
+    trainer = plain_trainer(tmp_path, train=[row | {"labels": [1.0, 0.0, 0.0]} for row in ROWS])
+    with untouched(trainer):
+        trainer.model.config.problem_type = "multi_label_classification"
+    assert trainer.model.config.problem_type is None
 
 
 def test_a_part_that_has_no_rate_is_named(tmp_path):

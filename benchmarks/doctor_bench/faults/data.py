@@ -49,7 +49,7 @@ def labels_shuffled(case):
     labels(case, lambda old, rng: rng.permutation(old))
 
 
-@fault("data")
+@fault("data", before=("ties and sides",))
 def labels_off_by_one(case):
     """Class 0 is called 1, and so on round: consistent in itself, wrong on the test rows."""
     labels(case, lambda old, rng: (old + 1) % case.classes)
