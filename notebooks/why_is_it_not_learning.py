@@ -148,7 +148,7 @@ if cfg.try_remedies:
 # %%
 from scipy.special import softmax
 
-from src_py.doctor import judge_training, verdict_banner, watch
+from src_py.doctor import check_eval_rows, judge_training, verdict_banner, watch
 from src_py.evaluation import history_table
 from src_py.kaggle import say
 from src_py.pairs import prompt_key
@@ -161,11 +161,12 @@ else:
     yours = check_before_training(trainer, tokenizer, train, valid)
     display(yours)
     yours.stop_on_failure()
+    check_eval_rows(trainer, valid)
     watch(trainer)
     trainer.train()
     predicted = softmax(trainer.predict(trainer.eval_dataset).predictions, axis=1)
     history = history_table(trainer.state.log_history)
-    verdict = judge_training(train, valid, predicted, prompt_key(valid), history)
+    verdict = judge_training(train, valid, predicted, prompt_key(valid), history, trainer=trainer)
     display(verdict_banner({"your Trainer": verdict}))
     say(verdict)
     display(verdict.table)
