@@ -3,13 +3,12 @@
 *Posted* are the settings of the notebook in the forum thread "DeBERTa is not learning patterns?".
 """
 
-import difflib
 import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 from src_py.ablation.levers import LEVERS
-from src_py.config import Settings, parse_value
+from src_py.config import Settings, parse_value, suggest
 from src_py.errors import InputError
 from src_py.model.preference import ModelSettings, check_options
 from src_py.pairs.encode import Reading
@@ -127,8 +126,7 @@ def _changes(name: str, part: str) -> list[tuple[str, Any]]:
     field, given, text = part.partition("=")
     changes = {field: text} if given else LEVERS[part].changes
     for field in changes.keys() - known.keys():
-        nearest = difflib.get_close_matches(field, known, n=1, cutoff=0.0)
-        raise InputError(f"CFG.arms: {name!r} sets {field}, which no arm can change; did you mean {nearest[0]!r}?")
+        raise InputError(f"CFG.arms: {name!r} sets {field}, which no arm can change; {suggest(field, known)}")
     if given:
         try:
             return [(field, parse_value(field, text, known[field]))]
