@@ -102,7 +102,7 @@ from IPython.display import HTML, Markdown, display
 from src_py.ablation import (
     LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
     ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs,
-    finished_model, lever_table, list_trials, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
+    finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
     plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, submission_arm, time_trials,
     write_record,
 )  # fmt: skip
@@ -294,7 +294,10 @@ if outcomes:
     repair_figure = plot_repairs(repairs)
     if repair_figure:
         save_figure(repair_figure, output / file_name("repairs.png", debug_size))
-        display(repair_figure, repairs.round(4))
+        main = repairs["rows"] == main_size(repairs)
+        display(repair_figure, HTML(as_html(repairs[main].round(4))))
+        if not main.all():
+            display(HTML(folded("Repairs at the other sizes", repairs[~main].round(4))))
 
 # %% [markdown]
 # Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and

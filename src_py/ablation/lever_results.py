@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from src_py.ablation.answer import Answer, learns, reads
 from src_py.ablation.arms import has_levers, parse_arm
 from src_py.ablation.problem import Outcome, Problem, Trial
-from src_py.ablation.results import Comparison, compare, minutes_of
+from src_py.ablation.results import Comparison, compare, main_size, minutes_of
 from src_py.evaluation.style import BLUE, VERMILION, new_figure
 
 BETTER, WORSE, NONE, UNKNOWN = "better", "worse", "no difference seen", "cannot tell"
@@ -62,7 +62,7 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
     and without it; None for an empty table."""
     if table.empty:
         return None
-    size = table["rows"].mode().iloc[0]
+    size = main_size(table)
     rows = table[table["rows"] == size].sort_values("gain", ignore_index=True)
     costs = [name for name in ("minutes", "memory GB") if name in rows]
     figure, (axes, *beside) = new_figure(

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
 from src_py.ablation.curves import PERCENT, LearningCurve
+from src_py.ablation.results import main_size
 from src_py.evaluation.style import BLUE, DASHES, MARKERS, ORANGE, PALETTE, new_figure
 from src_py.kaggle.files import writing
 
@@ -78,11 +79,10 @@ def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:
 
 
 def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
-    """What each repair is worth in nats, with its 95 % interval, at the size with most repairs measured; None if none
-    was measured."""
+    """What each repair is worth in nats, with its 95 % interval, at the `main_size`; None if none was measured."""
     if repairs.empty:
         return None
-    size = repairs["rows"].mode().iloc[0]
+    size = main_size(repairs)
     rows = repairs[repairs["rows"] == size]
     names = list(dict.fromkeys(rows.sort_values("worth")["repair"]))
     figure, axes = new_figure(figsize=(8.5, 1.5 + 0.45 * len(names)))

@@ -174,7 +174,8 @@ def name_control(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
-    """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
+    """What each repair is worth at each size, the largest first: added to the posted settings, and taken from the
+    recipe."""
     rows = []
     for arm, size, as_rows in _by_group(problem, outcomes):
         if as_rows or arm in ("posted", "recipe") or has_levers(arm):
@@ -186,7 +187,14 @@ def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFra
             how = "added to posted" if sign == "+" else "taken from recipe"
             rows.append((arm.split(sign, 1)[1], how, size, *found))
     columns = ["repair", "how", "rows", "worth", "at least", "at most", "seeds"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["rows", "how", "worth"], ignore_index=True)
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        ["rows", "how", "worth"], ascending=[False, True, False], ignore_index=True
+    )
+
+
+def main_size(table: pd.DataFrame) -> int:
+    """The size that most rows of a table are about; of several the largest, as on few rows nothing may be learned."""
+    return int(table["rows"].mode().max())
 
 
 def _group(trial: Trial) -> Group:

@@ -11,6 +11,7 @@ from src_py.ablation.results import (
     baselines,
     compare,
     curve_table,
+    main_size,
     mean_interval,
     name_control,
     repair_table,
@@ -65,6 +66,17 @@ def test_repairs_are_compared_on_the_same_seeds(problem, outcome):
     assert compare(problem, outcomes, ("recipe", 50, 0), ("recipe", 99, 0)) is None
     assert plot_repairs(repair_table(problem, outcomes)) is not None
     assert plot_repairs(repair_table(problem, {})) is None
+
+
+def test_repairs_are_shown_at_the_largest_of_the_sizes_that_have_most(problem, outcome):
+    """On few rows nothing learns, and no repair is worth anything."""
+    arms = ("posted", "posted+pairwise", "posted+batch")
+    outcomes = {Trial(arm, rows, 0): outcome(0.1) for arm in arms for rows in (20, 60, 200)}
+    del outcomes[Trial("posted+batch", 200, 0)]
+    repairs = repair_table(problem, outcomes)
+    assert repairs["rows"].tolist() == [200, 60, 60, 20, 20]
+    assert main_size(repairs) == 60
+    assert plot_repairs(repairs).axes[0].get_title() == "What each repair is worth at 60 rows"
 
 
 def test_the_lines_to_beat_are_those_of_the_validation_rows(problem):
