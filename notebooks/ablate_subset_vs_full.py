@@ -103,8 +103,8 @@ from src_py.ablation import (
     LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
     ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs,
     finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
-    plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, submission_arm, time_trials,
-    write_record,
+    plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, steps_view, submission_arm,
+    time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table, folded
@@ -268,7 +268,7 @@ if outcomes:
     display(figure, Markdown(answered.opening))
     if answered.steps is not None:
         write_csv(output / file_name("next_steps.csv", debug_size), answered.steps)
-        display(HTML(as_html(answered.steps.round(4))))
+        display(HTML(as_html(steps_view(answered.steps))))
     display(Markdown(answered.rest))
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
@@ -346,13 +346,14 @@ display(clock.table())
 # %% [markdown]
 # ## What to change next
 #
-# - **Nothing learns, at any size**: run `finetune_deberta`; its doctor names the fault.
+# - **Nothing learns, at any size**: run `why_is_it_not_learning`, which names the fault.
 # - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
 #   `seeds`, attach this run's output and run again: finished trials are not repeated.
 # - **What else brings the loss down?** `preset = "levers"`, with `lever_rows` and `seeds` that fit `budget_minutes`.
 # - **Control arm and repairs before further seeds?** `order = "fixed"`.
 # - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
-# - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
+# - **Your own settings against the recipe**: put an arm such as `recipe+epochs=4` or `recipe+layer_decay=1.0` between
+#   the first and the last of `arms`: these two are compared, and the next steps are those of the last.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
 # - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and

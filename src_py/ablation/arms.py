@@ -114,6 +114,15 @@ def lever_arm(lever: str) -> str:
     return f"recipe+{lever}"
 
 
+def with_epochs(name: str, epochs: float) -> str | None:
+    """The arm with this number of epochs in place of its own; None where it has none that can be set."""
+    kept = "".join(part for part in _CHANGE.split(name) if not part.startswith("+epochs="))
+    try:
+        return parse_arm(f"{kept}+epochs={epochs:g}").name
+    except InputError:
+        return None
+
+
 def has_levers(name: str) -> bool:
     """Whether the arm is one with levers or settings of its own."""
     arm = parse_arm(name)
