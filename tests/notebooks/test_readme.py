@@ -96,7 +96,7 @@ def test_the_remedies_demo_goes_from_a_constant_to_a_model_that_learns():
     assert tried.loc["as posted", "verdict"] == "constant predictor"
     assert {"+ line break kept whole", "+ parts cut separately", "+ 16 rows a step", "+ warmup"} <= set(tried.index)
     assert tried["log loss"].notna().all()
-    assert tried.loc["recipe", "below constant"] > 0 > tried.loc["as posted", "below constant"] - 0.01
+    assert tried.loc["recipe", "to constant"] < 0 < tried.loc["as posted", "to constant"] + 0.01
     assert not (out / "submission.csv").exists()
     assert "There is no Trainer of yours yet" in done.stdout + done.stderr
     assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 1
