@@ -100,17 +100,17 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from src_py.ablation import (
-    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
-    ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs,
-    finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
-    plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, steps_view, submission_arm,
-    time_trials, write_record,
+    HOW_TO_READ_LEVERS, LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer,
+    answer_levers, apply_preset, ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget,
+    find_answered, find_runs, finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan,
+    plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table, run_trials, save_figure,
+    split_rows, steps_view, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table, folded
 from src_py.kaggle import (
-    Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, say, start_session, visible_gpus,
-    write_csv, write_text,
+    Clock, FoldedLog, Paths, RunSettings, choose_precision, describe_hardware, find_extra, say, start_session,
+    visible_gpus, write_csv, write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
 from src_py.pairs import (
@@ -217,7 +217,7 @@ if not finished:
 # most, for its minutes, what the curves leave open: is the last arm better than the first, and what would twice the
 # data bring? When that is settled, the control arm, the repairs and further seeds follow. No trial may take more than a
 # quarter of the time that is left. The folded table has all trials; the *control arm* trains a subset for as many steps
-# as `steps of rows` rows get. `left out` counts trials that may not fit the time.
+# as `steps of rows` rows get ("own": its own number of rows). `left out` counts trials that may not fit the time.
 
 # %%
 gpus = visible_gpus()
@@ -241,14 +241,18 @@ clock.mark("Check before training")
 # %%
 arm, failed = submission_arm(grid.arms), {}
 if not finished:
-    failed = run_trials(problem, planned, store, clock.limit, gpus, arm, ask(problem, grid, sizes))
+    log = FoldedLog()
+    question = ask(problem, grid, sizes)
+    failed = run_trials(problem, planned, store, clock.limit, gpus, arm, question, log, log.warn)
+    log.fold("Every trial as it ended")
 clock.mark("Grid")
 
 # %% [markdown]
 # The curve against the constant predictor's line is the answer to "does it learn?". Error bars show the spread over
 # seeds; each dot is one trained model. Solid: the arm's own epochs; dashed: the control arm; dotted: the fitted curve in
-# its band, and as a diamond what the curve without its largest size foretold of that. Below the picture: the answer,
-# what each next step would bring and cost, and what all of it rests on. What was not measured has no figure.
+# its band, and as a diamond what the curve without its largest size foretold of that. Losses far above the constant
+# predictor's are arrows with the figure. Below the picture: the answer, what each next step would bring and cost, and
+# what all of it rests on. What was not measured has no figure.
 
 # %%
 if debug_size:
@@ -299,13 +303,6 @@ if outcomes:
         if not main.all():
             display(HTML(folded("Repairs at the other sizes", repairs[~main].round(4))))
 
-# %% [markdown]
-# Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
-# seeds, `unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which
-# kind was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more
-# seeds. `features_off` takes something from the recipe: a gain below zero says that its counts of length and format help.
-# The grey bars are what a trial costs.
-
 # %%
 if outcomes and levers:
     worth = lever_table(problem, outcomes)
@@ -313,7 +310,7 @@ if outcomes and levers:
     lever_figure = plot_levers(worth)
     if lever_figure:
         save_figure(lever_figure, output / file_name("levers.png", debug_size))
-        display(lever_figure, worth.round(4))
+        display(Markdown(HOW_TO_READ_LEVERS), lever_figure, HTML(as_html(worth.round(4))))
 
 # %% [markdown]
 # `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above `log loss`

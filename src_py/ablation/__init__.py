@@ -5,7 +5,7 @@ from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
 from src_py.ablation.holdout import add_files, split_rows
-from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
+from src_py.ablation.lever_results import HOW_TO_READ_LEVERS, answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS
 from src_py.ablation.next_step import steps_view
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure

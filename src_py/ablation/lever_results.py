@@ -10,6 +10,11 @@ from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Comparison, compare, main_size, minutes_of
 from src_py.evaluation.style import BLUE, VERMILION, new_figure
 
+HOW_TO_READ_LEVERS = """`gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and seeds,
+`unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which kind
+was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more seeds.
+`features_off` takes something from the recipe: a gain below zero says that its counts of length and format help. The
+grey bars are what a trial costs."""
 BETTER, WORSE, NONE, UNKNOWN = "better", "worse", "no difference seen", "cannot tell"
 KINDS = {"": "rows like the training rows", "unseen ": "rows of a kind that training has not seen"}
 _LOOKS = {"": (BLUE, "o"), "unseen ": (VERMILION, "s")}

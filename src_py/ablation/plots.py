@@ -13,6 +13,8 @@ from src_py.ablation.results import main_size
 from src_py.evaluation.style import BLUE, DASHES, MARKERS, ORANGE, PALETTE, new_figure
 from src_py.kaggle.files import writing
 
+ABOVE = 0.1  # nats above the constant predictor where the picture of the curves ends
+
 
 def plot_curves(
     curve: pd.DataFrame,
@@ -55,6 +57,7 @@ def plot_curves(
             _draw_law(axes, arm, laws[arm], color)
     for dashes, (name, value) in zip(DASHES, lines.items()):
         axes.axhline(value, color="black", linestyle=dashes, linewidth=1, label=f"{name} {value:.4f}")
+    _cut_off_far_above(axes, curve, max(lines.values(), default=np.inf))
     for name, size in (marks or {}).items():
         axes.axvline(size, color="0.7", linewidth=1)
         axes.text(size, axes.get_ylim()[0], f" {name}", rotation=90, va="bottom", ha="right", color="0.4")
@@ -64,6 +67,20 @@ def plot_curves(
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # within, it would hide curves
     return figure
+
+
+def _cut_off_far_above(axes: Axes, curve: pd.DataFrame, line: float) -> None:
+    """Losses far above what predicts nothing would squeeze all others: an arrow with the figure stands for them."""
+    top = line + ABOVE
+    far = curve[curve["log loss"] > top]
+    if far.empty or axes.get_ylim()[1] <= top:
+        return
+    axes.set_ylim(top=top)
+    for rows, loss in zip(far["rows"], far["log loss"]):
+        arrow = {"arrowstyle": "->", "color": "0.3"}
+        axes.annotate(
+            f"{loss:.2f}", (rows, top), (0, -28), textcoords="offset points", ha="center", color="0.3", arrowprops=arrow
+        )
 
 
 def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:

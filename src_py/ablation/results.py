@@ -165,11 +165,11 @@ def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group)
 
 def name_control(table: pd.DataFrame) -> pd.DataFrame:
     """A table for readers: the control arm is named in the column `arm`, `as_rows` becomes `steps of rows`, which is
-    empty for the own epochs, and the other columns are in words."""
+    "own" for the own epochs, and the other columns are in words."""
     words = table.rename(columns=lambda name: name.replace("_", " "))
     control = words["as rows"] > 0
     arms = words["arm"].where(~control, words["arm"] + " (control arm)")
-    steps = words["as rows"].astype("Int64").where(control)
+    steps = words["as rows"].map("{:,}".format).where(control, "own")
     return words.assign(arm=arms, **{"as rows": steps}).rename(columns={"as rows": "steps of rows"})
 
 

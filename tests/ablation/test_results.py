@@ -100,6 +100,21 @@ def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
     assert band.get_paths()[0].vertices[:, 0].max() == pytest.approx(320)
 
 
+def test_a_loss_far_above_the_constant_predictor_does_not_squeeze_the_others(problem, outcome):
+    outcomes = {Trial("recipe", rows, 0): outcome(0.3) for rows in (20, 40)} | {Trial("posted", 40, 0): outcome(-3.0)}
+    tables = curve_table(problem, outcomes), results_table(problem, outcomes)
+    worst = tables[0]["log loss"].max()
+    axes = plot_curves(*tables, ("recipe", "posted"), {"constant predictor": 1.1}, {}).axes[0]
+    assert worst > 1.3
+    assert axes.get_ylim()[1] == pytest.approx(1.2)
+    assert [text.get_text() for text in axes.texts] == [f"{worst:.2f}"]
+    near = {Trial("recipe", rows, 0): outcome(0.3) for rows in (20, 40)}
+    tables = curve_table(problem, near), results_table(problem, near)
+    axes = plot_curves(*tables, ("recipe",), {"constant predictor": 1.1}, {}).axes[0]
+    assert axes.get_ylim()[1] < 1.2
+    assert not axes.texts
+
+
 def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_path):
     outcomes = {Trial("recipe", rows, 0): outcome(0.5) for rows in (20, 60)}
     tables = curve_table(problem, outcomes), results_table(problem, outcomes)
@@ -114,5 +129,5 @@ def test_tables_for_readers_name_the_control_arm(problem, outcome):
     outcomes = {Trial("recipe", 50, 0): outcome(0.5), Trial("recipe", 50, 0, as_rows=100): outcome(0.5)}
     table = name_control(curve_table(problem, outcomes))
     assert table["arm"].tolist() == ["recipe", "recipe (control arm)"]
-    assert table["steps of rows"].isna().tolist() == [True, False]
+    assert table["steps of rows"].tolist() == ["own", "100"]
     assert "log loss" in name_control(results_table(problem, outcomes))
