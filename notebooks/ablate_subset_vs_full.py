@@ -103,8 +103,8 @@ from src_py.ablation import (
     HOW_TO_READ_LEVERS, LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer,
     answer_levers, apply_preset, ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget,
     find_answered, find_runs, finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan,
-    plan_table, plot_curves, plot_levers, plot_repairs, repair_table, results_table, run_trials, save_figure,
-    split_rows, steps_view, submission_arm, time_trials, write_record,
+    plan_table, plot_curves, plot_levers, plot_repairs, repair_table, repair_view, results_table, run_trials,
+    save_figure, split_rows, steps_view, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table, folded
@@ -299,9 +299,9 @@ if outcomes:
     if repair_figure:
         save_figure(repair_figure, output / file_name("repairs.png", debug_size))
         main = repairs["rows"] == main_size(repairs)
-        display(repair_figure, HTML(as_html(repairs[main].round(4))))
+        display(repair_figure, HTML(as_html(repair_view(repairs[main]))))
         if not main.all():
-            display(HTML(folded("Repairs at the other sizes", repairs[~main].round(4))))
+            display(HTML(folded("Repairs at the other sizes", repair_view(repairs[~main]))))
 
 # %%
 if outcomes and levers:

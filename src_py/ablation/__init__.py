@@ -26,7 +26,15 @@ from src_py.ablation.remedy_runs import (
     run_step,
     tried_table,
 )
-from src_py.ablation.results import baselines, curve_table, main_size, name_control, repair_table, results_table
+from src_py.ablation.results import (
+    baselines,
+    curve_table,
+    main_size,
+    name_control,
+    repair_table,
+    repair_view,
+    results_table,
+)
 from src_py.ablation.schedule import (
     GridSettings,
     apply_preset,

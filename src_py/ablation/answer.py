@@ -172,11 +172,15 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
     small, (large, code) = int(own_sizes(curve, old)["rows"].min()), compared[-1]
     data = compare(problem, outcomes, (old, small, 0), (old, large, 0)) if small < large else None
     figures = [f"at the same {large:,} rows {new} is {_gain(code)}"]
-    if data and _alike(data):
-        interval = f"{data.at_least:+.3f} to {data.at_most:+.3f}; {_seeds(data)}"
-        figures.append(f"{_times(large / small)} the rows changed nothing for {old} ({interval})")
-    elif data:
-        figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
+    if data:
+        interval = f"{data.at_least:+.3f} to {data.at_most:+.3f}, 95 %; {_seeds(data)}"
+        rows = f"{_times(large / small)} the rows"
+        if _alike(data):
+            figures.append(f"{rows} changed nothing for {old} ({interval})")
+        elif data.at_least <= 0 <= data.at_most:
+            figures.append(f"what {rows} change for {old} cannot be told (gain {interval})")
+        else:
+            figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
     more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
     both_learn = [learned(curve, arm, large) for arm in (old, new)]
     data_helps = data is not None and better(data) and both_learn[0]

@@ -56,7 +56,7 @@ def steps_view(table: pd.DataFrame) -> pd.DataFrame:
         "" if np.isnan(row.gain) else f"{row.gain:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
         for row in table.itertuples()
     ]
-    minutes = ["" if np.isnan(hours) else f"{60 * hours:,.{0 if hours > 1 / 6 else 1}f}" for hours in table["hours"]]
+    minutes = ["" if np.isnan(hours) else _minutes(60 * hours) for hours in table["hours"]]
     saved = f"log loss saved, nats ({PERCENT})"
     return pd.DataFrame({"step": table["option"], saved: gains, "minutes": minutes, "note": table["note"]})
 
@@ -204,6 +204,10 @@ def _hours(outcomes: dict[Trial, Outcome], group: Group, training: float = 1.0, 
 
 def _group(trial: Trial) -> Group:
     return trial.arm, trial.rows, trial.as_rows
+
+
+def _minutes(minutes: float) -> str:
+    return "under 0.1" if minutes < 0.1 else f"{minutes:.1f}" if minutes < 10 else f"{minutes:,.0f}"
 
 
 def _told(gain: Forecast) -> str:

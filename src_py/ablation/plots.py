@@ -34,6 +34,7 @@ def plot_curves(
         marks: sizes to name, such as where an extra file begins.
     """
     figure, axes = new_figure(figsize=(8.5, 5.6))
+    shown = []
     for number, arm in enumerate(arms):
         color, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
         longest = int(curve[curve["arm"] == arm]["as_rows"].max()) if arm in set(curve["arm"]) else 0
@@ -41,6 +42,7 @@ def plot_curves(
             rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == as_rows)].sort_values("rows")
             if rows.empty:
                 continue
+            shown.append(rows)
             dots = results[(results["arm"] == arm) & (results["as_rows"] == as_rows)]
             axes.plot(dots["rows"], dots["log_loss"], ".", color=color, alpha=0.4)
             axes.errorbar(
@@ -57,7 +59,8 @@ def plot_curves(
             _draw_law(axes, arm, laws[arm], color)
     for dashes, (name, value) in zip(DASHES, lines.items()):
         axes.axhline(value, color="black", linestyle=dashes, linewidth=1, label=f"{name} {value:.4f}")
-    _cut_off_far_above(axes, curve, max(lines.values(), default=np.inf))
+    if shown and lines:
+        _cut_off_far_above(axes, pd.concat(shown), max(lines.values()))
     for name, size in (marks or {}).items():
         axes.axvline(size, color="0.7", linewidth=1)
         axes.text(size, axes.get_ylim()[0], f" {name}", rotation=90, va="bottom", ha="right", color="0.4")
@@ -69,17 +72,22 @@ def plot_curves(
     return figure
 
 
-def _cut_off_far_above(axes: Axes, curve: pd.DataFrame, line: float) -> None:
+def _cut_off_far_above(axes: Axes, shown: pd.DataFrame, line: float) -> None:
     """Losses far above what predicts nothing would squeeze all others: an arrow with the figure stands for them."""
     top = line + ABOVE
-    far = curve[curve["log loss"] > top]
-    if far.empty or axes.get_ylim()[1] <= top:
+    far = shown[shown["log loss"] > top]
+    if far.empty:
         return
     axes.set_ylim(top=top)
-    for rows, loss in zip(far["rows"], far["log loss"]):
-        arrow = {"arrowstyle": "->", "color": "0.3"}
+    for rows, losses in far.groupby("rows")["log loss"]:
         axes.annotate(
-            f"{loss:.2f}", (rows, top), (0, -28), textcoords="offset points", ha="center", color="0.3", arrowprops=arrow
+            ", ".join(f"{loss:.2f}" for loss in sorted(losses)),
+            (rows, top),
+            (0, -28),
+            textcoords="offset points",
+            ha="center",
+            color="0.3",
+            arrowprops={"arrowstyle": "->", "color": "0.3"},
         )
 
 

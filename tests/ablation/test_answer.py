@@ -66,7 +66,9 @@ class TestDataOrCode:
         outcomes = {Trial("posted", rows, seed): outcome(0.0, seed) for rows in (20, 160) for seed in range(3)}
         outcomes |= {Trial("recipe", rows, seed): outcome(0.9, seed) for rows in (20, 160) for seed in range(3)}
         said = text(problem, outcomes)
-        assert re.search(r", eight times the rows changed nothing for posted \(.0\.000 to .0\.000; 3 seeds\)\.", said)
+        assert re.search(
+            r", eight times the rows changed nothing for posted \(.0\.00\d to .0\.00\d, 95 %; 3 seeds\)\.", said
+        )
         assert "worse" not in said.splitlines()[0]
 
     def test_two_arms_alike_that_need_rows_are_about_data(self, problem, grid):

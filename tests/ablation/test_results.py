@@ -15,6 +15,7 @@ from src_py.ablation.results import (
     mean_interval,
     name_control,
     repair_table,
+    repair_view,
     results_table,
     row_losses,
 )  # fmt: skip
@@ -64,6 +65,10 @@ def test_repairs_are_compared_on_the_same_seeds(problem, outcome):
     assert table.loc["pairwise", "seeds"] == 1
     assert table.loc["batch", "worth"] == 0
     assert compare(problem, outcomes, ("recipe", 50, 0), ("recipe", 99, 0)) is None
+    view = repair_view(repair_table(problem, outcomes))
+    assert list(view) == ["repair", "how", "log loss saved, nats (95 %)", "rows", "seeds"]
+    worth, low, high = table.loc["pairwise", ["worth", "at least", "at most"]]
+    assert f"{worth:+.3f} ({low:+.3f} to {high:+.3f})" in view.iloc[:, 2].tolist()
     assert plot_repairs(repair_table(problem, outcomes)) is not None
     assert plot_repairs(repair_table(problem, {})) is None
 
@@ -102,6 +107,7 @@ def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
 
 def test_a_loss_far_above_the_constant_predictor_does_not_squeeze_the_others(problem, outcome):
     outcomes = {Trial("recipe", rows, 0): outcome(0.3) for rows in (20, 40)} | {Trial("posted", 40, 0): outcome(-3.0)}
+    outcomes[Trial("posted+batch", 20, 0)] = outcome(-3.0)  # not drawn
     tables = curve_table(problem, outcomes), results_table(problem, outcomes)
     worst = tables[0]["log loss"].max()
     axes = plot_curves(*tables, ("recipe", "posted"), {"constant predictor": 1.1}, {}).axes[0]
