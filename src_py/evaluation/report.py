@@ -12,6 +12,7 @@ from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.metrics import standard_error
 from src_py.evaluation.style import BLUE, DASHES, GREEN, MARKERS, PALETTE, VERMILION, legend_below, new_figure
 
+LONG_WORD = 20  # characters: longer ones, such as code, would be cut at the edge of a narrow page
 _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
 
 
@@ -63,7 +64,11 @@ def as_html(table: pd.DataFrame) -> str:
 
 def _left(text: object) -> str:
     """A cell of text, which notebooks set at the right like a number."""
-    return "" if pd.isna(text) else f'<div style="text-align:left">{escape(str(text))}</div>'
+    if pd.isna(text):
+        return ""
+    longest = max(map(len, str(text).split()), default=0)
+    breaks = ";overflow-wrap:anywhere;min-width:9em" if longest > LONG_WORD else ""
+    return f'<div style="text-align:left{breaks}">{escape(str(text))}</div>'
 
 
 def folded(title: str, table: pd.DataFrame) -> str:

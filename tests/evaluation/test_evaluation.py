@@ -151,3 +151,6 @@ def test_texts_of_a_table_stand_left_and_hold_no_markup():
     assert '<div style="text-align:left">a &lt;step&gt;</div>' in html
     assert "<td>0.5</td>" in html
     assert html.count("<td></td>") == 2
+    assert "overflow-wrap:anywhere" not in html
+    code = as_html(pd.DataFrame({"change": ["gradient_accumulation_steps=2"]}))
+    assert "overflow-wrap:anywhere" in code, "code breaks where a page is narrow"
