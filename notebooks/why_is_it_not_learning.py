@@ -145,7 +145,8 @@ if cfg.try_remedies:
 #
 # Paste the cells that make your Trainer into the cell below, above the line `if trainer is None`, and run it. The doctor
 # checks it and stops at a FAIL; the watcher ends a training that is lost; the verdict says whether it learned. `train` and
-# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same columns.
+# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same
+# columns. If the eval_dataset has another number of rows than `valid`, it is not trained.
 
 # %%
 from scipy.special import softmax
