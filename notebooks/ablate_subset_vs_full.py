@@ -101,17 +101,17 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from src_py.ablation import (
-    LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer, answer_levers, apply_preset,
-    ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget, find_answered, find_runs,
-    finished_model, lever_table, list_trials, minutes_left, name_control, plan, plan_table, plot_curves, plot_levers,
-    plot_repairs, repair_table, results_table, run_trials, save_figure, split_rows, submission_arm, time_trials,
-    write_record,
+    HOW_TO_READ_LEVERS, LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer,
+    answer_levers, apply_preset, ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget,
+    find_answered, find_runs, finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan,
+    plan_table, plot_curves, plot_levers, plot_repairs, repair_table, repair_view, results_table, run_trials,
+    save_figure, split_rows, steps_view, submission_arm, time_trials, write_record,
 )  # fmt: skip
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table, folded
 from src_py.kaggle import (
-    Clock, Paths, RunSettings, choose_precision, describe_hardware, find_extra, say, start_session, visible_gpus,
-    write_csv, write_text,
+    Clock, FoldedLog, Paths, RunSettings, choose_precision, describe_hardware, find_extra, say, start_session,
+    visible_gpus, write_csv, write_text,
 )  # fmt: skip
 from src_py.model import check_max_length, check_precision, find_encoder, predict_saved
 from src_py.pairs import (
@@ -218,7 +218,7 @@ if not finished:
 # most, for its minutes, what the curves leave open: is the last arm better than the first, and what would twice the
 # data bring? When that is settled, the control arm, the repairs and further seeds follow. No trial may take more than a
 # quarter of the time that is left. The folded table has all trials; the *control arm* trains a subset for as many steps
-# as `steps of rows` rows get. `left out` counts trials that may not fit the time.
+# as `steps of rows` rows get ("own": its own number of rows). `left out` counts trials that may not fit the time.
 
 # %%
 gpus = visible_gpus()
@@ -242,14 +242,18 @@ clock.mark("Check before training")
 # %%
 arm, failed = submission_arm(grid.arms), {}
 if not finished:
-    failed = run_trials(problem, planned, store, clock.limit, gpus, arm, ask(problem, grid, sizes))
+    log = FoldedLog()
+    question = ask(problem, grid, sizes)
+    failed = run_trials(problem, planned, store, clock.limit, gpus, arm, question, log, log.warn)
+    log.fold("Every trial as it ended")
 clock.mark("Grid")
 
 # %% [markdown]
 # The curve against the constant predictor's line is the answer to "does it learn?". Error bars show the spread over
 # seeds; each dot is one trained model. Solid: the arm's own epochs; dashed: the control arm; dotted: the fitted curve in
-# its band, and as a diamond what the curve without its largest size foretold of that. Below the picture: the answer,
-# what each next step would bring and cost, and what all of it rests on. What was not measured has no figure.
+# its band, and as a diamond what the curve without its largest size foretold of that. Losses far above the constant
+# predictor's are arrows with the figure. Below the picture: the answer, what each next step would bring and cost, and
+# what all of it rests on. What was not measured has no figure.
 
 # %%
 if debug_size:
@@ -269,7 +273,7 @@ if outcomes:
     display(figure, Markdown(answered.opening))
     if answered.steps is not None:
         write_csv(output / file_name("next_steps.csv", debug_size), answered.steps)
-        display(HTML(as_html(answered.steps.round(4))))
+        display(HTML(as_html(steps_view(answered.steps))))
     display(Markdown(answered.rest))
 elif finished and (finished / "answer.md").is_file():
     display(Markdown(f"The attached run found:\n\n{(finished / 'answer.md').read_text(encoding='utf-8')}"))
@@ -295,14 +299,10 @@ if outcomes:
     repair_figure = plot_repairs(repairs)
     if repair_figure:
         save_figure(repair_figure, output / file_name("repairs.png", debug_size))
-        display(repair_figure, repairs.round(4))
-
-# %% [markdown]
-# Levers (`preset = "levers"`): `gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and
-# seeds, `unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which
-# kind was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more
-# seeds. `features_off` takes something from the recipe: a gain below zero says that its counts of length and format help.
-# The grey bars are what a trial costs.
+        main = repairs["rows"] == main_size(repairs)
+        display(repair_figure, HTML(as_html(repair_view(repairs[main]))))
+        if not main.all():
+            display(HTML(folded("Repairs at the other sizes", repair_view(repairs[~main]))))
 
 # %%
 if outcomes and levers:
@@ -311,7 +311,7 @@ if outcomes and levers:
     lever_figure = plot_levers(worth)
     if lever_figure:
         save_figure(lever_figure, output / file_name("levers.png", debug_size))
-        display(lever_figure, worth.round(4))
+        display(Markdown(HOW_TO_READ_LEVERS), lever_figure, HTML(as_html(worth.round(4))))
 
 # %% [markdown]
 # `largest share` near 1 means that the model gives all rows the same label; a `last log loss` far above `log loss`
@@ -344,13 +344,14 @@ display(clock.table())
 # %% [markdown]
 # ## What to change next
 #
-# - **Nothing learns, at any size**: run `finetune_deberta`; its doctor names the fault.
+# - **Nothing learns, at any size**: run `why_is_it_not_learning`, which names the fault.
 # - **The intervals include zero**: more `seeds`, or more `valid_rows` (which trains all trials again). With more
 #   `seeds`, attach this run's output and run again: finished trials are not repeated.
 # - **What else brings the loss down?** `preset = "levers"`, with `lever_rows` and `seeds` that fit `budget_minutes`.
 # - **Control arm and repairs before further seeds?** `order = "fixed"`.
 # - **Are extra rows worth it?** Name the files in `extra_files`: the curve continues after the competition's own rows.
-# - **Your own settings against the recipe**: add an arm such as `recipe-rates` or `recipe+layer_decay=1.0` to `arms`.
+# - **Your own settings against the recipe**: put an arm such as `recipe+epochs=4` or `recipe+layer_decay=1.0` between
+#   the first and the last of `arms`: these two are compared, and the next steps are those of the last.
 # - **Quicker**: `arms = ["recipe"]`, `repairs = []`, `control = False`, a smaller `max_length`.
 # - **Scoring run**: attach this notebook's output as an input; the notebook then only predicts.
 # - **Something broke?** `docs/kaggle-errors.md` in the repository of this notebook lists the messages of Kaggle and

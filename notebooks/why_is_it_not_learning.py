@@ -65,11 +65,11 @@ class CFG:
 import os
 from pathlib import Path
 
-from IPython.display import display
+from IPython.display import HTML, display
 
 from src_py.ablation import RemedySettings, load_problem
 from src_py.config import check_config
-from src_py.evaluation import class_table
+from src_py.evaluation import as_html, class_table
 from src_py.kaggle import Paths, describe_hardware
 from src_py.pairs import excerpt
 
@@ -108,8 +108,9 @@ del trainer
 # `finetune_deberta`, which goes further than a doctor can: it reads each answer in a sequence of its own and compares the
 # two. The first table shows what is changed; the forecast says how long it takes.
 #
-# In the second table, `brings` is by how much the log loss is lower than one row above, and `+-` is half of its 95 %
-# interval: less than that is noise. Where `most given answer` is near 1, the model always says the same. In the picture, a
+# In the second table, `brings` is by how much the log loss is lower than one row above, and `± (95 %)` is half of its
+# interval: less than that is noise. `to constant` is what it has above the constant predictor, as in the log: only below
+# zero it has learned. Log losses are in nats. Where `most given answer` is near 1, the model always says the same. In the picture, a
 # training whose bar lies left of the constant predictor's line has learned something. One remedy often brings nothing while
 # another fault remains.
 
@@ -120,13 +121,14 @@ from src_py.kaggle import say, write_csv
 
 if cfg.try_remedies:
     steps, report = plan_steps(problem, posted, checked)
-    display(steps_table(steps))
-    say(describe_left(report), describe_forecast(forecast_steps(problem, steps)))
+    display(HTML(as_html(steps_table(steps).reset_index())))
+    say(*describe_left(report), "Timing each way to read and batch: a minute or more on a CPU...")
+    say(describe_forecast(forecast_steps(problem, steps)))
     tried = [run_step(problem, step) for step in steps]
     table, figure = tried_table(problem, tried), plot_tried(problem, tried)
     write_csv(output / "remedies.csv", table.reset_index())
     save_figure(figure, output / "remedies.png")
-    display(table, figure)
+    display(HTML(as_html(table.reset_index())), figure)
 
 # %% [markdown]
 # ## What to change next
@@ -144,12 +146,13 @@ if cfg.try_remedies:
 #
 # Paste the cells that make your Trainer into the cell below, above the line `if trainer is None`, and run it. The doctor
 # checks it and stops at a FAIL; the watcher ends a training that is lost; the verdict says whether it learned. `train` and
-# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same columns.
+# `valid` must be the tables behind its datasets, row for row: take those of this notebook, or your own with the same
+# columns. If the eval_dataset has another number of rows than `valid`, it is not trained.
 
 # %%
 from scipy.special import softmax
 
-from src_py.doctor import judge_training, verdict_banner, watch
+from src_py.doctor import check_eval_rows, judge_training, verdict_banner, watch
 from src_py.evaluation import history_table
 from src_py.kaggle import say
 from src_py.pairs import prompt_key
@@ -162,11 +165,12 @@ else:
     yours = check_before_training(trainer, tokenizer, train, valid)
     display(yours)
     yours.stop_on_failure()
+    check_eval_rows(trainer, valid)
     watch(trainer)
     trainer.train()
     predicted = softmax(trainer.predict(trainer.eval_dataset).predictions, axis=1)
     history = history_table(trainer.state.log_history)
-    verdict = judge_training(train, valid, predicted, prompt_key(valid), history)
+    verdict = judge_training(train, valid, predicted, prompt_key(valid), history, trainer=trainer)
     display(verdict_banner({"your Trainer": verdict}))
     say(verdict)
     display(verdict.table)

@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -119,10 +120,8 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
         if name in ("part", "values"):
             raise InputError(f"CFG.{name} is not a setting, and the helpers need that name; choose another one.")
         if name not in declared:
-            nearest = difflib.get_close_matches(name, declared, n=1, cutoff=MISSPELT)
-            nearest += [SYNONYMS[name]] if SYNONYMS.get(name) in declared else []
-            if nearest:
-                raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
+            if meant := _meant(name, declared):
+                raise InputError(f"CFG has no setting {name!r}; did you mean {meant!r}?")
             print(f"CFG.{name} is not a setting of this notebook: only your own cells can use it.")
     try:
         items = shlex.split(overrides)
@@ -136,8 +135,7 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
         if not separator:
             raise InputError(f"CFG: {item!r} is not a setting; write key=value.")
         if name not in declared:
-            nearest = difflib.get_close_matches(name, declared, n=1, cutoff=0.0)
-            raise InputError(f"CFG has no setting {name!r}; did you mean {nearest[0]!r}?")
+            raise InputError(f"CFG has no setting {name!r}; {suggest(name, declared)}")
         given[name] = parse_value(name, text, declared[name][1])
     for name, (declaration, _) in declared.items():
         if name not in given:
@@ -145,6 +143,21 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
     parts = {kind: kind(**{f.name: given[f.name] for f in fields(kind)}) for kind in kinds}
     checked = {name: value for part in parts.values() for name, value in vars(part).items()}
     return Config(given | checked, parts)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: which of the known ones it may mean, or else all of them."""
+    known = list(known)
+    meant = _meant(name, known)
+    return f"did you mean {meant!r}?" if meant else f"use one of {', '.join(known)}."
+
+
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    """What a name that is not known may mean: what it is called elsewhere, or one that is spelt like it."""
+    known = list(known)
+    if SYNONYMS.get(name) in known:
+        return SYNONYMS[name]
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=MISSPELT)), None)
 
 
 def _is_plain(value: Any) -> bool:
@@ -209,10 +222,19 @@ def _typed(name: str, value: Any, kind, prefix: str = "") -> Any:
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if type(value) is not kind:
-        raise InputError(f"CFG.{name} must be {prefix}{_KINDS[kind]}, but is {value!r}.")
+        quoted = "; remove the quotes" if isinstance(value, str) and _reads_as(value, kind) else ""
+        raise InputError(f"CFG.{name} must be {prefix}{_KINDS[kind]}, but is {value!r}{quoted}.")
     if kind is float and not math.isfinite(value):
         raise InputError(f"CFG.{name} must be a finite number, but is {value!r}.")
     return value
+
+
+def _reads_as(text: str, kind) -> bool:
+    try:
+        parse_value("", text, kind)
+    except InputError:
+        return False
+    return True
 
 
 def _check_range(name: str, value: Any, limits) -> None:

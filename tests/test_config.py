@@ -70,7 +70,8 @@ def test_an_added_name_is_said_and_usable(capsys):
     [
         ({"epoch": 3}, r"CFG has no setting 'epoch'; did you mean 'epochs'\?"),
         ({"freze": 3}, r"did you mean 'freeze'\?"),
-        ({"epochs": "2"}, r"CFG\.epochs must be a number, but is '2'"),
+        ({"epochs": "2"}, r"CFG\.epochs must be a number, but is '2'; remove the quotes\.$"),
+        ({"epochs": "two"}, r"CFG\.epochs must be a number, but is 'two'\.$"),
         ({"epochs": None}, r"CFG\.epochs must be a number"),
         ({"epochs": float("nan")}, r"CFG\.epochs must be a finite number"),
         ({"epochs": 0}, r"CFG\.epochs is 0\.0; it must be at most 10 and above 0"),
@@ -102,7 +103,8 @@ def test_a_missing_setting_is_named_with_its_default():
     ("text", "sentence"),
     [
         ("epoch=2", r"did you mean 'epochs'\?"),
-        ("nothing_like_it=2", "CFG has no setting 'nothing_like_it'"),
+        ("num_train_epochs=2", r"did you mean 'epochs'\?"),
+        ("nothing_like_it=2", "CFG has no setting 'nothing_like_it'; use one of epochs, folds, freeze, groups, style"),
         ("epochs=two", r"CFG\.epochs must be a number"),
         ("epochs=11", "at most 10"),
         ("freeze=maybe", r"CFG\.freeze must be True or False"),

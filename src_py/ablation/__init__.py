@@ -5,8 +5,9 @@ from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
 from src_py.ablation.holdout import add_files, split_rows
-from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
+from src_py.ablation.lever_results import HOW_TO_READ_LEVERS, answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS
+from src_py.ablation.next_step import steps_view
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
 from src_py.ablation.posted import posted_trainer
 from src_py.ablation.problem import Problem
@@ -25,7 +26,15 @@ from src_py.ablation.remedy_runs import (
     run_step,
     tried_table,
 )
-from src_py.ablation.results import baselines, curve_table, name_control, repair_table, results_table
+from src_py.ablation.results import (
+    baselines,
+    curve_table,
+    main_size,
+    name_control,
+    repair_table,
+    repair_view,
+    results_table,
+)
 from src_py.ablation.schedule import (
     GridSettings,
     apply_preset,

@@ -72,7 +72,7 @@ def answer(
     last, law = arms[-1], laws[arms[-1]]
     told = {arm: learns(curve, results, arm) for arm in arms}
     first = told.pop(last) if len(arms) == 1 else _data_or_code(problem, outcomes, curve, arms[0], last)
-    found = next_step(problem, outcomes, curve, last, law)
+    found = next_step(problem, outcomes, curve, arms, law)
     sentences: list[str | None] = []
     for arm in arms:
         sentences += [told.get(arm), reads(problem, outcomes, curve, arm)]
@@ -84,7 +84,7 @@ def answer(
     return Answer(
         tuple(filter(None, sentences)),
         {arm: law for arm, law in laws.items() if law},
-        (first, tell_twice(problem, outcomes, curve, last, law), found.sentence),
+        _with_unit((first, tell_twice(problem, outcomes, curve, last, law), found.sentence)),
         found.table,
     )
 
@@ -148,7 +148,7 @@ def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
     for row in records(own[own["rows"] < first] if first else own):
         sizes[verdict_of(row)].append(row["rows"])
     wording = {
-        "nothing": "it stays at the constant predictor: it learns nothing there",
+        "nothing": "it is not better than the constant predictor",
         "worse": "it is worse than the constant predictor",
         "unsure": "the intervals include zero: cannot tell",
         "learns": "it beats the constant predictor, but not at every larger size",
@@ -173,7 +173,14 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
     data = compare(problem, outcomes, (old, small, 0), (old, large, 0)) if small < large else None
     figures = [f"at the same {large:,} rows {new} is {_gain(code)}"]
     if data:
-        figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
+        interval = f"{data.at_least:+.3f} to {data.at_most:+.3f}, 95 %; {_seeds(data)}"
+        rows = f"{_times(large / small)} the rows"
+        if _alike(data):
+            figures.append(f"{rows} changed nothing for {old} ({interval})")
+        elif data.at_least <= 0 <= data.at_most:
+            figures.append(f"what {rows} change for {old} cannot be told (gain {interval})")
+        else:
+            figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
     more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
     both_learn = [learned(curve, arm, large) for arm in (old, new)]
     data_helps = data is not None and better(data) and both_learn[0]
@@ -182,9 +189,10 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
     elif worse(code):
         verdict = f"Not the code: {new} is worse than {old}" + ("; more rows help" if data_helps else "")
     elif data_helps:
-        alike = abs(code.at_least) < NOTHING and abs(code.at_most) < NOTHING
         verdict = "The data: " + (
-            f"at {large:,} rows the code makes no difference" if alike else "whether the code matters cannot be told"
+            f"at {large:,} rows the code makes no difference"
+            if _alike(code)
+            else "whether the code matters cannot be told"
         )
     elif not any(both_learn):
         verdict = f"Cannot tell: neither {old} nor {new} surely beats the constant predictor at {large:,} rows"
@@ -257,8 +265,32 @@ def _one_seed(curve: pd.DataFrame, arms: tuple[str, ...]) -> str | None:
 def _gain(found: Comparison) -> str:
     word = "better" if found.gain >= 0 else "worse"
     sure = "" if found.at_least > 0 or found.at_most < 0 else ", which includes zero"
-    seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
-    return f"{abs(found.gain):.3f} nats {word} (gain {found.at_least:+.3f} to {found.at_most:+.3f}{sure}; {seeds})"
+    interval = f"gain {found.at_least:+.3f} to {found.at_most:+.3f}, 95 %{sure}"
+    return f"{abs(found.gain):.3f} nats {word} ({interval}; {_seeds(found)})"
+
+
+def _alike(found: Comparison) -> bool:
+    """Whether what differs surely is nothing."""
+    return abs(found.at_least) < NOTHING and abs(found.at_most) < NOTHING
+
+
+def _seeds(found: Comparison) -> str:
+    return f"{found.seeds} seed{'s' * (found.seeds > 1)}"
+
+
+def _times(ratio: float) -> str:
+    words = {2: "twice", 3: "three times", 4: "four times", 5: "five times", 8: "eight times", 10: "ten times"}
+    whole = round(ratio)
+    return words.get(whole, f"{whole:,} times") if abs(ratio - whole) < 0.05 * ratio else f"{ratio:.1f} times"
+
+
+def _with_unit(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    """The first nats are explained."""
+    first = next((number for number, sentence in enumerate(sentences) if " nats" in sentence), -1)
+    return tuple(
+        sentence.replace(" nats", " nats (units of log loss)", 1) if number == first else sentence
+        for number, sentence in enumerate(sentences)
+    )
 
 
 def _listed(sizes: list[int]) -> str:

@@ -3,13 +3,12 @@
 *Posted* are the settings of the notebook in the forum thread "DeBERTa is not learning patterns?".
 """
 
-import difflib
 import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 from src_py.ablation.levers import LEVERS
-from src_py.config import Settings, parse_value
+from src_py.config import Settings, parse_value, suggest
 from src_py.errors import InputError
 from src_py.model.preference import ModelSettings, check_options
 from src_py.pairs.encode import Reading
@@ -115,6 +114,15 @@ def lever_arm(lever: str) -> str:
     return f"recipe+{lever}"
 
 
+def with_epochs(name: str, epochs: float) -> str | None:
+    """The arm with this number of epochs in place of its own; None where it has none that can be set."""
+    kept = "".join(part for part in _CHANGE.split(name) if not part.startswith("+epochs="))
+    try:
+        return parse_arm(f"{kept}+epochs={epochs:g}").name
+    except InputError:
+        return None
+
+
 def has_levers(name: str) -> bool:
     """Whether the arm is one with levers or settings of its own."""
     arm = parse_arm(name)
@@ -127,8 +135,7 @@ def _changes(name: str, part: str) -> list[tuple[str, Any]]:
     field, given, text = part.partition("=")
     changes = {field: text} if given else LEVERS[part].changes
     for field in changes.keys() - known.keys():
-        nearest = difflib.get_close_matches(field, known, n=1, cutoff=0.0)
-        raise InputError(f"CFG.arms: {name!r} sets {field}, which no arm can change; did you mean {nearest[0]!r}?")
+        raise InputError(f"CFG.arms: {name!r} sets {field}, which no arm can change; {suggest(field, known)}")
     if given:
         try:
             return [(field, parse_value(field, text, known[field]))]

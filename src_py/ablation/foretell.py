@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, REACH, LearningCurve
+from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, REACH, Forecast, LearningCurve
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import mean_interval, row_losses
 from src_py.ablation.verdicts import learned, own_sizes, rise_of
@@ -40,14 +40,11 @@ def tell_twice(
     if why or law is None:
         return f"{asked}? Cannot tell: {why}."
     level, change = law.twice
-    said = f"{change.best:+.3f} ({change.low:+.3f} to {change.high:+.3f}, {PERCENT})"
-    if law.verdict == "better":
-        told = f" would change {arm}'s log loss by {said}"
-    elif law.verdict == "nothing":
-        told = f" would bring {arm} less than {NOTHING} nats ({PERCENT})"
-    else:
-        told = f"? Cannot tell: the curve allows {said}"
-    return f"{asked}{told}; log loss there: {level.best:.3f} ({level.low:.3f} to {level.high:.3f})."
+    if law.verdict == "nothing":
+        return f"{asked} would bring {arm} less than {NOTHING} nats ({PERCENT}); log loss there: {level.best:.3f}."
+    way = "lower" if change.best < 0 else "raise"
+    by = f"{way} {arm}'s log loss by {abs(change.best):.3f} ({PERCENT}: {_span(change)}), to {level.best:.3f}"
+    return f"{asked} would {by}." if law.verdict == "better" else f"{asked}? Cannot tell: it may {by}."
 
 
 def tell_reach(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, law: LearningCurve) -> str:
@@ -56,8 +53,8 @@ def tell_reach(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, law: 
     single = law.measured.counts.max() == 1
     guessed = " With one seed a size, the seeds' noise is guessed from the scatter about the curve." if single else ""
     return (
-        f"{arm}: other validation rows like these may move every size alike, by {alike:.3f}.{guessed} More than "
-        f"{REACH:g} times {law.largest:,} rows: not tested that far."
+        f"{arm}: another sample of validation rows could shift its whole curve by {alike:.3f} either way.{guessed} "
+        f"More than {REACH:g} times {law.largest:,} rows: not tested that far."
     )
 
 
@@ -75,6 +72,14 @@ def _of_these_rows(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, r
     losses = np.stack([row_losses(problem, outcome)[part] for outcome in group])
     _, low, high = mean_interval(np.nanmean(losses, axis=0), problem.prompts[part], LEVEL)
     return (high - low) / 2
+
+
+def _span(change: Forecast) -> str:
+    """An interval of a change in words without signs, which readers take for those of a gain."""
+    ends = (change.high, change.low) if change.best < 0 else (change.low, change.high)
+    words = ["lower" if end < 0 else "higher" for end in ends]
+    first, last = (f"{abs(end):.3f}" for end in ends)
+    return f"{first} to {last}" if words[0] == words[1] else f"from {first} {words[0]} to {last} {words[1]}"
 
 
 def _count(number: int, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
@@ -28,7 +29,8 @@ def run_trials(
     gpus: tuple[int, ...] = (),
     save_arm: str | None = "recipe",
     question: Question | None = None,
-    report=print,
+    report: Callable[[str], None] = print,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, str]:
     """Run what is planned, each trial stored as it ends; with several GPUs one trial on each.
 
@@ -39,6 +41,8 @@ def run_trials(
         planned: from `plan`.
         gpus: device numbers; with fewer than two, trials run in this process.
         save_arm: its model on the most rows is kept for the submission; None keeps none.
+        report: takes a line about each trial that ended.
+        warn: takes a line about those that will not be run; by default `report`.
         question: chooses the next trial from what the finished ones say, also among those beyond the budget, as far as
             time allows; None runs them in the order of `planned`.
 
@@ -49,6 +53,7 @@ def run_trials(
         InputError: when an arm without a lever cannot be trained.
         RuntimeError: when the process of a GPU was killed.
     """
+    warn = warn or report
     rows = [(Trial(row.arm, row.rows, row.seed, row.as_rows), row) for row in planned.itertuples()]
     waiting = [trial for trial, row in rows if row.plan == "run" or (question and row.plan == BEYOND)]
     minutes = {trial: row.minutes for trial, row in rows}
@@ -86,10 +91,10 @@ def run_trials(
                     if not has_levers(trial.arm):
                         raise
                     failed[trial.arm] = str(error)
-                    report(f"{trial.arm} is left out. {error}")
+                    warn(f"{trial.arm} is left out. {error}")
     if left_out:
         more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
-        report(f"Left out, since CFG.budget_minutes is used up: {'; '.join(map(str, left_out[:NAMED]))}{more}.")
+        warn(f"Left out, since CFG.budget_minutes is used up: {'; '.join(map(str, left_out[:NAMED]))}{more}.")
     return failed
 
 

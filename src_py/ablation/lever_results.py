@@ -7,9 +7,14 @@ from matplotlib.figure import Figure
 from src_py.ablation.answer import Answer, learns, reads
 from src_py.ablation.arms import has_levers, parse_arm
 from src_py.ablation.problem import Outcome, Problem, Trial
-from src_py.ablation.results import Comparison, compare, minutes_of
+from src_py.ablation.results import Comparison, compare, main_size, minutes_of
 from src_py.evaluation.style import BLUE, VERMILION, new_figure
 
+HOW_TO_READ_LEVERS = """`gain` is by how many nats a lever lowers the recipe's log loss, on the same subsets and seeds,
+`unseen gain` the same on the rows of a kind that was held out. The interval covers prompts and seeds, not which kind
+was held out. Where it includes zero, no difference was seen: leave such a lever off, or measure it with more seeds.
+`features_off` takes something from the recipe: a gain below zero says that its counts of length and format help. The
+grey bars are what a trial costs."""
 BETTER, WORSE, NONE, UNKNOWN = "better", "worse", "no difference seen", "cannot tell"
 KINDS = {"": "rows like the training rows", "unseen ": "rows of a kind that training has not seen"}
 _LOOKS = {"": (BLUE, "o"), "unseen ": (VERMILION, "s")}
@@ -62,7 +67,7 @@ def plot_levers(table: pd.DataFrame) -> Figure | None:
     and without it; None for an empty table."""
     if table.empty:
         return None
-    size = table["rows"].mode().iloc[0]
+    size = main_size(table)
     rows = table[table["rows"] == size].sort_values("gain", ignore_index=True)
     costs = [name for name in ("minutes", "memory GB") if name in rows]
     figure, (axes, *beside) = new_figure(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.arms import parse_arm
+from src_py.ablation.arms import parse_arm, with_epochs
 from src_py.ablation.averaging import MODELS, averaging_gain
 from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, Forecast, LearningCurve
 from src_py.ablation.foretell import why_not_twice
@@ -50,30 +50,46 @@ class NextStep:
         return pd.DataFrame(rows, columns=["option", "gain", "low", "high", "hours", "note"])
 
 
+def steps_view(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of a `NextStep` for readers: gain and interval in one column, and minutes; empty where not known."""
+    gains = [
+        "" if np.isnan(row.gain) else f"{row.gain:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        for row in table.itertuples()
+    ]
+    minutes = ["" if np.isnan(hours) else _minutes(60 * hours) for hours in table["hours"]]
+    saved = f"log loss saved, nats ({PERCENT})"
+    return pd.DataFrame({"step": table["option"], saved: gains, "minutes": minutes, "note": table["note"]})
+
+
 def next_step(
-    problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str, law: LearningCurve | None
+    problem: Problem,
+    outcomes: dict[Trial, Outcome],
+    curve: pd.DataFrame,
+    arms: tuple[str, ...],
+    law: LearningCurve | None,
 ) -> NextStep:
-    """Which step is worth taking from the arm's largest size.
+    """Which step is worth taking from the largest size of the last of `arms`.
 
     Args:
         outcomes: finished trials; curve: from `curve_table`, of the same trials.
         law: the arm's learning curve, if there is one.
     """
+    arm = arms[-1]
     sizes = own_sizes(curve, arm)["rows"]
     if sizes.empty:
         return NextStep((), f"Next? Cannot tell: no trial of {arm} gave a result.")
     rows = int(sizes.iloc[-1])
     steps = (
         _twice_the_rows(problem, outcomes, curve, arm, law),
-        _another_epoch(problem, outcomes, arm, rows),
+        _another_epoch(problem, outcomes, arms, rows),
         _seeds_averaged(problem, outcomes, arm, rows),
-        Step("a larger encoder", note="not measured: all arms share one encoder; run this notebook with a larger one"),
+        Step("a larger encoder", note="not measured: run this again with another CFG.model_dir; it is timed first"),
     )
     if not learned(curve, arm, rows):
         return NextStep(
             steps,
             f"Next: find out why {arm} does not surely beat the constant predictor at {rows:,} rows, before anything "
-            "else; the doctor of finetune_deberta names faults.",
+            "else: run why_is_it_not_learning, which names faults.",
         )
     return NextStep(steps, _recommend(steps, arm))
 
@@ -82,21 +98,18 @@ def _recommend(steps: tuple[Step, ...], arm: str) -> str:
     """The surest step that is worth its hours, or why there is none."""
     known = [(step, step.gain) for step in steps if step.gain]
     unknown = [step.option for step in steps if not step.gain]
-    rest = f"; not measured: {', '.join(unknown)}" if unknown else ""
+    rest = f" Not measured: {', '.join(unknown)} (the table says how to)." if unknown else ""
     if not known:
         return f"Next? Cannot tell: none of {', '.join(unknown)} was measured; three sizes and three seeds would do it."
     sure = [(step, gain) for step, gain in known if gain.low > 0 and gain.best > WORTH]
     if sure:
         step, gain = max(sure, key=lambda pair: pair[1].best / (pair[0].hours or np.inf))
-        return f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}{rest}."
+        return f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}.{rest}"
     step, gain = max(known, key=lambda pair: pair[1].high)
     if gain.high > NOTHING or gain.best > WORTH:
-        return (
-            f"Next? Cannot tell: no step is sure to bring anything, and the most may come from {step.option}, "
-            f"{_told(gain)}{_cost(step)}; more seeds or validation rows narrow that{rest}."
-        )
+        return f"Next? No step is sure to help. Most promising: {step.option}.{rest}"
     listed = "nothing that was measured" if unknown else "nothing on the list"
-    return f"Next: stop; {listed} is likely to bring more than {WORTH} nats{rest}."
+    return f"Next: stop; {listed} is likely to bring more than {WORTH} nats.{rest}"
 
 
 def _twice_the_rows(
@@ -110,21 +123,26 @@ def _twice_the_rows(
         return Step(option, hours=hours, note=f"cannot tell: {why}")
     change, here = law.twice[1], problem.blocks[0] if problem.blocks else len(problem.train)
     notes = ["one seed a size: how much seeds differ is guessed"] if law.measured.counts.max() == 1 else []
-    notes += [f"only {here:,} rows are here"] if here < 2 * law.largest else []
+    if here < 2 * law.largest:
+        notes.append(f"{here:,} training rows are attached; name more in CFG.extra_files")
     notes += ["its curve missed its own largest size"] if law.hindcast and not law.hindcast.held else []
     return Step(option, Forecast(-change.best, -change.high, -change.low), hours, "; ".join(notes))
 
 
-def _another_epoch(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, rows: int) -> Step:
-    """Measured where an arm that differs in its epochs alone was trained on as many rows. The evaluations within a
-    trial do not tell: in its last part the learning rate falls to zero, which lowers the loss by itself."""
+def _another_epoch(problem: Problem, outcomes: dict[Trial, Outcome], arms: tuple[str, ...], rows: int) -> Step:
+    """Measured where an arm that differs from the last in its epochs alone was trained on as many rows. The evaluations
+    within a trial do not tell: in its last part the learning rate falls to zero, which lowers the loss by itself."""
+    arm = arms[-1]
     epochs = _epochs(problem, arm)
     longer = {_epochs(problem, trial.arm): trial.arm for trial in outcomes if _differs_in_epochs(arm, trial, rows)}
     more = min((number for number in longer if number > epochs), default=epochs + 1)
     option = f"{more:g} epochs instead of {epochs:g}" if more != epochs + 1 else f"another epoch ({more:g})"
     hours = _hours(outcomes, (arm, rows, 0), training=more / epochs)
     if more not in longer:
-        how = f"; the arm {arm}+epochs={more:g} measures it" if arm.startswith("recipe") else ""
+        # The last arm is the one that is asked about, and the first what it is compared with.
+        asked = with_epochs(arm, more)
+        listed = ", ".join(f'"{name}"' for name in (*arms[:-1], asked, arm))
+        how = f"; to measure it: arms = [{listed}]" if asked else ""
         return Step(option, hours=hours, note=f"not measured{how}{_last_part(problem, outcomes, (arm, rows, 0))}")
     groups = (arm, rows, 0), (longer[more], rows, 0)
     found, hours = compare(problem, outcomes, *groups, level=LEVEL), _hours(outcomes, groups[1])
@@ -149,7 +167,7 @@ def _last_part(problem: Problem, outcomes: dict[Trial, Outcome], group: Group) -
     gain, low, high = mean_interval(np.stack(known), problem.prompts[part], LEVEL)
     steps = runs[0].at
     share = f"the last {steps[-1] - steps[-2]:,} of {steps[-1]:,} steps"
-    return f"; {share}, in which the learning rate falls to zero, brought {gain:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"; {share}, as the rate fell to zero, brought {gain:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _seeds_averaged(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, rows: int) -> Step:
@@ -186,6 +204,10 @@ def _hours(outcomes: dict[Trial, Outcome], group: Group, training: float = 1.0, 
 
 def _group(trial: Trial) -> Group:
     return trial.arm, trial.rows, trial.as_rows
+
+
+def _minutes(minutes: float) -> str:
+    return "under 0.1" if minutes < 0.1 else f"{minutes:.1f}" if minutes < 10 else f"{minutes:,.0f}"
 
 
 def _told(gain: Forecast) -> str:

@@ -9,8 +9,11 @@ from matplotlib.figure import Figure
 
 from src_py.ablation.arms import label
 from src_py.ablation.curves import PERCENT, LearningCurve
+from src_py.ablation.results import main_size
 from src_py.evaluation.style import BLUE, DASHES, MARKERS, ORANGE, PALETTE, new_figure
 from src_py.kaggle.files import writing
+
+ABOVE = 0.1  # nats above the constant predictor where the picture of the curves ends
 
 
 def plot_curves(
@@ -31,6 +34,7 @@ def plot_curves(
         marks: sizes to name, such as where an extra file begins.
     """
     figure, axes = new_figure(figsize=(8.5, 5.6))
+    shown = []
     for number, arm in enumerate(arms):
         color, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
         longest = int(curve[curve["arm"] == arm]["as_rows"].max()) if arm in set(curve["arm"]) else 0
@@ -38,6 +42,7 @@ def plot_curves(
             rows = curve[(curve["arm"] == arm) & (curve["as_rows"] == as_rows)].sort_values("rows")
             if rows.empty:
                 continue
+            shown.append(rows)
             dots = results[(results["arm"] == arm) & (results["as_rows"] == as_rows)]
             axes.plot(dots["rows"], dots["log_loss"], ".", color=color, alpha=0.4)
             axes.errorbar(
@@ -54,6 +59,8 @@ def plot_curves(
             _draw_law(axes, arm, laws[arm], color)
     for dashes, (name, value) in zip(DASHES, lines.items()):
         axes.axhline(value, color="black", linestyle=dashes, linewidth=1, label=f"{name} {value:.4f}")
+    if shown and lines:
+        _cut_off_far_above(axes, pd.concat(shown), max(lines.values()))
     for name, size in (marks or {}).items():
         axes.axvline(size, color="0.7", linewidth=1)
         axes.text(size, axes.get_ylim()[0], f" {name}", rotation=90, va="bottom", ha="right", color="0.4")
@@ -63,6 +70,25 @@ def plot_curves(
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")  # within, it would hide curves
     return figure
+
+
+def _cut_off_far_above(axes: Axes, shown: pd.DataFrame, line: float) -> None:
+    """Losses far above what predicts nothing would squeeze all others: an arrow with the figure stands for them."""
+    top = line + ABOVE
+    far = shown[shown["log loss"] > top]
+    if far.empty:
+        return
+    axes.set_ylim(top=top)
+    for rows, losses in far.groupby("rows")["log loss"]:
+        axes.annotate(
+            ", ".join(f"{loss:.2f}" for loss in sorted(losses)),
+            (rows, top),
+            (0, -28),
+            textcoords="offset points",
+            ha="center",
+            color="0.3",
+            arrowprops={"arrowstyle": "->", "color": "0.3"},
+        )
 
 
 def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:
@@ -78,11 +104,10 @@ def _draw_law(axes: Axes, arm: str, law: LearningCurve, color: str) -> None:
 
 
 def plot_repairs(repairs: pd.DataFrame) -> Figure | None:
-    """What each repair is worth in nats, with its 95 % interval, at the size with most repairs measured; None if none
-    was measured."""
+    """What each repair is worth in nats, with its 95 % interval, at the `main_size`; None if none was measured."""
     if repairs.empty:
         return None
-    size = repairs["rows"].mode().iloc[0]
+    size = main_size(repairs)
     rows = repairs[repairs["rows"] == size]
     names = list(dict.fromkeys(rows.sort_values("worth")["repair"]))
     figure, axes = new_figure(figsize=(8.5, 1.5 + 0.45 * len(names)))

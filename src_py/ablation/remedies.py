@@ -210,11 +210,15 @@ def steps_table(steps: list[Step]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["training", "the doctor found", "what is changed"]).set_index("training")
 
 
-def describe_left(report: Report) -> str:
-    """A sentence on what the doctor still says when all remedies are applied."""
-    left = {status: report.failed(status) for status in (FAIL, WARN)}
-    said = [f"{status} {', '.join(names)}" for status, names in left.items() if names]
-    return f"With all remedies the doctor still says: {'; '.join(said) or 'nothing'}."
+def describe_left(report: Report) -> list[str]:
+    """What the doctor still says when all remedies are applied, and what to do about it: a sentence or more each."""
+    left = [finding for finding in report.findings if finding.status in (FAIL, WARN)]
+    if not left:
+        return ["With all remedies the doctor has nothing more to say."]
+    return [
+        "With all remedies the doctor still says:",
+        *(f"{one.status} {one.check}: {one.measured}. {one.advice}".strip() for one in left),
+    ]
 
 
 def _reference(problem: Problem, posted: PostedConfig) -> float:

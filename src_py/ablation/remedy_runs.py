@@ -92,21 +92,22 @@ def run_step(problem: Problem, step: Step) -> Tried:
 
 
 def tried_table(problem: Problem, tried: list[Tried]) -> pd.DataFrame:
-    """One row a training, with its log loss: how much lower it is than in the last row with a result (`brings`; `+-` is
-    half of the 95 % interval) and than the constant predictor's; the share of the most frequent answer; the verdict."""
+    """One row a training: the verdict; its log loss, how much lower that is than in the last row with a result
+    (`brings`, with half of its 95 % interval, both NaN for the first), and how far from the constant predictor's (as in
+    the log: above 0 is worse); the share of the most frequent answer."""
     constant, prompts = baselines(problem)["constant predictor"], pd.factorize(problem.prompts)[0]
-    rows, before = [], _losses(problem, tried[0])
+    rows, before = [], np.full(len(prompts), np.nan)
     for one in tried:
         losses = _losses(problem, one)
         rows.append(
             {
                 "training": one.step.name,
+                "verdict": one.verdict,
                 "log loss": losses.mean(),
                 "brings": (before - losses).mean(),
-                "+-": half_width(before - losses, prompts),
-                "below constant": (constant - losses).mean(),
+                "± (95 %)": half_width(before - losses, prompts),
+                "to constant": (losses - constant).mean(),
                 "most given answer": _most_given(one.probabilities),
-                "verdict": one.verdict,
                 "steps": one.ended,
                 "minutes": round(one.minutes, 1),
             }

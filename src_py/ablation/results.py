@@ -165,16 +165,17 @@ def reading_gain(problem: Problem, outcomes: dict[Trial, Outcome], group: Group)
 
 def name_control(table: pd.DataFrame) -> pd.DataFrame:
     """A table for readers: the control arm is named in the column `arm`, `as_rows` becomes `steps of rows`, which is
-    empty for the own epochs, and the other columns are in words."""
+    "own" for the own epochs, and the other columns are in words."""
     words = table.rename(columns=lambda name: name.replace("_", " "))
     control = words["as rows"] > 0
     arms = words["arm"].where(~control, words["arm"] + " (control arm)")
-    steps = words["as rows"].astype("Int64").where(control)
+    steps = words["as rows"].map("{:,}".format).where(control, "own")
     return words.assign(arm=arms, **{"as rows": steps}).rename(columns={"as rows": "steps of rows"})
 
 
 def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFrame:
-    """What each repair is worth at each size: added to the posted settings, and taken from the recipe."""
+    """What each repair is worth at each size, the largest first: added to the posted settings, and taken from the
+    recipe."""
     rows = []
     for arm, size, as_rows in _by_group(problem, outcomes):
         if as_rows or arm in ("posted", "recipe") or has_levers(arm):
@@ -186,7 +187,21 @@ def repair_table(problem: Problem, outcomes: dict[Trial, Outcome]) -> pd.DataFra
             how = "added to posted" if sign == "+" else "taken from recipe"
             rows.append((arm.split(sign, 1)[1], how, size, *found))
     columns = ["repair", "how", "rows", "worth", "at least", "at most", "seeds"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["rows", "how", "worth"], ignore_index=True)
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        ["rows", "how", "worth"], ascending=[False, True, False], ignore_index=True
+    )
+
+
+def repair_view(table: pd.DataFrame) -> pd.DataFrame:
+    """A `repair_table` for readers: the worth and its interval in one column, so that it fits a narrow page."""
+    worth = [f"{row.worth:+.3f} ({row[5]:+.3f} to {row[6]:+.3f})" for row in table.itertuples()]
+    named = {"log loss saved, nats (95 %)": worth, "rows": table["rows"], "seeds": table["seeds"]}
+    return table[["repair", "how"]].assign(**named)
+
+
+def main_size(table: pd.DataFrame) -> int:
+    """The size that most rows of a table are about; of several the largest, as on few rows nothing may be learned."""
+    return int(table["rows"].mode().max())
 
 
 def _group(trial: Trial) -> Group:

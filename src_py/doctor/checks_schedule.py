@@ -26,7 +26,7 @@ def check_batch(setup: Setup) -> Finding:
 def check_steps(setup: Setup) -> Finding:
     """A few dozen optimizer steps cannot teach a pretrained encoder a new task."""
     advice = f"Raise {setup.setting('epochs')}, or train on more rows"
-    advice += f"; with few rows take fewer a step, towards {PAIRS}."
+    advice += f"; with few rows take fewer a step, towards {PAIRS}." if _pairs_per_step(setup) > PAIRS else "."
     steps = _total_steps(setup)
     change = {"max_steps": STEPS} if setup.args.max_steps > 0 else _more_steps(setup, steps)
     return judge("optimizer steps", steps, advice, warn=(STEPS, None), form="{:.0f}", change=change)

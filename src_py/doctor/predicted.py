@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
 from src_py.doctor.rows import first_set, take
 from src_py.doctor.untouched import untouched
+from src_py.errors import InputError
 from src_py.model.counted import counts_beside, counts_logits
 
 UNTRAINED_ROWS = 64  # evaluation rows predicted before training, to know the spread of an untrained model
@@ -29,6 +31,27 @@ def predicts_rows(trainer) -> bool:
         return (logits[0] if isinstance(logits, tuple) else logits).ndim < 3
     except Exception:
         return True
+
+
+def check_eval_rows(trainer, valid: pd.DataFrame) -> None:
+    """Before a training whose predictions are to be judged: whether they will be of the rows of `valid`.
+
+    Raises:
+        InputError: when the Trainer has no validation rows, several sets of them, or another number than `valid`.
+    """
+    data = trainer.eval_dataset
+    if data is None:
+        raise InputError("Your Trainer has no eval_dataset: give it one, made from the rows of `valid`, row for row.")
+    if isinstance(data, dict):
+        raise InputError(
+            f"Your Trainer's eval_dataset holds {len(data)} sets: give it only the one that was made from `valid`."
+        )
+    rows = len(data) if hasattr(data, "__len__") else len(valid)  # a stream does not tell
+    if rows != len(valid):
+        raise InputError(
+            f"Your eval_dataset has {rows:,} rows and `valid` has {len(valid):,}: set `valid` to the table that the "
+            "eval_dataset was made from, row for row."
+        )
 
 
 def logits_of(prediction) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from src_py.doctor.settings import setting
+from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares, length_only
 from src_py.pairs.contest import TEXT_COLUMNS
 
@@ -101,7 +102,8 @@ def judge_training(
         trainer: whose settings the advice names; without it those of CFG.
 
     Raises:
-        ValueError: when rows, probabilities and prompts are not equally many, or rows of probabilities do not sum to 1.
+        InputError: when rows, probabilities and prompts are not equally many.
+        ValueError: when rows of probabilities do not sum to 1.
     """
     if why := _no_classes(train, valid, probabilities):
         nothing = float("nan")
@@ -109,7 +111,10 @@ def judge_training(
     prompts = pd.Series(np.arange(len(valid))) if prompts is None else prompts
     labels, classes = valid["label"].to_numpy(), probabilities.shape[1]
     if not len(labels) == len(probabilities) == len(prompts):
-        raise ValueError(f"{len(labels)} rows, {len(probabilities)} predictions and {len(prompts)} prompts.")
+        raise InputError(
+            f"`valid` has {len(labels):,} rows, and there are {len(probabilities):,} predictions and {len(prompts):,} "
+            "prompts: pass the table that was predicted, and one prompt a row."
+        )
     sums = probabilities.sum(1)
     if np.isfinite(sums).all() and np.abs(sums - 1).max(initial=0) > 1e-3:
         raise ValueError(f"Probabilities of a row sum to {sums.min():.3f} to {sums.max():.3f}, not to 1.")

@@ -12,6 +12,7 @@ from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.metrics import standard_error
 from src_py.evaluation.style import BLUE, DASHES, GREEN, MARKERS, PALETTE, VERMILION, legend_below, new_figure
 
+LONG_WORD = 20  # characters: longer ones, such as code, would be cut at the edge of a narrow page
 _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spread": "spread"}
 
 
@@ -58,8 +59,21 @@ def history_view(history: pd.DataFrame, labels: np.ndarray, classes: tuple[str, 
 
 
 def as_html(table: pd.DataFrame) -> str:
-    """HTML of a whole table without its index; cells that are not known stay empty."""
-    return table.to_html(index=False, max_rows=None, border=0, na_rep="")
+    """HTML of a whole table without its index; cells that are not known stay empty, columns of text stand left."""
+    texts = {name: _left for name in table if pd.api.types.is_string_dtype(table[name].dropna())}
+    shown = table.rename(columns={name: _left(name) if name in texts else escape(str(name)) for name in table})
+    formatters = {_left(name): _left for name in texts}
+    with pd.option_context("display.max_colwidth", None):
+        return shown.to_html(index=False, max_rows=None, border=0, na_rep="", escape=False, formatters=formatters)
+
+
+def _left(text: object) -> str:
+    """A cell of text, which notebooks set at the right like a number."""
+    if pd.isna(text):
+        return ""
+    longest = max(map(len, str(text).split()), default=0)
+    breaks = ";overflow-wrap:anywhere;min-width:9em" if longest > LONG_WORD else ""
+    return f'<div style="text-align:left{breaks}">{escape(str(text))}</div>'
 
 
 def folded(title: str, table: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ from src_py.kaggle.clock import HIDDEN_ROWS, Clock
 from src_py.kaggle.files import require_space, scratch_folder, write_csv, write_text
 from src_py.kaggle.identity import identify, key_of
 from src_py.kaggle.inputs import DataPaths, Paths, find_extra
-from src_py.kaggle.page import say
+from src_py.kaggle.page import FoldedLog, say
 from src_py.kaggle.resume import (
     RunFiles,
     RunSettings,

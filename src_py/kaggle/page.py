@@ -59,6 +59,38 @@ def say(*sentences: object) -> None:
         print(shown, flush=True)
 
 
+class FoldedLog:
+    """Lines that are printed as they come, and at the end folded in a notebook, where a long list would fill the page.
+
+    What a reader must not miss goes to `warn`: it stays in sight.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+        print(line, flush=True)
+
+    def fold(self, title: str) -> None:
+        """Replace the output of the cell by the lines, folded, and the warnings."""
+        if not in_notebook():
+            return
+        from IPython.display import HTML, clear_output, display
+
+        clear_output()
+        if self.lines:
+            rows = "".join(f"<div>{escape(line)}</div>" for line in self.lines)
+            summary = f"<summary>{escape(title)} ({len(self.lines)})</summary>"
+            display(HTML(f'<details style="{_WRAPPED}">{summary}{rows}</details>'))
+        say(*self.warnings)
+
+
 class Meter:
     """Shows how far work is: one bar that is replaced where someone watches, else at most a line a minute."""
 

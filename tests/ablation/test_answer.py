@@ -53,12 +53,23 @@ class TestDataOrCode:
     def test_code_that_learns_nothing_at_any_size_is_blamed(self, problem, grid):
         outcomes = grid({20: 0.0, 200: 0.0}, {20: 0.5, 60: 0.7, 200: 0.9})
         said = text(problem, outcomes)
-        assert "posted: at 20 and 200 rows it stays at the constant predictor: it learns nothing there" in said
+        assert "posted: at 20 and 200 rows it is not better than the constant predictor." in said
         assert "recipe: from 20 rows on it beats the constant predictor" in said
         assert "Data or code? The code: more rows alone were not seen to help posted" in said
+        assert re.search(r"; at the same 200 rows recipe is 0\.\d+ nats \(units of log loss\) better", said)
+        assert said.count("units of log loss") == 1
         curve = curve_table(problem, outcomes)
         assert smallest_that_learns(curve, "recipe") == 20
         assert smallest_that_learns(curve, "posted") is None
+
+    def test_rows_that_change_nothing_are_not_called_worse(self, problem, outcome):
+        outcomes = {Trial("posted", rows, seed): outcome(0.0, seed) for rows in (20, 160) for seed in range(3)}
+        outcomes |= {Trial("recipe", rows, seed): outcome(0.9, seed) for rows in (20, 160) for seed in range(3)}
+        said = text(problem, outcomes)
+        assert re.search(
+            r", eight times the rows changed nothing for posted \(.0\.00\d to .0\.00\d, 95 %; 3 seeds\)\.", said
+        )
+        assert "worse" not in said.splitlines()[0]
 
     def test_two_arms_alike_that_need_rows_are_about_data(self, problem, grid):
         said = text(problem, grid({20: 0.0, 200: 0.8}, {20: 0.0, 200: 0.8}))
@@ -133,7 +144,7 @@ class TestCurves:
         """Large runs sometimes fail to start: the sizes below did beat the constant predictor all the same."""
         said = text(problem, grid({}, {20: 0.5, 60: 0.8, 200: 0.0}), ("recipe",))
         assert "at 20 and 60 rows it beats the constant predictor, but not at every larger size" in said
-        assert "at 200 rows it stays at the constant predictor" in said
+        assert "at 200 rows it is not better than the constant predictor" in said
         assert "recipe: at 200 rows it is" in said
         assert "worse" in said
         assert (
@@ -160,9 +171,11 @@ class TestCurves:
     def test_a_curve_that_falls_is_continued_to_twice_its_rows_and_no_further(self, problem, grid):
         sharpness = {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4, 160: 0.5}
         said = text(problem, grid({}, sharpness), ("recipe",))
-        assert re.search(r"Twice the data \(320 rows\) would change recipe's log loss by -0\.\d{3} \(-0", said)
+        begins = r"Twice the data \(320 rows\) would lower recipe's log loss by 0\.(\d{3})"
+        best, least, most = map(int, re.search(begins + r" \(90 %: 0\.(\d{3}) to 0\.(\d{3})\), to", said).groups())
+        assert 0 < least < best < most
         assert "More than 2 times 160 rows: not tested that far." in said
-        assert "recipe: other validation rows like these may move every size alike, by 0." in said
+        assert "recipe: another sample of validation rows could shift its whole curve by 0." in said
 
     def test_a_curve_that_has_come_to_rest_is_told_from_one_that_cannot_be_told(self, problem, grid):
         flat = grid({}, dict.fromkeys((10, 20, 40, 80, 160), 0.6))
@@ -170,7 +183,8 @@ class TestCurves:
             problem, flat, ("recipe",)
         )
         wild = grid({}, {10: 0.9, 20: 0.5, 40: 0.9, 80: 0.5, 160: 0.95})
-        assert "Twice the data (320 rows)? Cannot tell: the curve allows" in text(problem, wild, ("recipe",))
+        unsure = r"\(320 rows\)\? Cannot tell: it may (lower|raise) recipe's log loss by 0\.\d{3} \(90 %: from"
+        assert re.search(unsure, text(problem, wild, ("recipe",)))
 
     def test_what_the_curve_foretold_of_its_largest_size_is_said(self, problem, grid):
         said = text(problem, grid({}, {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4}), ("recipe",))

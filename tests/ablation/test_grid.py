@@ -60,6 +60,8 @@ def test_a_trial_that_does_not_fit_the_time_is_left_out_by_its_full_name(problem
     lines = []
     run_trials(problem, planned(trials), TrialStore(tmp_path, problem), time.time(), report=lines.append)
     assert lines == [f"Left out, since CFG.budget_minutes is used up: {trials[0]}; {trials[1]}."]
+    run_trials(problem, planned(trials), TrialStore(tmp_path, problem), time.time(), report=_silent, warn=lines.append)
+    assert lines[1:] == lines[:1], "apart from the trials that ended, where that is asked for"
     assert not list((tmp_path / "trials").glob("*.npz"))
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from src_py.ablation.answer import answer
+from src_py.ablation.arms import parse_arm
 from src_py.ablation.averaging import averaging_gain
+from src_py.ablation.next_step import steps_view
 from src_py.ablation.results import curve_table, results_table
 from src_py.ablation.trials import Outcome, Trial
 
@@ -39,10 +41,10 @@ def test_a_curve_that_falls_is_worth_more_rows_and_their_hours(problem, recipe):
     twice = steps.loc[TWICE]
     assert 0 < twice["low"] < twice["gain"] < twice["high"]
     assert twice["hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
-    assert twice["note"] == "only 240 rows are here"
+    assert twice["note"] == "240 training rows are attached; name more in CFG.extra_files"
     assert "three seeds" not in said
     assert said.startswith("Next: ")
-    assert said.endswith("; not measured: another epoch (2), a larger encoder.")
+    assert said.endswith(". Not measured: another epoch (2), a larger encoder (the table says how to).")
 
 
 def test_the_step_that_brings_most_for_its_hours_is_recommended(problem, recipe):
@@ -64,7 +66,7 @@ def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
     steps, said = ask(problem, outcomes)
     assert steps.loc[SEEDS, "gain"] == pytest.approx(0, abs=1e-9)  # three times the same model
     assert said.startswith(
-        "Next: stop; nothing that was measured is likely to bring more than 0.002 nats; not measured"
+        "Next: stop; nothing that was measured is likely to bring more than 0.002 nats. Not measured"
     )
 
 
@@ -105,7 +107,7 @@ def test_another_epoch_is_measured_by_an_arm_that_has_it(problem, recipe):
     outcomes = recipe(FALLING)
     steps, _ = ask(problem, outcomes)
     assert unknown(steps, EPOCH)
-    assert steps.loc[EPOCH, "note"].startswith("not measured; the arm recipe+epochs=2 measures it")
+    assert steps.loc[EPOCH, "note"].startswith('not measured; to measure it: arms = ["recipe+epochs=2", "recipe"]')
     assert steps.loc[EPOCH, "hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
     longer = recipe({160: 0.9}, arm="recipe+epochs=2") | recipe({160: 0.9}, arm="recipe+lora+epochs=2")
     steps, _ = ask(problem, outcomes | longer)
@@ -118,13 +120,32 @@ def test_another_epoch_is_measured_by_an_arm_that_has_it(problem, recipe):
     )
 
 
+def test_the_arm_that_measures_another_epoch_stands_between_the_two_that_are_compared(problem, recipe):
+    """The last of the arms is asked about: its epochs are replaced, in whatever order they were added."""
+    outcomes = recipe(FALLING, seeds=1) | recipe(FALLING, seeds=1, arm="recipe+epochs=4")
+    arms = ("posted", "recipe", "recipe+epochs=4")
+    found = answer(problem, outcomes, results_table(problem, outcomes), curve_table(problem, outcomes), arms)
+    listed = re.search(r"arms = \[(.*?)\]", found.steps["note"][EPOCH]).group(1)
+    assert listed == '"posted", "recipe", "recipe+epochs=5", "recipe+epochs=4"'
+    assert all(parse_arm(name.strip('" ')) for name in listed.split(","))
+
+
+def test_readers_get_the_unit_the_level_and_minutes(problem, recipe):
+    steps, _ = ask(problem, recipe(FALLING))
+    view = steps_view(steps)
+    assert list(view) == ["step", "log loss saved, nats (90 %)", "minutes", "note"]
+    assert re.fullmatch(r"\+0\.\d{3} \(\+0\.\d{3} to \+0\.\d{3}\)", view.iloc[TWICE, 1])
+    assert view["minutes"].tolist() == ["0.2", "0.2", "0.4", ""]
+    assert view.iloc[ENCODER, 1] == ""
+
+
 def test_what_the_last_steps_brought_is_no_figure_for_another_epoch(problem, recipe, outcome):
     outcomes = recipe(FALLING, seeds=1)
     early, late = outcome(0.3).probabilities, outcome(0.5).probabilities
     outcomes[Trial("recipe", 160, 0)] = Outcome(np.concatenate([early, late]), [10, 20], 6.0, 0.1, 3.0)
     steps, _ = ask(problem, outcomes)
     assert unknown(steps, EPOCH)
-    assert "the last 10 of 20 steps, in which the learning rate falls to zero, brought +0.0" in steps.loc[EPOCH, "note"]
+    assert "the last 10 of 20 steps, as the rate fell to zero, brought +0.0" in steps.loc[EPOCH, "note"]
 
 
 class TestAveraging:

@@ -46,7 +46,13 @@ def test_remedies_follow_the_doctors_list_and_add_up(problem, monkeypatch):
         expected.append(replace(expected[-1], **change))
     assert [step.config for step in steps[:5]] == expected
     assert [step.arm for step in steps[5:]] == ["recipe-features", "recipe"]
-    assert describe_left(left) == "With all remedies the doctor still says: WARN signal in labels."
+    assert describe_left(left)[0] == "With all remedies the doctor still says:"
+
+
+def test_what_is_left_is_said_with_its_advice():
+    found = [Finding("steps", WARN, "40", "at least 100", "Raise epochs."), Finding("labels", PASS, "fine")]
+    assert describe_left(Report(found, 1.0))[1:] == ["WARN steps: 40. Raise epochs."]
+    assert describe_left(Report(found[1:], 1.0)) == ["With all remedies the doctor has nothing more to say."]
 
 
 def test_accumulation_comes_with_a_loss_that_is_divided(problem):
@@ -105,13 +111,14 @@ def tried(problem, outcome):
 def test_the_table_compares_with_the_last_row_that_has_a_result(problem, tried):
     table = tried_table(problem, tried)
     assert list(table.index) == ["as posted", "+ broken", "+ mended"]
-    assert table.loc["+ broken", ["log loss", "brings", "below constant", "most given answer"]].isna().all()
+    assert table.loc["+ broken", ["log loss", "brings", "to constant", "most given answer"]].isna().all()
     losses = table["log loss"]
-    assert table.loc["as posted", "brings"] == 0
+    assert table.columns[0] == "verdict", "what a narrow page shows"
+    assert table.loc["as posted", ["brings", "± (95 %)"]].isna().all(), "there is nothing above it"
     assert table.loc["+ mended", "brings"] == pytest.approx(losses["as posted"] - losses["+ mended"], abs=2e-4)
-    assert table.loc["+ mended", "brings"] > table.loc["+ mended", "+-"] > 0
-    assert table.loc["as posted", "below constant"] == pytest.approx(0, abs=0.01)
-    assert table.loc["+ mended", "below constant"] > 0.1
+    assert table.loc["+ mended", "brings"] > table.loc["+ mended", "± (95 %)"] > 0
+    assert table.loc["as posted", "to constant"] == pytest.approx(0, abs=0.01)
+    assert table.loc["+ mended", "to constant"] < -0.1, "as in the watcher's line"
 
 
 def test_the_picture_names_every_training(problem, tried):

@@ -11,9 +11,11 @@ from src_py.ablation.results import (
     baselines,
     compare,
     curve_table,
+    main_size,
     mean_interval,
     name_control,
     repair_table,
+    repair_view,
     results_table,
     row_losses,
 )  # fmt: skip
@@ -63,8 +65,23 @@ def test_repairs_are_compared_on_the_same_seeds(problem, outcome):
     assert table.loc["pairwise", "seeds"] == 1
     assert table.loc["batch", "worth"] == 0
     assert compare(problem, outcomes, ("recipe", 50, 0), ("recipe", 99, 0)) is None
+    view = repair_view(repair_table(problem, outcomes))
+    assert list(view) == ["repair", "how", "log loss saved, nats (95 %)", "rows", "seeds"]
+    worth, low, high = table.loc["pairwise", ["worth", "at least", "at most"]]
+    assert f"{worth:+.3f} ({low:+.3f} to {high:+.3f})" in view.iloc[:, 2].tolist()
     assert plot_repairs(repair_table(problem, outcomes)) is not None
     assert plot_repairs(repair_table(problem, {})) is None
+
+
+def test_repairs_are_shown_at_the_largest_of_the_sizes_that_have_most(problem, outcome):
+    """On few rows nothing learns, and no repair is worth anything."""
+    arms = ("posted", "posted+pairwise", "posted+batch")
+    outcomes = {Trial(arm, rows, 0): outcome(0.1) for arm in arms for rows in (20, 60, 200)}
+    del outcomes[Trial("posted+batch", 200, 0)]
+    repairs = repair_table(problem, outcomes)
+    assert repairs["rows"].tolist() == [200, 60, 60, 20, 20]
+    assert main_size(repairs) == 60
+    assert plot_repairs(repairs).axes[0].get_title() == "What each repair is worth at 60 rows"
 
 
 def test_the_lines_to_beat_are_those_of_the_validation_rows(problem):
@@ -88,6 +105,22 @@ def test_the_picture_has_the_band_and_what_was_foretold(problem, outcome):
     assert band.get_paths()[0].vertices[:, 0].max() == pytest.approx(320)
 
 
+def test_a_loss_far_above_the_constant_predictor_does_not_squeeze_the_others(problem, outcome):
+    outcomes = {Trial("recipe", rows, 0): outcome(0.3) for rows in (20, 40)} | {Trial("posted", 40, 0): outcome(-3.0)}
+    outcomes[Trial("posted+batch", 20, 0)] = outcome(-3.0)  # not drawn
+    tables = curve_table(problem, outcomes), results_table(problem, outcomes)
+    worst = tables[0]["log loss"].max()
+    axes = plot_curves(*tables, ("recipe", "posted"), {"constant predictor": 1.1}, {}).axes[0]
+    assert worst > 1.3
+    assert axes.get_ylim()[1] == pytest.approx(1.2)
+    assert [text.get_text() for text in axes.texts] == [f"{worst:.2f}"]
+    near = {Trial("recipe", rows, 0): outcome(0.3) for rows in (20, 40)}
+    tables = curve_table(problem, near), results_table(problem, near)
+    axes = plot_curves(*tables, ("recipe",), {"constant predictor": 1.1}, {}).axes[0]
+    assert axes.get_ylim()[1] < 1.2
+    assert not axes.texts
+
+
 def test_a_picture_that_cannot_be_written_is_one_sentence(problem, outcome, tmp_path):
     outcomes = {Trial("recipe", rows, 0): outcome(0.5) for rows in (20, 60)}
     tables = curve_table(problem, outcomes), results_table(problem, outcomes)
@@ -102,5 +135,5 @@ def test_tables_for_readers_name_the_control_arm(problem, outcome):
     outcomes = {Trial("recipe", 50, 0): outcome(0.5), Trial("recipe", 50, 0, as_rows=100): outcome(0.5)}
     table = name_control(curve_table(problem, outcomes))
     assert table["arm"].tolist() == ["recipe", "recipe (control arm)"]
-    assert table["steps of rows"].isna().tolist() == [True, False]
+    assert table["steps of rows"].tolist() == ["own", "100"]
     assert "log loss" in name_control(results_table(problem, outcomes))

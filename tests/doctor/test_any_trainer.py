@@ -8,8 +8,10 @@ import pytest
 from scipy.special import softmax
 from transformers import Trainer
 
-from src_py.doctor import check_before_training, judge_training, watch
+from src_py.doctor import check_before_training, check_eval_rows, judge_training, watch
+from src_py.doctor.checks_schedule import check_steps
 from src_py.doctor.findings import Setup
+from src_py.errors import InputError
 from tests.doctor import tasks
 from tests.doctor.learners import collate, plain_trainer
 from tests.doctor.tasks import ROWS, TASKS, VALID
@@ -229,3 +231,25 @@ def test_the_verdict_on_what_are_no_classes(labels, predictions):
     assert "classes" in verdict.sentence
     assert str(verdict).startswith("NOT CHECKED: ")
     assert verdict.table.empty
+
+
+def test_validation_rows_that_are_not_those_of_the_table_are_said_before_the_training(tmp_path):
+    trainer = plain_trainer(tmp_path, eval_strategy="no")
+    check_eval_rows(trainer, pd.DataFrame(index=range(120)))
+    with pytest.raises(InputError, match="Your eval_dataset has 120 rows and `valid` has 60: set `valid` to the table"):
+        check_eval_rows(trainer, pd.DataFrame(index=range(60)))
+    trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset}
+    with pytest.raises(InputError, match="holds 2 sets: give it only the one"):
+        check_eval_rows(trainer, pd.DataFrame(index=range(120)))
+    trainer.eval_dataset = None
+    with pytest.raises(InputError, match="Your Trainer has no eval_dataset: give it one"):
+        check_eval_rows(trainer, pd.DataFrame(index=range(120)))
+
+
+def test_fewer_rows_a_step_are_only_advised_where_there_are_more_than_enough(tmp_path):
+    few, many = (
+        check_steps(Setup(plain_trainer(tmp_path, num_train_epochs=1, per_device_train_batch_size=rows)))
+        for rows in (16, 32)
+    )
+    assert "take fewer a step, towards 16" in many.advice
+    assert few.advice == "Raise TrainingArguments.num_train_epochs, or train on more rows."

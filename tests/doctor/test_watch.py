@@ -10,6 +10,7 @@ import torch
 from src_py.doctor.diagnose import Run, diagnose, learns_by_heart
 from src_py.doctor.verdict import interval, judge_training
 from src_py.doctor.watch import watch
+from src_py.errors import InputError
 from src_py.evaluation.baselines import length_only
 from src_py.evaluation.report import history_table
 from src_py.kaggle.session import start_session
@@ -369,7 +370,7 @@ def test_a_history_without_evaluations_is_no_obstacle(big):
 
 def test_figures_that_do_not_belong_together_are_refused(big):
     train, valid, truth = big
-    with pytest.raises(ValueError, match="prompts"):
+    with pytest.raises(InputError, match=r"`valid` has .* rows, and there are .* predictions and .* prompts"):
         judge_training(train, valid, truth, valid["prompt"].map(tuple)[:-1])
     with pytest.raises(ValueError, match="sum"):
         judge_training(train, valid, truth * 2, valid["prompt"].map(tuple))

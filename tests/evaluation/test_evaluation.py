@@ -10,7 +10,7 @@ import pytest
 from src_py.errors import InputError
 from src_py.evaluation import metrics
 from src_py.evaluation.baselines import constant_log_loss
-from src_py.evaluation.report import calibration, folded, plot_predictions
+from src_py.evaluation.report import as_html, calibration, folded, plot_predictions
 from src_py.kaggle.files import write_csv
 from src_py.model.preference import build_model
 from src_py.model.saved import SavedSettings, find_trained, save_trained
@@ -143,3 +143,14 @@ def test_a_folded_table_shows_all_rows_and_leaves_unknown_cells_empty():
     assert html.startswith("<details><summary>Trials &lt;all&gt;</summary>")
     assert "NaN" not in html
     assert folded("", pd.DataFrame({"row": range(500)})).count("<tr>") == 500
+
+
+def test_texts_of_a_table_stand_left_and_hold_no_markup():
+    html = as_html(pd.DataFrame({"a <step>": ["twice <b>", None], "gain": [0.5, np.nan]}))
+    assert '<div style="text-align:left">twice &lt;b&gt;</div>' in html
+    assert '<div style="text-align:left">a &lt;step&gt;</div>' in html
+    assert "<td>0.5</td>" in html
+    assert html.count("<td></td>") == 2
+    assert "overflow-wrap:anywhere" not in html
+    code = as_html(pd.DataFrame({"change": ["gradient_accumulation_steps=2"]}))
+    assert "overflow-wrap:anywhere" in code, "code breaks where a page is narrow"

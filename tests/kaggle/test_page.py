@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from src_py.kaggle import page
-from src_py.kaggle.page import RELAY, Meter, Sentences, is_live, say
+from src_py.kaggle.page import RELAY, FoldedLog, Meter, Sentences, is_live, say
 
 
 @pytest.fixture
@@ -109,3 +109,28 @@ say("a sentence")
     assert "step 4 of 4" in bar["data"]["text/html"]
     assert line["text"] == "an evaluation\n"
     assert sentence["data"]["text/plain"] == "a sentence"
+
+
+def test_a_long_log_is_folded_at_its_end_and_warnings_stay_in_sight(tmp_path, monkeypatch):
+    code = """
+from src_py.kaggle.page import FoldedLog
+log = FoldedLog()
+log("a trial <x>")
+log.warn("one was left out")
+log.fold("Trials")
+"""
+    monkeypatch.setenv("PYTHONPATH", ".")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    folded, warning = notebook.cells[0].outputs
+    assert folded["data"]["text/html"].startswith("<details")
+    assert "<summary>Trials (1)</summary><div>a trial &lt;x&gt;</div>" in folded["data"]["text/html"]
+    assert warning["data"]["text/plain"] == "one was left out"
+
+
+def test_a_log_of_a_script_is_printed_as_it_comes(capsys):
+    log = FoldedLog()
+    log("a trial")
+    assert capsys.readouterr().out == "a trial\n"
+    log.fold("Trials")
+    assert not capsys.readouterr().out
