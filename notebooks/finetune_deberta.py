@@ -337,7 +337,7 @@ if folds:
 # %% [markdown]
 # ## Check before training
 #
-# The doctor measures, on the real rows and in the precision of the training, 55 known causes of a model that does not
+# The doctor measures, on the real rows and in the precision of the training, 60 known causes of a model that does not
 # learn: shattered text, a cut answer, weights in half precision, a warmup that never arrives, and more. It changes
 # nothing. A FAIL stops the notebook here, before you waste a night of GPU time.
 

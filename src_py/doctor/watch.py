@@ -18,6 +18,7 @@ from src_py.doctor.settings import setting
 from src_py.doctor.steps import Steps
 from src_py.evaluation.baselines import constant_log_loss
 from src_py.evaluation.metrics import evaluation_metrics
+from src_py.kaggle.page import say
 from src_py.model.counted import counts_beside, counts_logits, counts_loss
 
 LABEL_ROWS = 20_000  # rows read for the class shares of a dataset without columns, and for the counts' training loss
@@ -259,7 +260,7 @@ class Watcher(TrainerCallback):
 
     def _say(self, sentence: str) -> None:
         if self.trainer.args.process_index == 0:
-            print(sentence, flush=True)
+            say(sentence)
 
 
 def _class_names(trainer) -> list[str] | None:
