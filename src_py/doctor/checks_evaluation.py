@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.rows import LABEL_NAMES, first_set, row_count
@@ -133,12 +133,12 @@ def _greater_is_better(metric: str, found: list[dict] | None) -> tuple[bool | No
 
 
 def _usual_evaluation(setup: Setup) -> bool:
-    """Whether an evaluation gives the metrics of `compute_metrics` and no others: one set, and no method replaced."""
+    """Whether an evaluation gives what `compute_metrics` returns and no more: one set, and no method of the user's."""
     trainer, methods = setup.trainer, ("evaluate", "_evaluate", "evaluation_loop", "_determine_best_metric")
-    own = any(
-        name in vars(trainer) or getattr(type(trainer), name, 0) is not getattr(Trainer, name, 0) for name in methods
-    )
-    return not own and not isinstance(trainer.eval_dataset, dict)
+    own = any(n in vars(trainer) or getattr(type(trainer), n, 0) is not getattr(Trainer, n, 0) for n in methods)
+    kinds = [type(one) for one in trainer.callback_handler.callbacks if hasattr(one, "on_evaluate")]
+    adds = any(k.on_evaluate is not TrainerCallback.on_evaluate and "transformers." not in k.__module__ for k in kinds)
+    return not own and not adds and not isinstance(trainer.eval_dataset, dict)
 
 
 def _class_names(data, label_names) -> list[str]:

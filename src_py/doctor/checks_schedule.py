@@ -80,7 +80,10 @@ def check_schedule(setup: Setup) -> Finding:
     total = _steps_of_the_loader(setup)
     if total is None or not FEW_STEPS <= total <= MOST_RATES / len(given.optimizer.param_groups):
         return Finding(name, SKIP, "a stream, or too few or too many steps", limit)
-    rates = _rates(setup, given, total)
+    try:
+        rates = _rates(setup, given, total)
+    except Exception as error:  # schedulers of users' own hold what cannot be copied, or are stepped otherwise
+        return Finding(name, SKIP, f"its rates cannot be computed ({type(error).__name__})", limit)
     lasts = int(np.flatnonzero(rates > ZERO_RATE).max(initial=-1)) + 1
     advice = f"Make the scheduler for {total} steps: the Trainer steps it after every optimizer step, and not once an "
     advice += "epoch. Or leave it to the Trainer."
@@ -107,7 +110,7 @@ def check_learning_rate(setup: Setup) -> Finding:
         groups = [g for g in optimizer.param_groups if any(id(p) in inside for p in g["params"])]
         if not groups:
             return Finding(name, SKIP, 'the optimizer holds none of the encoder: see "optimizer"')
-        rates = [g.get("initial_lr", g["lr"]) for g in groups]
+        rates = [g.get("max_lr", g.get("initial_lr", g["lr"])) for g in groups]  # OneCycleLR begins far below its peak
     rate, reference = max(rates, default=0.0), reference_lr(setup.model)
     advice = f"Set {setup.setting('lr')} near {reference:.1e}"
     advice += "; so high a rate destroys the encoder." if rate > reference else "."
@@ -266,7 +269,7 @@ def _steps_of_the_loader(setup: Setup) -> int | None:
         return args.max_steps
     try:
         batches = len(setup.trainer.get_train_dataloader())
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
     return math.ceil(max(1, math.ceil(batches / args.gradient_accumulation_steps)) * args.num_train_epochs)
 

@@ -9,7 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
-from transformers import BertForSequenceClassification, PreTrainedTokenizerFast, get_scheduler
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast, TrainerCallback, get_scheduler
 
 from src_py.doctor.checks_agree import (
     check_label_in_text,
@@ -35,11 +35,12 @@ from src_py.doctor.checks_learning import check_logged_loss
 from src_py.doctor.checks_loaded import check_activation, check_loaded_weights, check_tokenizer
 from src_py.doctor.checks_loss import check_logits, check_loss_of_known_predictions
 from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
-from src_py.doctor.checks_schedule import check_optimizer, check_schedule, check_warmup
+from src_py.doctor.checks_schedule import check_learning_rate, check_optimizer, check_schedule, check_warmup
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
 from src_py.doctor.checks_text import check_tokens_per_character
 from src_py.doctor.findings import Setup
 from src_py.doctor.untouched import untouched
+from src_py.model.encoder import reference_lr
 from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
 
 TOKENIZER = SimpleNamespace(cls_token_id=1, sep_token_id=2, cls_token="[CLS]", sep_token="[SEP]")
@@ -498,6 +499,31 @@ def test_a_scheduler_that_ends_early_or_has_another_optimizer(tmp_path, make, st
     assert (check_warmup(Setup(trainer)).measured == 'see "schedule"') == (status != "PASS")
     assert trainer.lr_scheduler.state_dict() == state
     assert [g["lr"] for g in trainer.optimizer.param_groups] == rates
+
+
+def test_the_rate_of_a_cycle_is_its_peak(tmp_path):
+    peak = reference_lr(make_model())
+
+    def status(rate):
+        make = scheduler(lambda o: lr_scheduler.OneCycleLR(o, rate, STEPS))
+        return worst(check_learning_rate, tmp_path, make)
+
+    assert (status(peak), status(100 * peak)) == ("PASS", "FAIL")
+
+
+def test_methods_that_add_metrics_are_not_accused_of_a_missing_one(tmp_path):
+    class Adds(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            metrics["eval_kappa"] = 0.5
+
+    chosen = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "kappa",
+        "save_strategy": "steps",
+        "save_steps": 10,
+    }
+    assert worst(check_best_model, tmp_path, **chosen) == "WARN"
+    assert worst(check_best_model, tmp_path, lambda trainer: trainer.add_callback(Adds()), **chosen) == "PASS"
 
 
 def test_a_scheduler_that_follows_the_validation_is_not_judged(tmp_path):
