@@ -185,7 +185,7 @@ class Share:
             return math.nan, math.nan
         z, n, p = 1.96, self.count, self.value
         middle, wide = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (middle - wide) / (1 + z * z / n), (middle + wide) / (1 + z * z / n)
+        return max(0.0, middle - wide) / (1 + z * z / n), (middle + wide) / (1 + z * z / n)
 
     def __str__(self) -> str:
         if not self.count:

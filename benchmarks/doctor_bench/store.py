@@ -19,7 +19,10 @@ SECONDS = 300  # for one part of one set-up
 # The parts of a set-up's result, and the code that each depends on beside this package. The truth about a fault does
 # not depend on the checks and their report, so that a new check needs no new training.
 PARTS = CHECK, RUN, ALONE, PEERS = "check", "run", "alone", "peers"
-_REPORT = tuple(f"doctor/{name}" for name in ("check", "effect", "findings", "page", "repair", "targets"))
+_REPORT = tuple(
+    f"doctor/{name}"
+    for name in ("check", "effect", "findings", "page", "repair", "rows", "settings", "targets", "texts", "untouched")
+)
 _SKIPPED = {CHECK: (), RUN: _REPORT, ALONE: ("doctor/",), PEERS: ("doctor/",)}
 _NOT_MEASURED = ("score.py", "report.py", "__main__.py", "store.py", "work.py", "peers.py")
 

@@ -1,4 +1,4 @@
-"""Check that the encoder's weights are those of its checkpoint, and not fresh ones."""
+"""Checks that the encoder's weights, and the tokenizer, are those of its checkpoint."""
 
 import json
 from collections.abc import Iterator
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from transformers import AutoTokenizer
 from transformers.activations import ACT2FN
 
-from src_py.doctor.checks_model import encoder_of
-from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
+from src_py.doctor.checks_model import _original_rows, encoder_of
+from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.model.encoder import encoder_layers
+from src_py.pairs.tokenizer import TOKENIZER_FILES
 
 ROWS = 4096  # of a matrix that are compared: the first ones
 ALIKE = 0.5  # cosine with the checkpoint's tensor: of fresh weights about 0, of fine-tuned ones above 0.9
@@ -58,7 +60,37 @@ def check_activation(setup: Setup) -> Finding:
     return Finding("activation", SKIP, "not a module of its own", named)
 
 
-LOADED_CHECKS = (check_loaded_weights, check_activation)
+def check_tokenizer(setup: Setup) -> Finding:
+    """Tokens have the ids that the encoder was pretrained with: the given tokenizer against the checkpoint's own.
+
+    Added tokens and special ones do not count. Vocabularies that share few tokens share few ids, too.
+    """
+    name, limit = "tokenizer", "the encoder's own ids"
+    encoder, own = encoder_of(setup.model), getattr(setup.tokenizer, "get_vocab", None)
+    folder = Path(getattr(getattr(encoder, "config", None), "_name_or_path", "") or "")
+    if own is None:
+        return Finding(name, SKIP, "no tokenizer given", limit)
+    if not folder.name or not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return Finding(name, SKIP, "the encoder's tokenizer files are not at hand", limit)
+    rows = _original_rows(encoder)
+    if rows and encoder.get_input_embeddings().num_embeddings < rows:  # trimmed to a vocabulary of its own, perhaps
+        return Finding(name, SKIP, "the encoder's embeddings were cut", limit)
+    try:
+        meant = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        special = {*setup.tokenizer.all_special_tokens, *meant.all_special_tokens}
+        ids, known = ({t: i for t, i in get().items() if t not in special} for get in (own, meant.get_vocab))
+    except Exception as error:  # the libraries raise many kinds
+        return Finding(name, SKIP, f"the encoder's tokenizer cannot be read ({type(error).__name__})", limit)
+    if not ids or not known:
+        return Finding(name, SKIP, "a tokenizer without a vocabulary", limit)
+    share = sum(known.get(token) == number for token, number in ids.items()) / min(len(ids), len(known))
+    advice = f"The encoder was pretrained with other ids of the tokens: load the tokenizer from {folder}, as the model "
+    advice += "was, and tokenise the texts with it."
+    # Of another model's vocabulary hardly any token has the same id; of one that was adapted, most have.
+    return judge(name, share, advice, warn=(0.9, None), fail=(0.5, None), form="{:.0%}", note=" of the tokens")
+
+
+LOADED_CHECKS = (check_loaded_weights, check_tokenizer, check_activation)
 
 
 def _files(folder: Path) -> list[Path]:

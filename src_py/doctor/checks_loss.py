@@ -1,4 +1,5 @@
-"""Check of the loss itself: what it says of predictions that are known to be right, to be wrong, and to say nothing."""
+"""Checks of the loss itself: what it says of predictions that are known to be right, wrong, or to say nothing; and
+whether it gets logits."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy, nll_loss
 
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup
 from src_py.doctor.untouched import no_dropout
@@ -16,6 +18,14 @@ SURE = 3.0  # the logit of the right class: a cross entropy of 0.1 with three cl
 RIGHT_COSTS, RIGHT_COSTS_MOST = 0.45, 0.8
 TRIED = 3  # modules at the end of the model that may make its logits
 SMOOTHED = 0.1  # the usual label smoothing
+SAME = 1e-4  # nats: rounding of float32
+# What may be done to logits before a cross entropy by mistake, and what comes of it.
+_ACTIVATIONS: dict[str, tuple[Callable, str]] = {
+    "softmax": (lambda x: x.softmax(-1), "which takes a softmax itself"),
+    "sigmoid": (torch.sigmoid, "so that right answers are never sure"),
+    "tanh": (torch.tanh, "so that right answers are never sure"),
+    "ReLU": (torch.relu, "so that logits below zero get no gradient"),
+}
 RARE_COUNTS = 0.2  # of a row of the most frequent class; weights for rare classes are above 1
 
 
@@ -67,7 +77,38 @@ def check_loss_of_known_predictions(setup: Setup) -> Finding:
     return _rows_that_count(setup, batch, head[0], torch.zeros_like(sure), measured, limit)
 
 
-LOSS_CHECKS = (check_loss_of_known_predictions,)
+def check_logits(setup: Setup) -> Finding:
+    """The loss gets the model's logits, and not what an activation made of them.
+
+    A module's output is replaced by a known one, and the predictions say what was made of it. A softmax is seen in the
+    predictions themselves, too.
+    """
+    name, limit = "logits", "no activation before the loss"
+    if setup.kind != "classes":
+        return Finding(name, SKIP, setup.kind, "for classes only")
+    batch = setup.batch(setup.sample[: max(2, min(8, setup.micro_batch))])
+    if "labels" not in batch or batch["labels"].min() < 0:
+        return Finding(name, SKIP, "no labels in a batch, or rows without one", limit)
+    returned, loss, made = _forward(setup, batch)
+    if made is None or made.ndim != 2 or len(made) != len(batch["labels"]):
+        return Finding(name, SKIP, "the model does not make one prediction for each row", limit)
+    made = made.float().cpu()
+    if not _is_cross_entropy(setup, loss, made, batch):
+        return Finding(name, SKIP, "the loss is not a cross entropy of the predictions", limit)
+    shaped = dict.fromkeys(module for module, output in reversed(returned) if output.shape == made.shape)
+    tried = (_activation(setup, batch, module, made.shape) for module in [*shaped][:TRIED])
+    found = next((kind for kind in tried if kind), None)
+    if found is None and bool((made >= 0).all()) and bool(((made.sum(1) - 1).abs() < SAME).all()):
+        # Equal probabilities cost the same where their logarithm is taken, as it should be.
+        surprise = nll_loss(made.log(), batch["labels"].long().cpu()).item()
+        found = "softmax" if abs(surprise - loss) > 10 * SAME else None
+    if found is None:
+        return Finding(name, PASS, "as the model makes them", limit)
+    advice = f"The model puts its logits through a {found} before the cross entropy, {_ACTIVATIONS[found][1]}: return "
+    return Finding(name, WARN, f"{found} on the logits", limit, advice + "the logits as the last layer makes them.")
+
+
+LOSS_CHECKS = (check_loss_of_known_predictions, check_logits)
 
 
 def _rows_that_count(setup: Setup, batch: dict, head, flat: torch.Tensor, measured: str, limit: str) -> Finding:
@@ -97,20 +138,7 @@ def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | Non
     Mostly its output is the logits. A decoder picks one place of each text out of it, multiple choice puts the choices
     side by side: such a module is found by giving it other outputs, which then have to be the model's.
     """
-    returned: list[tuple[torch.nn.Module, torch.Tensor]] = []
-
-    def note(module, inputs, output):
-        if isinstance(output, torch.Tensor):
-            returned.append((module, output))
-
-    handles = [module.register_forward_hook(note) for module in setup.model.modules() if module is not setup.model]
-    no_dropout(setup.model)
-    try:
-        with torch.no_grad():
-            _, logits = setup.loss_and_predictions(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    returned, _, logits = _forward(setup, batch)
     if logits is None or logits.ndim != 2 or len(logits) != len(batch["labels"]):
         return None
     shaped = [module for module, output in reversed(returned) if _as_output(logits, output.shape) is not None]
@@ -121,6 +149,45 @@ def _last_module(setup: Setup, batch: dict) -> tuple[torch.nn.Module, int] | Non
         if made is not None and torch.allclose(made.float(), probe, atol=1e-2):
             return module, logits.shape[1]
     return None
+
+
+def _forward(
+    setup: Setup, batch: dict
+) -> tuple[list[tuple[torch.nn.Module, torch.Tensor]], float, torch.Tensor | None]:
+    """What each module returns for a batch without dropout, in their order, the loss, and the model's predictions."""
+    returned: list[tuple[torch.nn.Module, torch.Tensor]] = []
+
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor):
+            returned.append((module, output))
+
+    handles = [module.register_forward_hook(note) for module in setup.model.modules() if module is not setup.model]
+    no_dropout(setup.model)
+    try:
+        with torch.no_grad():
+            loss, logits = setup.loss_and_predictions(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return returned, loss.item(), logits
+
+
+def _is_cross_entropy(setup: Setup, loss: float, made: torch.Tensor, batch: dict) -> bool:
+    labels = batch["labels"].long().cpu()
+    return abs(loss - cross_entropy(made, labels, label_smoothing=setup.args.label_smoothing_factor).item()) < SAME
+
+
+def _activation(setup: Setup, batch: dict, module: torch.nn.Module, shape: torch.Size) -> str | None:
+    """Which activation makes the model's predictions of a module's output, told by giving it another output."""
+    probe = torch.linspace(-1, 1, shape.numel()).reshape(shape)
+    with torch.no_grad(), _replaced(module, probe.clone().to(setup.args.device)):
+        loss, made = setup.loss_and_predictions(batch)
+    if made is None or made.shape != shape or not _is_cross_entropy(setup, loss.item(), made.float().cpu(), batch):
+        return None
+    made = made.float().cpu()
+    return next(
+        (kind for kind, (make, _) in _ACTIVATIONS.items() if torch.allclose(make(probe), made, atol=1e-2)), None
+    )
 
 
 @contextmanager

@@ -1,8 +1,12 @@
 """Checks of the schedule, the batch and the machine."""
 
+import copy
 import math
+import warnings
 
+import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from transformers import get_scheduler
 
 from src_py.doctor.checks_model import adam, encoder_of, pretrained
@@ -12,6 +16,10 @@ from src_py.kaggle.session import missing_kernels
 from src_py.model.encoder import reference_lr
 
 PAIRS, STEPS = 16, 100  # least in a step; least in a training
+# Of a scheduler's peak rate: what is as good as zero, and the least mean; steps that it has to last. Polynomials up to
+# the third power end later, and have a greater mean.
+ZERO_RATE, LEAST_MEAN, LASTS = 1e-3, 0.1, 0.8
+FEW_STEPS, MOST_RATES = 20, 1_000_000  # to judge a scheduler by; and rates that are computed for it
 MOST_EPOCHS = 10.0  # that are proposed: more passes over few rows are rather learned by heart
 
 
@@ -35,6 +43,8 @@ def check_steps(setup: Setup) -> Finding:
 def check_warmup(setup: Setup) -> Finding:
     """Steps until the learning rate peaks, as the scheduler really sees them."""
     name, total = "warmup", _total_steps(setup)
+    if check_schedule(setup).status in (FAIL, WARN):
+        return Finding(name, SKIP, 'see "schedule"')
     steps = _steps_to_peak(setup, total)
     if steps is None:
         return Finding(name, SKIP, "a scheduler whose rates are not known before training")
@@ -48,6 +58,39 @@ def check_warmup(setup: Setup) -> Finding:
         change |= {"schedule": "constant_with_warmup"}
     limits: dict = {"warn": (0.02, 0.3), "form": "{:.0%} of the steps", "note": f" ({steps} of {total})"}
     return judge(name, steps / total, advice, **limits, change=change)
+
+
+def check_schedule(setup: Setup) -> Finding:
+    """A scheduler of the user's own sets the rates of the Trainer's optimizer, and lasts until training ends.
+
+    A copy of it is stepped as training will do it, after every optimizer step.
+    """
+    name, limit, trainer = "schedule", f"lasts {LASTS:.0%} of the steps", setup.trainer
+    given = trainer.lr_scheduler
+    if given is None or getattr(trainer, "_created_lr_scheduler", False):  # then training makes another one
+        return Finding(name, PASS, "made by the Trainer", limit)
+    given = getattr(given, "scheduler", given)  # inside accelerate's wrapper
+    if not isinstance(given, LRScheduler) or isinstance(given, ReduceLROnPlateau):
+        return Finding(name, SKIP, "a scheduler whose rates are not known before training", limit)
+    change: dict = {CODE: ("", "trainer.lr_scheduler = None")}
+    if not _same_optimizer(trainer.optimizer, given.optimizer):
+        advice = "The scheduler changes the rates of another optimizer, so that training's stay as they are: make it "
+        advice += "from trainer.optimizer, after that, or leave it to the Trainer."
+        return Finding(name, FAIL, "another optimizer's", "of the Trainer's optimizer", advice, change)
+    total = _steps_of_the_loader(setup)
+    if total is None or not FEW_STEPS <= total <= MOST_RATES / len(given.optimizer.param_groups):
+        return Finding(name, SKIP, "a stream, or too few or too many steps", limit)
+    try:
+        rates = _rates(setup, given, total)
+    except Exception as error:  # schedulers of users' own hold what cannot be copied, or are stepped otherwise
+        return Finding(name, SKIP, f"its rates cannot be computed ({type(error).__name__})", limit)
+    lasts = int(np.flatnonzero(rates > ZERO_RATE).max(initial=-1)) + 1
+    advice = f"Make the scheduler for {total} steps: the Trainer steps it after every optimizer step, and not once an "
+    advice += "epoch. Or leave it to the Trainer."
+    if lasts < LASTS * total:
+        return Finding(name, WARN, f"the rate is zero from step {lasts} of {total} on", limit, advice, change)
+    form = "{:.0%} of its peak on average"
+    return judge(name, float(rates.mean()), advice, warn=(LEAST_MEAN, None), form=form, change=change)
 
 
 def check_learning_rate(setup: Setup) -> Finding:
@@ -67,7 +110,7 @@ def check_learning_rate(setup: Setup) -> Finding:
         groups = [g for g in optimizer.param_groups if any(id(p) in inside for p in g["params"])]
         if not groups:
             return Finding(name, SKIP, 'the optimizer holds none of the encoder: see "optimizer"')
-        rates = [g.get("initial_lr", g["lr"]) for g in groups]
+        rates = [g.get("max_lr", g.get("initial_lr", g["lr"])) for g in groups]  # OneCycleLR begins far below its peak
     rate, reference = max(rates, default=0.0), reference_lr(setup.model)
     advice = f"Set {setup.setting('lr')} near {reference:.1e}"
     advice += "; so high a rate destroys the encoder." if rate > reference else "."
@@ -89,6 +132,11 @@ def check_optimizer(setup: Setup) -> Finding:
         return Finding(name, FAIL, "nothing is trainable", limit, advice, change)
     if setup.trainer.optimizer is None:
         return Finding(name, PASS, "made by the Trainer", limit)
+    if any(group.get("maximize") for group in setup.trainer.optimizer.param_groups):
+        advice = "The optimizer was made with maximize=True, so that the loss rises: leave it out."
+        return Finding(
+            name, FAIL, "maximises the loss", "minimises it", advice, {CODE: ("maximize=True", "maximize=False")}
+        )
     held = {id(p) for group in setup.trainer.optimizer.param_groups for p in group["params"]}
     missing = sum(p.numel() for p in trainable if id(p) not in held)
     advice = "Build the optimizer from this model's parameters, after freezing"
@@ -144,6 +192,7 @@ def check_gpu_architecture(setup: Setup) -> Finding:
 TRAINING_CHECKS = (
     check_batch,
     check_warmup,
+    check_schedule,
     check_learning_rate,
     check_steps,
     check_optimizer,
@@ -187,10 +236,10 @@ def _steps_to_peak(setup: Setup, total: int) -> int | None:
         warmup = setup.args.get_warmup_steps(total)
         scheduler = get_scheduler(kind, optimizer, warmup, total, scheduler_specific_kwargs=options)
     elif hasattr(given, "lr_lambdas"):
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, given.lr_lambdas[0])
+        scheduler = LambdaLR(optimizer, given.lr_lambdas[0])
     else:
         return None
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+    if not isinstance(scheduler, LambdaLR):
         return None
     rates = []
     for _ in range(total):
@@ -198,3 +247,51 @@ def _steps_to_peak(setup: Setup, total: int) -> int | None:
         optimizer.step()
         scheduler.step()
     return rates.index(max(rates))
+
+
+def _same_optimizer(one, other) -> bool:
+    """Whether two are one optimizer, wrappers aside, or share groups of weights, as wrappers of users' own do."""
+
+    def inside(optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        return optimizer if inner is None else inside(inner)
+
+    one, other = inside(one), inside(other)
+    groups = [getattr(optimizer, "param_groups", []) for optimizer in (one, other)]
+    return one is other or any(a is b for a in groups[0] for b in groups[1])
+
+
+def _steps_of_the_loader(setup: Setup) -> int | None:
+    """Optimizer steps of the training, by the length of its loader, since samplers may take fewer rows than there are;
+    None for a stream."""
+    args = setup.args
+    if args.max_steps > 0:
+        return args.max_steps
+    try:
+        batches = len(setup.trainer.get_train_dataloader())
+    except (TypeError, NotImplementedError):
+        return None
+    return math.ceil(max(1, math.ceil(batches / args.gradient_accumulation_steps)) * args.num_train_epochs)
+
+
+def _rates(setup: Setup, given: LRScheduler, steps: int) -> np.ndarray:
+    """(steps,) the rate before each step as a share of its peak, where a group's is highest; zero where the scheduler
+    raises an error because it is stepped too often."""
+    groups = [
+        {key: copy.deepcopy(value) for key, value in group.items() if key != "params"} | {"params": [torch.zeros(1)]}
+        for group in given.optimizer.param_groups
+    ]
+    stand_in = torch.optim.Optimizer(groups, {})
+    # The copy gets the stand-in for its optimizer; nothing large that the user's functions hold is copied.
+    kept = {id(thing): thing for thing in (setup.model, setup.trainer, setup.trainer.train_dataset)}
+    scheduler = copy.deepcopy(given, {**kept, id(given.optimizer): stand_in})
+    rates = np.zeros((steps, len(groups)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the stand-in is never stepped
+        for step in range(steps):
+            rates[step] = [float(group["lr"]) for group in stand_in.param_groups]
+            try:
+                scheduler.step()
+            except ValueError:  # OneCycleLR, after its last step
+                break
+    return (rates / np.maximum(rates.max(0), 1e-30)).max(1)

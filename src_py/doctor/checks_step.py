@@ -11,7 +11,8 @@ from src_py.doctor.checks_schedule import _total_steps
 from src_py.doctor.findings import FAIL, PASS, SKIP, WARN, Finding, Setup, judge
 from src_py.doctor.settings import CODE
 from src_py.doctor.untouched import weights_restored
-from src_py.model.encoder import reference_lr
+from src_py.errors import InputError
+from src_py.model.encoder import encoder_layers, reference_lr
 
 USUAL_BETA = 0.95  # of few steps even the usual 0.9 remembers most: then the steps are too few
 STILL = 2e-3  # of the usual rate: less than 24 layers leave of it that each have 0.8 of the next one's
@@ -154,6 +155,11 @@ def check_trained_parts(setup: Setup) -> Finding:
         how = f"lower {setup.setting('freeze_layers')}" if setup.ours else "set requires_grad=True for the encoder"
         advice = f"Only the head is trained. If that is not meant, {how}."
         return Finding(name, WARN, "encoder frozen", limit, advice)
+    layers = _layer_weights(encoder)
+    if layers and not any(p.requires_grad for p in layers):
+        how = f"lower {setup.setting('freeze_layers')}" if setup.ours else "set requires_grad=True for the layers"
+        advice = f"Of the encoder only what lies before or behind its layers is trained. If that is not meant, {how}."
+        return Finding(name, WARN, "encoder layers frozen", limit, advice)
     return Finding(name, PASS, "both", limit)
 
 
@@ -173,6 +179,14 @@ def check_dropout(setup: Setup) -> Finding:
 
 STEP_CHECKS = (check_first_update,)
 SETTINGS_CHECKS = (check_decay, check_betas, check_trained_parts, check_dropout)
+
+
+def _layer_weights(encoder) -> list:
+    """Parameters of the transformer blocks; empty where it is not known which modules these are."""
+    try:
+        return list(encoder_layers(encoder).parameters())
+    except (InputError, AttributeError, AssertionError):
+        return []
 
 
 def _why_still(setup: Setup) -> tuple[str, dict]:

@@ -25,6 +25,7 @@ ORDER = (
     "labels",
     "labels and row order",
     "signal in labels",
+    "names of classes",
     "labels of both sets",
     "ties and sides",
     "label in the text",
@@ -40,6 +41,7 @@ ORDER = (
     "rows used",
     "classes in a step",
     # Weights, and what the model can read
+    "tokenizer",
     "pretrained weights",
     "weights",
     "sequence length",
@@ -48,6 +50,7 @@ ORDER = (
     "optimizer",
     "activation",
     # Loss and learning
+    "logits",
     "loss of known predictions",
     "logged loss",
     "gradients",
@@ -62,6 +65,7 @@ ORDER = (
     "memory",
     # Batch, schedule, optimizer
     "pairs in a step",
+    "schedule",
     "warmup",
     "learning rate",
     "optimizer steps",
@@ -71,6 +75,7 @@ ORDER = (
     # Machine and evaluation
     "GPUs",
     "metrics",
+    "best model",
     "validation rows",
     "NaN in the log",
     "bf16",

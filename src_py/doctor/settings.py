@@ -38,6 +38,8 @@ _NAMES = {
     "model_dir": ("CFG.model_dir", "the model"),
     "collator": ("PairCollator", "DataCollatorWithPadding(tokenizer)"),
     "n_folds": ("CFG.n_folds", "the Trainer's eval_dataset"),
+    "best_metric": ("metric_for_best_model in make_trainer", "TrainingArguments.metric_for_best_model"),
+    "greater_is_better": ("greater_is_better in make_trainer", "TrainingArguments.greater_is_better"),
     "keep_best": ("as CFG.evals_per_epoch above 0 does", "TrainingArguments.load_best_model_at_end"),
     "table": ("the doctor's table, shown before a fold is trained", "what check_before_training says"),
 }
@@ -158,6 +160,7 @@ def user_settings(trainer, max_length: int | None = None) -> UserSettings:
             "beta1": args.adam_beta1,
             "epsilon": args.adam_epsilon,
             "optim": str(getattr(args.optim, "value", args.optim)),
+            "greater_is_better": args.greater_is_better,
         }
         config: Any = getattr(model, "config", None)
         stated = config.to_dict() if hasattr(config, "to_dict") else {}

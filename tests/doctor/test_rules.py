@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from datasets import ClassLabel, Dataset
 from torch.nn.functional import cross_entropy
+from torch.optim import lr_scheduler
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast, TrainerCallback, get_scheduler
 
 from src_py.doctor.checks_agree import (
     check_label_in_text,
@@ -22,15 +25,23 @@ from src_py.doctor.checks_batch import (
     check_rows_alone,
     check_steps_rows,
 )
-from src_py.doctor.checks_evaluation import check_metrics, check_validation_rows
+from src_py.doctor.checks_evaluation import (
+    _greater_is_better,
+    check_best_model,
+    check_metrics,
+    check_names_of_classes,
+    check_validation_rows,
+)
 from src_py.doctor.checks_learning import check_logged_loss
-from src_py.doctor.checks_loaded import check_activation, check_loaded_weights
-from src_py.doctor.checks_loss import check_loss_of_known_predictions
+from src_py.doctor.checks_loaded import check_activation, check_loaded_weights, check_tokenizer
+from src_py.doctor.checks_loss import check_logits, check_loss_of_known_predictions
 from src_py.doctor.checks_rows import check_copies, check_label_order, check_padding_in_rows, check_special_tokens
+from src_py.doctor.checks_schedule import check_learning_rate, check_optimizer, check_schedule, check_warmup
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
 from src_py.doctor.checks_text import check_signal_in_labels, check_tokens_per_character
 from src_py.doctor.findings import Setup
 from src_py.doctor.untouched import untouched
+from src_py.model.encoder import reference_lr
 from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
 
 TOKENIZER = SimpleNamespace(cls_token_id=1, sep_token_id=2, cls_token="[CLS]", sep_token="[SEP]")
@@ -54,7 +65,7 @@ def worst(*args, **kwargs):
 CHECKS = (
     check_batch_labels, check_batch_tokens, check_modes, check_rows_alone, check_steps_rows, check_validation_rows,
     check_loss_of_known_predictions, check_copies, check_padding_in_rows, check_special_tokens, check_betas,
-    check_decay, check_dropout, check_first_update, check_trained_parts,
+    check_decay, check_dropout, check_first_update, check_trained_parts, check_logits, check_schedule, check_optimizer,
 )  # fmt: skip
 
 
@@ -443,3 +454,190 @@ class Letters:
 def test_a_language_that_the_tokenizer_knows_as_bytes_only(tmp_path, width, status):
     finding = check_tokens_per_character(Setup(plain_trainer(tmp_path, train=ROWS), Letters(width)))
     assert (finding.status, "language" in finding.advice) == (status, status == "WARN")
+
+
+def test_a_tokenizer_with_the_ids_of_another_model(tmp_path):
+    def tokenizer(words):
+        made = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+        return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+    words = [*(f"word{i}" for i in range(60)), "[UNK]"]
+    make_model().save_pretrained(tmp_path / "saved")
+    tokenizer(words).save_pretrained(tmp_path / "saved")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "saved")
+    added, moved, other = (
+        tokenizer(w) for w in (words, ["new", *words], [f"other{w}" for w in words[:-1]] + ["[UNK]"])
+    )
+    added.add_tokens(["\n", "more"])
+
+    def status(model, tokenizer):
+        return check_tokenizer(Setup(plain_trainer(tmp_path, model=model, train=ROWS), tokenizer)).status
+
+    assert [status(model, one) for one in (tokenizer(words), added, moved, other)] == ["PASS", "PASS", "FAIL", "FAIL"]
+    assert [status(model, None), status(make_model(), moved)] == ["not checked"] * 2
+
+
+def accuracy(prediction):
+    return {"accuracy": float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
+
+
+@pytest.mark.parametrize(
+    ("metric", "compute", "greater", "status"),
+    [
+        ("eval_loss", None, None, "PASS"),
+        ("eval_loss", None, True, "FAIL"),
+        ("accuracy", accuracy, None, "PASS"),
+        ("accuracy", accuracy, False, "FAIL"),
+        # The greatest is chosen where the name does not end with "loss", and this one is an error.
+        ("distance", lambda p: {"distance": np.float32(1 - accuracy(p)["accuracy"])}, None, "FAIL"),
+        ("kappa", accuracy, None, "WARN"),  # an evaluation gives no such metric
+        ("accuracy", None, None, "WARN"),
+    ],
+)
+def test_the_worst_model_is_chosen_as_the_best_one(tmp_path, metric, compute, greater, status):
+    chosen = {"load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": greater}
+    saved = {"save_strategy": "steps", "save_steps": 10, "trainer_options": {"compute_metrics": compute}}
+    (finding,) = found(check_best_model, tmp_path, **chosen, **saved)
+    assert finding.status == status, finding
+    assert finding.change == ({"greater_is_better": metric == "accuracy"} if status == "FAIL" else {})
+
+
+def test_the_direction_of_metrics_that_cannot_be_measured_follows_from_their_names():
+    assert _greater_is_better("eval_log_loss", None) == (False, False)
+    assert _greater_is_better("macro_f1", None) == (True, False)
+    assert _greater_is_better("neg_log_loss", None) == _greater_is_better("score", None) == (None, False)
+
+
+def scheduler(make):
+    def edit(trainer):
+        trainer.create_optimizer()
+        trainer.lr_scheduler = make(trainer.optimizer)
+
+    return edit
+
+
+STEPS = 40  # of 160 rows in steps of 16, four times
+
+
+@pytest.mark.parametrize(
+    ("make", "status"),
+    [
+        (lambda o: get_scheduler("constant", o), "PASS"),
+        (lambda o: get_scheduler("linear", o, 4, STEPS), "PASS"),
+        (lambda o: get_scheduler("cosine", o, 4, STEPS), "PASS"),
+        (lambda o: get_scheduler("cosine_with_restarts", o, 0, STEPS, {"num_cycles": 3}), "PASS"),
+        (lambda o: get_scheduler("polynomial", o, 4, STEPS, {"power": 3.0}), "PASS"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 2e-3, STEPS), "PASS"),
+        (lambda o: lr_scheduler.StepLR(o, STEPS // 3, 0.1), "PASS"),
+        (lambda o: get_scheduler("linear", o, 2, 10), "WARN"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 2e-3, 20), "WARN"),
+        (lambda o: lr_scheduler.ExponentialLR(o, 0.5), "WARN"),
+        (lambda o: lr_scheduler.StepLR(o, 2, 0.2), "WARN"),
+        (lambda o: get_scheduler("linear", torch.optim.AdamW(o.param_groups[0]["params"]), 4, STEPS), "FAIL"),
+    ],
+)
+def test_a_scheduler_that_ends_early_or_has_another_optimizer(tmp_path, make, status):
+    trainer = plain_trainer(tmp_path, train=ROWS, valid=ROWS[:60])
+    scheduler(make)(trainer)
+    state, rates = trainer.lr_scheduler.state_dict().copy(), [g["lr"] for g in trainer.optimizer.param_groups]
+    assert check_schedule(Setup(trainer)).status == status
+    assert (check_warmup(Setup(trainer)).measured == 'see "schedule"') == (status != "PASS")
+    assert trainer.lr_scheduler.state_dict() == state
+    assert [g["lr"] for g in trainer.optimizer.param_groups] == rates
+
+
+def test_the_rate_of_a_cycle_is_its_peak(tmp_path):
+    peak = reference_lr(make_model())
+
+    def status(rate):
+        make = scheduler(lambda o: lr_scheduler.OneCycleLR(o, rate, STEPS))
+        return worst(check_learning_rate, tmp_path, make)
+
+    assert (status(peak), status(100 * peak)) == ("PASS", "FAIL")
+
+
+def test_methods_that_add_metrics_are_not_accused_of_a_missing_one(tmp_path):
+    class Adds(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            metrics["eval_kappa"] = 0.5
+
+    chosen = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "kappa",
+        "save_strategy": "steps",
+        "save_steps": 10,
+    }
+    assert worst(check_best_model, tmp_path, **chosen) == "WARN"
+    assert worst(check_best_model, tmp_path, lambda trainer: trainer.add_callback(Adds()), **chosen) == "PASS"
+
+
+def test_a_scheduler_that_follows_the_validation_is_not_judged(tmp_path):
+    trainer = plain_trainer(tmp_path, train=ROWS)
+    assert check_schedule(Setup(trainer)).measured == "made by the Trainer"
+    scheduler(lr_scheduler.ReduceLROnPlateau)(trainer)
+    assert check_schedule(Setup(trainer)).status == "not checked"
+
+
+def test_an_optimizer_that_climbs(tmp_path):
+    def status(**options):
+        def edit(trainer):
+            trainer.optimizer = torch.optim.AdamW(trainer.model.parameters(), **options)
+
+        return worst(check_optimizer, tmp_path, edit)
+
+    assert (status(), status(maximize=True)) == ("PASS", "FAIL")
+
+
+def test_all_layers_are_frozen_but_not_what_lies_around_them(tmp_path):
+    def first(trainer):
+        trainer.model.bert.encoder.layer[0].requires_grad_(False)
+
+    assert worst(check_trained_parts, tmp_path, first) == "PASS"
+    (finding,) = found(check_trained_parts, tmp_path, lambda t: t.model.bert.encoder.requires_grad_(False))
+    assert (finding.status, finding.measured) == ("WARN", "encoder layers frozen")
+
+
+@pytest.mark.parametrize(
+    ("valid", "config", "status"),
+    [
+        (["a", "b", "tie"], None, "PASS"),
+        (["b", "a", "tie"], None, "WARN"),
+        (["x", "y", "z"], None, "PASS"),  # other words
+        (["a", "b", "tie"], ["A", "B", "tie"], "PASS"),
+        (["a", "b", "tie"], ["tie", "a", "b"], "WARN"),
+    ],
+)
+def test_names_of_classes_in_another_order(tmp_path, valid, config, status):
+    def edit(trainer):
+        if config:
+            trainer.model.config.id2label = dict(enumerate(config))
+
+    sets = [
+        Dataset.from_list(ROWS[:60]).cast_column("labels", ClassLabel(names=names))
+        for names in (["a", "b", "tie"], valid)
+    ]
+    (finding,) = found(check_names_of_classes, tmp_path, edit, train=sets[0], valid=sets[1])
+    assert finding.status == status, finding
+
+
+@pytest.mark.parametrize("kind", ["", "softmax", "sigmoid", "tanh", "relu", "softmax, and its logarithm"])
+def test_logits_that_went_through_an_activation(tmp_path, kind):
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = make_model()
+
+        def forward(self, input_ids, attention_mask, labels):
+            made = self.inside(input_ids, attention_mask).logits
+            made = made.softmax(-1) if "softmax" in kind else getattr(torch, kind)(made) if kind else made
+            loss = torch.nn.functional.nll_loss(made.log(), labels) if "log" in kind else cross_entropy(made, labels)
+            return {"loss": loss, "logits": made}
+
+    finding = check_logits(Setup(plain_trainer(tmp_path, model=Wrapped(), train=ROWS)))
+    status = "not checked" if "log" in kind else "WARN" if kind else "PASS"
+    assert finding.status == status, finding
+    assert status != "WARN" or finding.measured.lower() == f"{kind} on the logits"
+    model = Wrapped()  # equal predictions cost the same, with and without the activation
+    torch.nn.init.zeros_(model.inside.classifier.weight)
+    again = check_logits(Setup(plain_trainer(tmp_path, model=model, train=ROWS))).status
+    assert again == {"not checked": "PASS"}.get(status, status)

@@ -19,7 +19,8 @@ def order(case: Case, choose) -> None:
         labels = np.asarray(data["labels"])
         loader = type(trainer).get_train_dataloader(trainer)
         steps = [[int(i) for i in rows] for rows in choose(labels, args.train_batch_size)]
-        made = DataLoader(data, batch_sampler=_Steps(steps), collate_fn=loader.collate_fn)
+        # As the Trainer's own loader, without the columns that the model does not take.
+        made = DataLoader(loader.dataset, batch_sampler=_Steps(steps), collate_fn=loader.collate_fn)
         trainer.get_train_dataloader = lambda: made
         if not hasattr(trainer, "sampler"):
             return
