@@ -196,7 +196,7 @@ class Share:
 
 def cost_of_alarms(rows: list[Row]) -> dict[str, float]:
     """For each check, the median harm of the single faults that it names (at most 5), among those of the half that
-    limits were chosen on: the order of findings is chosen by it."""
+    limits were chosen on."""
     costs: dict[str, list[float]] = {}
     for row in rows:
         if row.setup.group == SINGLE and row.setup.half == LIMITS:

@@ -1,7 +1,6 @@
 """Findings come in the order of their effect; `repair` shows in the user's own terms what would make them go away."""
 
 import copy
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import BertForSequenceClassification, get_scheduler
 from src_py.ablation.posted import posted_config, posted_trainer
 from src_py.doctor import check_before_training, effect
 from src_py.doctor.checks_text import check_tokens_per_character
-from src_py.doctor.effect import COST, ORDER, in_order, place
+from src_py.doctor.effect import ORDER, in_order
 from src_py.doctor.findings import FAIL, WARN, Finding, Report, Setup
 from src_py.doctor.repair import propose
 from src_py.doctor.settings import setting, user_settings
@@ -24,7 +23,6 @@ from src_py.pairs.encode import Reading, encode_pairs
 from src_py.training.trainer import TrainingSettings, make_trainer
 from tests.doctor.learners import make_model, make_rows, plain_trainer
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 USUAL = {"train": make_rows(160, 1), "valid": make_rows(60, 2), "num_train_epochs": 10}  # a hundred steps
 
 
@@ -281,27 +279,13 @@ def test_an_unknown_name_of_a_setting_is_an_error(tmp_path):
         user_settings(plain(tmp_path)).changed(learning_rat=1.0)
 
 
-def test_findings_come_by_status_and_then_by_what_they_cost(monkeypatch):
-    said = [Finding("warmup", FAIL, ""), Finding("labels", WARN, ""), Finding("gradients", FAIL, "")]
-    assert [f.check for f in in_order(said)] == ["gradients", "warmup", "labels"]
-    monkeypatch.setattr(effect, "COST", {"gradients": 0.01, "warmup": 0.3, "labels": 2.0})
-    assert [f.check for f in in_order(said)] == ["warmup", "gradients", "labels"]
-
-
-def test_a_check_without_a_figure_counts_as_one_that_costs_much(monkeypatch):
-    monkeypatch.setattr(effect, "COST", {"labels": 0.05, "warmup": 0.9})
-    assert sorted(["learning rate", "labels", "first step", "warmup", "a new one"], key=place) == [
-        "first step", "warmup", "learning rate", "a new one", "labels",
-    ]  # fmt: skip
-
-
-def test_the_costs_are_those_of_the_benchmark():
-    recorded = json.loads((BENCHMARKS / "doctor_bench.json").read_text(encoding="utf-8"))
-    assert recorded["cost"] == COST
+def test_findings_come_by_status_and_then_causes_first():
+    said = [Finding("warmup", FAIL, ""), Finding("labels", WARN, ""), Finding("a new one", FAIL, "")]
+    said += [Finding("first steps", FAIL, ""), Finding("optimizer", FAIL, "")]
+    assert [f.check for f in in_order(said)] == ["optimizer", "first steps", "warmup", "a new one", "labels"]
 
 
 def test_every_check_has_a_place(tmp_path):
-    assert set(COST) <= set(ORDER)
     assert len(ORDER) == len(set(ORDER))
     report = check_before_training(plain(tmp_path), card_bytes=10**12)
     assert {finding.check for finding in report.findings} <= set(ORDER)
