@@ -167,7 +167,7 @@ def check_round_trip(setup: Setup) -> Finding:
         for offset in OFFSETS:
             moved = [come_back([i - offset for i in ids], text) for ids, text in pairs]
             if moved and np.mean(moved) > SAME_TOKENS > np.mean([come_back(ids, text) for ids, text in pairs]):
-                advice += f"ids are {offset:+d} from those of the text. Were special tokens added in between?"
+                advice += f"ids have an offset of {offset:+d}; were special tokens added in between?"
                 return Finding(name, WARN, f"an offset of {offset:+d}", f"at least {SAME_TOKENS:.0%} come back", advice)
     for row in rows:
         texts = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in row)

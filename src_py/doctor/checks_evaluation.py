@@ -110,9 +110,10 @@ def _right_and_wrong(setup: Setup) -> list[dict]:
 
 def _numbers(metrics: dict) -> dict[str, float]:
     """Those that are one number: of Python, of numpy, or a tensor."""
-    kinds = (Real, np.generic, np.ndarray, torch.Tensor)
-    single = {k: v for k, v in metrics.items() if isinstance(v, kinds) and np.size(v) == 1}
-    return {k: float(v) for k, v in single.items() if not isinstance(v, (np.str_, np.bytes_))}
+    arrays = {
+        k: np.asarray(v) for k, v in metrics.items() if isinstance(v, (Real, np.generic, np.ndarray, torch.Tensor))
+    }
+    return {k: float(v) for k, v in arrays.items() if v.size == 1 and v.dtype.kind in "biuf"}
 
 
 def _metrics_of_known_predictions(setup: Setup) -> list[dict] | None:

@@ -5,7 +5,7 @@ from typing import Any
 STATUSES = ("FAIL", "WARN", "PASS", "not checked")
 
 # What ends the training first; then the order that the checks have in the posted notebook, along the way of the data,
-# causes before what they entail. By the costs that `make doctor-bench` measures (benchmarks/doctor_bench.json), the true
+# causes before what they entail. By the costs that `make doctor-bench` measures (doctor_bench.json), the true
 # cause came first or second less often (for 92 of 100 faults instead of 96): its consequences cost as much.
 ORDER = (
     "first step",
