@@ -29,6 +29,26 @@ def test_the_readme_names_only_commands_that_are_run_by_a_test():
     assert [sum(c.startswith(words) for c in COMMANDS) for words in with_inputs] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "benchmarks/README.md", "gallery/README.md"],
+)
+def test_links_inside_the_repository_resolve(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_help_lists_every_command_of_the_readme():
     text = make("help").stdout
     inline = re.findall(r"`make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
