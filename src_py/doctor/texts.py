@@ -1,5 +1,7 @@
 """The text that the rows' tokens were made from, where it is known."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from src_py.doctor.rows import positions, row_count
@@ -23,11 +25,14 @@ def known_texts(dataset, rows: list, seed: int, ids: list, tokenizer, table: pd.
     Returns:
         A text for each row; None where it is not known.
     """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    if any(token.normalized and not token.content.strip() for token in added):
+        return None  # a line break that was badly added: on some texts the tokenizer panics
     if table is not None and len(table) == row_count(dataset):
         table = table.iloc[positions(len(table), len(rows), seed)]
         if table["label"].tolist() == [row.get("labels") if isinstance(row, dict) else None for row in rows]:
             parts = zip(*(table[name] for name in TEXT_COLUMNS))
-            return [" ".join(turn for turns in row for turn in turns) for row in parts]
+            return [_words(turn for turns in row for turn in turns) for row in parts]
     if tokenizer is None or not rows or not all(isinstance(row, dict) for row in rows):
         return None
     texts = {name: found for name in rows[0] if all(found := [_joined(row.get(name)) for row in rows])}
@@ -49,4 +54,9 @@ def known_texts(dataset, rows: list, seed: int, ids: list, tokenizer, table: pd.
 def _joined(value) -> str:
     """A text, or a list of texts, as one; "" for anything else."""
     values = value if isinstance(value, list) else [value]
-    return " ".join(values) if values and all(isinstance(text, str) for text in values) else ""
+    return _words(values) if values and all(isinstance(text, str) for text in values) else ""
+
+
+def _words(texts: Iterable[str]) -> str:
+    """The texts' words, with single spaces."""
+    return " ".join(word for text in texts for word in text.split())
