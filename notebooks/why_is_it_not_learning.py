@@ -108,11 +108,11 @@ del trainer
 # `finetune_deberta`, which goes further than a doctor can: it reads each answer in a sequence of its own and compares the
 # two. The first table shows what is changed; the forecast says how long it takes.
 #
-# In the second table, `brings` is by how much the log loss is lower than one row above, and `± (95 %)` is half of its
-# interval: less than that is noise. `to constant` is what it has above the constant predictor, as in the log: only below
-# zero it has learned. Log losses are in nats. Where `most given answer` is near 1, the model always says the same. In the picture, a
-# training whose bar lies left of the constant predictor's line has learned something. One remedy often brings nothing while
-# another fault remains.
+# In the second table, `brings` is by how much the log loss is lower than one row above, and `± (95 %)` is half of the width
+# of its interval: a gain within that is noise. `to constant` is the log loss minus the constant predictor's, as in the log:
+# a model has learned only where it is negative. Log losses are in nats. Where `most given answer` is near 1, the model always
+# says the same. In the picture, a training whose bar lies left of the constant predictor's line has learned something. One
+# remedy often brings nothing while another fault remains.
 
 # %%
 from src_py.ablation import describe_forecast, describe_left, forecast_steps, plan_steps, plot_tried, run_step
