@@ -86,6 +86,18 @@ def test_what_the_doctor_says_of_a_set_up_is_stored_with_its_cause(folder):
     assert row.harm == math.inf
 
 
+def test_what_the_watcher_and_the_verdict_name_ranks_behind_the_alarms_before():
+    setup = single("scheduler never stepped")
+    event = [5, f"step 5: {FAULTS[setup.faults[0]].during[0]}"]
+    check = {"error": "", "findings": [["warmup", "WARN", "", ""]]}
+    run = {"error": "", "evaluations": [], "events": [event], "max_steps": 100}
+    row = score.score(setup, check, run)
+    assert (row.before, row.rank, row.stopped) == (None, 2, 0.05)
+    lost = single("head lost when saved")
+    verdict = {"error": "", "evaluations": [], "verdict": [FAULTS[lost.faults[0]].after[0], ""]}
+    assert score.score(lost, {"error": "", "findings": []}, verdict).rank == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything frozen", "rate a hundred times too high", "weights in bf16"])
 def test_known_faults_are_named(folder, name):

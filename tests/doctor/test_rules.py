@@ -10,7 +10,13 @@ from datasets import ClassLabel, Dataset
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
-from transformers import BertForSequenceClassification, PreTrainedTokenizerFast, TrainerCallback, get_scheduler
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    get_scheduler,
+)
 
 from src_py.doctor.checks_agree import (
     check_label_in_text,
@@ -40,7 +46,7 @@ from src_py.doctor.checks_schedule import check_learning_rate, check_optimizer, 
 from src_py.doctor.checks_step import check_betas, check_decay, check_dropout, check_first_update, check_trained_parts
 from src_py.doctor.checks_text import check_signal_in_labels, check_tokens_per_character
 from src_py.doctor.findings import Setup
-from src_py.doctor.untouched import untouched
+from src_py.doctor.untouched import tokenizer_untouched, untouched
 from src_py.model.encoder import reference_lr
 from tests.doctor.learners import collate, make_model, make_rows, plain_trainer
 
@@ -378,11 +384,30 @@ def test_metrics_of_numpy_s_numbers_are_numbers(tmp_path):
     assert status(lambda p: {"matrix": np.eye(2)}) == "not checked"
 
 
+def test_a_tokenizer_truncates_and_pads_after_the_check_as_before(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer(["one text"], truncation=True, max_length=7, padding="max_length")
+    before = tokenizer._tokenizer.truncation, tokenizer._tokenizer.padding
+    with tokenizer_untouched(tokenizer):
+        tokenizer(["one text"])
+        assert tokenizer._tokenizer.truncation is None
+    assert (tokenizer._tokenizer.truncation, tokenizer._tokenizer.padding) == before
+
+
+def test_adapters_without_the_head_are_made_with_it(tmp_path):
+    """Not `requires_grad_` on all that lies outside of the encoder: with peft, that is the whole model."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(make_model(), peft.LoraConfig(r=2, target_modules=["query"]))
+    said = check_trained_parts(Setup(plain_trainer(tmp_path, model, train=ROWS)))
+    assert (said.status, "modules_to_save=['classifier']" in said.advice) == ("FAIL", True)
+
+
 def test_what_a_forward_pass_writes_into_the_configuration_is_taken_back(tmp_path):
     trainer = plain_trainer(tmp_path, train=[row | {"labels": [1.0, 0.0, 0.0]} for row in ROWS])
+    before = dict(vars(trainer.model.config))
     with untouched(trainer):
         trainer.model.config.problem_type = "multi_label_classification"
-    assert trainer.model.config.problem_type is None
+    assert vars(trainer.model.config) == before
 
 
 def test_a_part_that_has_no_rate_is_named(tmp_path):
