@@ -30,6 +30,7 @@ from src_py.ablation import (
     choose_levers,
     choose_sizes,
     curve_table,
+    find_encoders,
     lever_table,
     list_trials,
     minutes_left,
@@ -124,8 +125,8 @@ def _problem(cfg, chosen: argparse.Namespace) -> tuple[Problem, GridSettings]:
     extra += load_pseudo({name: Path(name) for name in cfg.pseudo_files}, contest, test)
     if cfg.soft_labels:
         table = soft_labels(table, *load_soft(cfg.soft_labels, table, contest, test["id"]), cfg.soft_weight)
-    kind = apply_preset(cfg.part(GridSettings)).holdout
-    train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, kind, cfg.seed)
+    grid = apply_preset(cfg.part(GridSettings))
+    train, valid, unseen, held = split_rows(table, cfg.n_folds, cfg.valid_rows, grid.holdout, cfg.seed)
     if extra:
         extra, audit = audit_extra(extra, table, held, test, contest.classes)
         print(audit.to_string())
@@ -135,8 +136,8 @@ def _problem(cfg, chosen: argparse.Namespace) -> tuple[Problem, GridSettings]:
     precision = choose_precision(cfg.precision)
     print(describe_hardware(precision))
     settings = TrialSettings(**vars(cfg.part(TrialSettings)) | {"precision": precision})
-    problem = Problem(train, valid, prompt_key(valid), model_dir, contest.classes, settings, unseen=unseen, added=added)
-    return problem, apply_preset(cfg.part(GridSettings))
+    extras = {"unseen": unseen, "added": added, "encoders": find_encoders(chosen.model, model_dir, grid)}
+    return Problem(train, valid, prompt_key(valid), model_dir, contest.classes, settings, **extras), grid
 
 
 def _write(problem: Problem, store: TrialStore, trials: list, cfg, chosen, failed: dict[str, str]) -> None:

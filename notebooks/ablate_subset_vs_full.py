@@ -58,6 +58,7 @@ class CFG:
     smallest_share = 0.01  # of all training rows
     seeds = 3  # each draws its own subsets
     order = "adaptive"  # next is what narrows the question most for its minutes; "fixed": seed after seed
+    next_steps = ["epoch"]  # the last arm's at the largest size: "epoch" (one more), "encoder=large" (attached, too)
     control = True  # small subsets for as many steps as the largest
     extra_files = []  # further training files, such as "lmsys-33k.csv", added after all rows
     pseudo_files = []  # pairs with class probabilities in place of labels, for the lever "pseudo_labels"
@@ -103,7 +104,7 @@ from IPython.display import HTML, Markdown, display
 from src_py.ablation import (
     HOW_TO_READ_LEVERS, LEVERS, REPAIRS, GridSettings, Problem, TrialSettings, TrialStore, add_files, answer,
     answer_levers, apply_preset, ask, baselines, choose_levers, choose_sizes, curve_table, describe_budget,
-    find_answered, find_runs, finished_model, lever_table, list_trials, main_size, minutes_left, name_control, plan,
+    find_answered, find_encoders, find_runs, finished_model, lever_table, list_next_arms, list_trials, main_size, minutes_left, name_control, plan,
     plan_table, plot_curves, plot_levers, plot_repairs, repair_table, repair_view, results_table, run_trials,
     save_figure, split_rows, steps_view, submission_arm, time_trials, write_record,
 )  # fmt: skip
@@ -130,16 +131,18 @@ extra_files, pseudo_files = (
 )
 finished = find_answered(cfg.input_dir, cfg.mode, cfg.values())
 model_dir = None if finished else find_encoder(cfg.input_dir, cfg.model_dir)
+encoders = find_encoders(cfg.input_dir, model_dir, grid) if model_dir else {}
 precision = choose_precision(cfg.precision)
-if model_dir:
-    check_max_length(model_dir, cfg.max_length)
-    check_precision(model_dir, precision)
+folders = [model_dir, *encoders.values()] if model_dir else []
+for folder in folders:
+    check_max_length(folder, cfg.max_length)
+    check_precision(folder, precision)
 start_session(cfg.seed)
 print(
     describe_hardware(precision),
     files.train,
     files.test,
-    model_dir or "no encoder needed",
+    *(folders or ["no encoder needed"]),
     describe_budget(cfg.budget_minutes),
     sep="\n",
 )
@@ -205,7 +208,7 @@ print("sizes:", *(f"{size:,}" for size in sizes), *(f"{name} up to row {size:,}"
 if not finished:
     settings = replace(cfg.part(TrialSettings), precision=precision)
     blocks = (own_rows, *marks.values())[:-1]  # where the rows of the extra files begin
-    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks, unseen, added)
+    problem = Problem(train, valid, prompt_key(valid), model_dir, classes, settings, blocks, unseen, added, encoders)
     store = TrialStore(output, problem, find_runs(cfg.input_dir), cfg.resume)
     write_record(output, store.identity, cfg.values(), finished=False)
     say(*store.unused())
@@ -223,7 +226,8 @@ if not finished:
 # %%
 gpus = visible_gpus()
 levers = choose_levers(problem, grid.levers) if grid.preset == "levers" and not finished else ()
-trials = list_trials(grid.arms, grid.repairs, sizes, grid.seeds, grid.control, levers)
+next_arms = list_next_arms(grid, cfg.epochs)
+trials = list_trials(grid.arms, grid.repairs, sizes, grid.seeds, grid.control, levers, next_arms)
 if not finished:
     done = set(store.outcomes(trials))
     minutes = time_trials(problem, [trial for trial in trials if trial not in done], gpus)

@@ -70,7 +70,7 @@ from src_py.blend import (
     save_record, say_left_out, score_table, time_line,
 )  # fmt: skip
 from src_py.config import check_config
-from src_py.evaluation import class_shares, group_table, judge_predictions, plot_groups, plot_predictions
+from src_py.evaluation import class_shares, group_table, plot_groups, plot_predictions
 from src_py.kaggle import (
     HIDDEN_ROWS, Clock, DataPaths, Machine, choose_precision, describe_hardware, is_scoring_run, say,
     scratch_folder, start_session, write_csv,
@@ -174,16 +174,17 @@ clock.mark("Weights")
 # ## Evaluate
 #
 # Green in the banner means that the blend is better than the constant predictor, amber that the rows are too few to
-# tell, red that it is not; `gain` is by how much its log loss is lower. Weights look better on the rows that they were fitted on than on other rows. `blend` is judged on prompts that had no
-# part in its weights; `blend, on the rows it was fitted on` is what most notebooks report. The difference is how
-# optimistic that is. In the first picture, members with a low correlation make different errors, which is what a blend
+# tell, red that it is not; `gain` is by how much its log loss is lower. It has a second line where the scoring run will
+# blend other members. Weights look better on the rows that they were fitted on than on other rows. `blend` is judged on
+# prompts that had no part in its weights; `blend, on the rows it was fitted on` is what most notebooks report. The
+# difference is how optimistic that is. In the first picture, members with a low correlation make different errors, which is what a blend
 # needs; the second shows what each is worth alone, and what it costs to leave it out (hollow points: left out).
 
 # %%
 known, parts, choice = chosen.known, chosen.parts, chosen.choice
 truth, shares = labels[known], class_shares(labels, len(classes))
 if not scoring:
-    banner = judge_predictions("blend, out of fold", truth, choice.cross_fitted, shares, prompts[known])
+    banner = fitting.judge(later, chosen)
     display(banner)
     scores = score_table(parts, choice, truth, prompts[known], shares)
     display(scores.round(4))

@@ -363,7 +363,7 @@ if folds:
         part.unstack().loc[sets, list(cfg.models)] for part in (by_fold.mean(axis=1), by_fold.std(axis=1))
     )
     write_csv(output / result_files[1], means.rename_axis("features").reset_index())
-    display(means.round(4).astype(str) + " (" + deviations.round(4).astype(str) + ")")
+    display(means.map("{:.4f}".format) + " (" + deviations.map("{:.4f}".format) + ")")
     display(plot_models(means, deviations, constant))
 
 # %% [markdown]
@@ -376,8 +376,8 @@ if folds and "lightgbm" in cfg.models:
     display(plot_boosting(boosters, results[folds[0]].features.transform(counted.take(np.arange(1)))))
 
 # %% [markdown]
-# In the confusion matrix, the diagonal holds the correct predictions; in the calibration plot, a curve below the
-# diagonal means that the blend is overconfident.
+# In the confusion matrix, the diagonal holds the correct predictions; in the calibration plot, a curve flatter
+# than the diagonal means that the blend is overconfident.
 
 # %%
 if folds:

@@ -402,8 +402,8 @@ clock.mark("Train")
 # predictor's. Below it, compare the curve with the constant predictor's line. Training loss that falls while validation
 # stays at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
 # predictor and with a regression that sees only lengths; a model with `features` starts from the counts, so that what
-# it reads has to bring it below the line of the counts alone. The predicted class shares should come near the true ones
-# (dashed). The first two models are shown in full; `history.csv` in a model's folder holds its curve.
+# it reads has to bring it below the line of the counts alone. The shares of the predicted classes should come near the true
+# ones (dashed); ties are seldom the likeliest class, so that their share is usually too low. The first two models are shown in full; `history.csv` in a model's folder holds its curve.
 
 # %%
 if debug_size:
@@ -431,7 +431,7 @@ for number, (name, verdict) in enumerate(verdicts.items()):
 
 # %% [markdown]
 # All validation rows together, averaged over the seeds. In the confusion matrix, the diagonal holds the correct
-# predictions; in the calibration plot, a curve below the diagonal means that the model is overconfident.
+# predictions; in the calibration plot, a curve flatter than the diagonal means that the model is overconfident.
 
 # %%
 oof_path = (finished or output) / result_files[0]
@@ -513,8 +513,9 @@ if trained:
 #   In brackets: what a T4's 15 GB must hold, counted without a card (peak of a step, copy of the gradients for the second
 #   GPU, 15% for fragmentation, 1 GB for CUDA). If a card holds less, the step is split by itself.
 # - **More score?** On 1,752 human judgements with a small BERT (MiniLM-L6), three seeds each, the counts of length and
-#   format (`features`, on by default) saved 0.158 nats; `reinit_layers = 1` saved 0.023; a teacher (`soft_labels`) saved
-#   0.016 on topics that training had not seen; `ema` cost 0.004. For `encoder_dropout = 0`, `predict_max_length`,
+#   format (`features`, on by default) saved 0.158 nats, 0.151 of them without any encoder (`features = "alone"`). Measured
+#   without the counts, `reinit_layers = 1` saved 0.023, but nothing on topics that training had not seen; a teacher
+#   (`soft_labels`) saved 0.016 on those; `ema` cost 0.004. For `encoder_dropout = 0`, `predict_max_length`,
 #   `seeds = 2`, `head`, `pooling`, `lora_rank`, `schedule`, `label_smoothing` and `names_loss` no difference was seen. Your
 #   encoder and rows may differ: `ablate_subset_vs_full` with `preset = "levers"` measures them. Further rows
 #   (`extra_files`) are not measured yet. `rows = 2000` is a quick trial.

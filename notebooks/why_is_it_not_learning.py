@@ -67,7 +67,7 @@ from pathlib import Path
 
 from IPython.display import HTML, display
 
-from src_py.ablation import RemedySettings, load_problem
+from src_py.ablation.remedies import RemedySettings, load_problem
 from src_py.config import check_config
 from src_py.evaluation import as_html, class_table
 from src_py.kaggle import Paths, describe_hardware
@@ -90,7 +90,8 @@ display(excerpt(train), class_table(train["label"], valid["label"], classes))
 # checks that passed are below.
 
 # %%
-from src_py.ablation import posted_settings, posted_trainer
+from src_py.ablation.posted import posted_trainer
+from src_py.ablation.remedies import posted_settings
 from src_py.doctor import check_before_training
 from src_py.kaggle import scratch_folder
 
@@ -115,8 +116,9 @@ del trainer
 # remedy often brings nothing while another fault remains.
 
 # %%
-from src_py.ablation import describe_forecast, describe_left, forecast_steps, plan_steps, plot_tried, run_step
-from src_py.ablation import save_figure, steps_table, tried_table
+from src_py.ablation.plots import save_figure
+from src_py.ablation.remedies import describe_left, plan_steps, steps_table
+from src_py.ablation.remedy_runs import describe_forecast, forecast_steps, plot_tried, run_step, tried_table
 from src_py.kaggle import say, write_csv
 
 if cfg.try_remedies:

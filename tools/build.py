@@ -16,6 +16,7 @@ FILE = "# ==== {} ===="
 HEADING = "## Helpers"
 # In the order of design: a room imports from rooms before it.
 ROOMS = ("", "kaggle", "evaluation", "pairs", "model", "doctor", "training", "tabular", "blend", "ablation")
+MOST_BYTES = 1_000_000  # Kaggle: "The kernel source must be less than 1 megabytes in size."
 _MAGIC = Path(__file__).with_name("helper_files.py")
 
 
@@ -49,6 +50,9 @@ def room_of(path: str) -> str:
 def needed_modules(source: str, root: Path) -> list[str]:
     """Files below src_py that `source` imports, transitively, sorted by room and name.
 
+    A room's `__init__.py`, which imports all that the room offers, comes along only where the room itself is imported;
+    without it the room is a namespace package. So a notebook carries what it uses, and stays below Kaggle's limit.
+
     Raises:
         SyncError: an import from src_py that names no file, a relative import, a room that is not in `ROOMS`, or
             modules that import each other.
@@ -66,12 +70,8 @@ def needed_modules(source: str, root: Path) -> list[str]:
         if room_of(path) not in ROOMS:
             raise SyncError(f"{path} is in an unknown room; ROOMS in tools/build.py names {', '.join(ROOMS[1:])}.")
         if path not in found:
-            parent = module.rpartition(".")[0]
-            if parent and _module_file(parent, root) not in chain:
-                add(parent, chain)
-            if path not in found:
-                visit(read(root / path), path, (*chain, path))
-                found.add(path)
+            found.add(path)
+            visit(read(root / path), path, (*chain, path))
 
     def visit(text: str, name: str, chain: tuple[str, ...]) -> None:
         for node in ast.walk(parse(text, name)):
@@ -89,6 +89,8 @@ def needed_modules(source: str, root: Path) -> list[str]:
                     add(module, chain)
 
     visit(source, "The recipe", ())
+    if found and (top := _module_file("src_py", root)):
+        found.add(top)
     return sorted(found, key=lambda path: (ROOMS.index(room_of(path)), not path.endswith("__init__.py"), path))
 
 
@@ -96,7 +98,8 @@ def build(recipe: Path, root: Path) -> str:
     """The notebook of one recipe as text: its own cells, with the helper cells below the heading for them.
 
     Raises:
-        SyncError: for a source that would not come back from its notebook byte for byte.
+        SyncError: for a source that would not come back from its notebook byte for byte, or a notebook that is too
+            large for Kaggle.
     """
     source = read(recipe)
     cells = read_cells(source)
@@ -120,7 +123,13 @@ def build(recipe: Path, root: Path) -> str:
     )
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
-    return nbformat.writes(notebook, indent=1) + "\n"
+    text = nbformat.writes(notebook, indent=1) + "\n"
+    if len(text.encode()) >= MOST_BYTES:
+        raise SyncError(
+            f"The notebook of {recipe.name} has {len(text.encode()):,} bytes; Kaggle does not save one of "
+            f"{MOST_BYTES:,} or more. Import less: helpers travel with what imports them."
+        )
+    return text
 
 
 def _module_file(module: str, root: Path) -> str | None:

@@ -36,7 +36,7 @@ _UNEXPLAINED = rf"\S*$(?!\n{REASON})"
 _MEANINGS: tuple[tuple[str, str, type[SyncError]], ...] = (
     (
         r"Authentication required to call the Kaggle API|: 401 Client Error",
-        "it found no token that Kaggle accepts; run `kaggle auth login`, or create one at "
+        "it found no token that Kaggle accepts; run `.venv/bin/kaggle auth login`, or create one at "
         "https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token",
         SyncError,
     ),

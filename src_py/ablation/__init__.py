@@ -4,28 +4,13 @@ from src_py.ablation.adaptive import ask
 from src_py.ablation.answer import answer
 from src_py.ablation.arms import REPAIRS, submission_arm
 from src_py.ablation.grid import run_trials
+from src_py.ablation.grid_settings import GridSettings, apply_preset, find_encoders, list_next_arms
 from src_py.ablation.holdout import add_files, split_rows
 from src_py.ablation.lever_results import HOW_TO_READ_LEVERS, answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS
 from src_py.ablation.next_step import steps_view
 from src_py.ablation.plots import plot_curves, plot_repairs, save_figure
-from src_py.ablation.posted import posted_trainer
 from src_py.ablation.problem import Problem
-from src_py.ablation.remedies import (
-    RemedySettings,
-    describe_left,
-    load_problem,
-    plan_steps,
-    posted_settings,
-    steps_table,
-)
-from src_py.ablation.remedy_runs import (
-    describe_forecast,
-    forecast_steps,
-    plot_tried,
-    run_step,
-    tried_table,
-)
 from src_py.ablation.results import (
     baselines,
     curve_table,
@@ -36,8 +21,6 @@ from src_py.ablation.results import (
     results_table,
 )
 from src_py.ablation.schedule import (
-    GridSettings,
-    apply_preset,
     choose_levers,
     choose_sizes,
     describe_budget,

@@ -12,9 +12,9 @@ from functools import lru_cache
 import numpy as np
 
 from src_py.ablation.curves import LearningCurve, fit_curve, interval
+from src_py.ablation.grid_settings import GridSettings
 from src_py.ablation.problem import Problem, Trial
 from src_py.ablation.results import baselines
-from src_py.ablation.schedule import GridSettings
 
 OPENING = 3  # sizes that both arms are trained at before anything is chosen: a curve needs as many
 SURE = 0.95

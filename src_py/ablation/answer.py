@@ -72,7 +72,8 @@ def answer(
     last, law = arms[-1], laws[arms[-1]]
     told = {arm: learns(curve, results, arm) for arm in arms}
     first = told.pop(last) if len(arms) == 1 else _data_or_code(problem, outcomes, curve, arms[0], last)
-    found = next_step(problem, outcomes, curve, arms, law)
+    trials = tuple(trials)
+    found = next_step(problem, outcomes, curve, arms, law, trials)
     sentences: list[str | None] = []
     for arm in arms:
         sentences += [told.get(arm), reads(problem, outcomes, curve, arm)]

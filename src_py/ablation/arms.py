@@ -26,6 +26,7 @@ REPAIRS = {  # what each of them changes in the posted settings
     "features": "counts of length and format go to the head beside the text",
 }
 KINDS = (Reading, ModelSettings, TrainingSettings)  # whose settings an arm may change
+_ENCODER = re.compile(r"[A-Za-z0-9_.]+")  # part of a file name, and no sign that begins another part
 SAME = {"evals_per_epoch", "save_fp16", "attention", "micro_batch"}  # but these: they change no trial's result
 _CHANGE = re.compile(r"(?=[+-][A-Za-z_])")  # a value may hold a sign, too: encoder_dropout=-1, lr=1e-5
 Kind = TypeVar("Kind", bound=Settings)
@@ -50,6 +51,11 @@ class Arm:
         if self.name.startswith("posted"):
             return self.name
         return "".join(part for part in _CHANGE.split(self.name) if not part.startswith("+"))
+
+    @property
+    def encoder(self) -> str:
+        """A part of the path of the encoder, where that is another one than CFG.model_dir; else empty."""
+        return dict(self.changes).get("encoder", "")
 
     @property
     def longer(self) -> int:
@@ -80,7 +86,7 @@ class Arm:
 
 def parse_arm(name: str) -> Arm:
     """Read `posted`, `recipe`, `posted+pairwise`, `recipe-batch-warmup`, `recipe+lora`, `recipe+pooling=cls`,
-    `recipe-frozen+ema+epochs=3`.
+    `recipe-frozen+ema+epochs=3`, `recipe+encoder=large` (another attached encoder: a part of its path).
 
     Raises:
         InputError: for any other form, a repair, lever or setting that does not exist or is named twice, a value that
@@ -123,6 +129,14 @@ def with_epochs(name: str, epochs: float) -> str | None:
         return None
 
 
+def with_encoder(name: str, encoder: str) -> str | None:
+    """The arm with this encoder; None where it has one of its own, or none that can be set."""
+    try:
+        return None if parse_arm(name).encoder else parse_arm(f"{name}+encoder={encoder}").name
+    except InputError:
+        return None
+
+
 def has_levers(name: str) -> bool:
     """Whether the arm is one with levers or settings of its own."""
     arm = parse_arm(name)
@@ -132,10 +146,16 @@ def has_levers(name: str) -> bool:
 def _changes(name: str, part: str) -> list[tuple[str, Any]]:
     """The settings that a lever, or `field=value`, sets."""
     known = {field: kind for kind in KINDS for field, kind in get_type_hints(kind).items() if field not in SAME}
+    known["encoder"] = str
     field, given, text = part.partition("=")
     changes = {field: text} if given else LEVERS[part].changes
     for field in changes.keys() - known.keys():
         raise InputError(f"CFG.arms: {name!r} sets {field}, which no arm can change; {suggest(field, known)}")
+    if field == "encoder" and not _ENCODER.fullmatch(text):
+        raise InputError(
+            f"CFG.arms: {name!r} has the encoder {text!r}; write a part of its path from letters, digits, '.' and '_', "
+            "such as encoder=large."
+        )
     if given:
         try:
             return [(field, parse_value(field, text, known[field]))]
@@ -185,8 +205,10 @@ def single_repairs(repairs: tuple[str, ...]) -> list[str]:
 
 
 def submission_arm(arms: tuple[str, ...]) -> str | None:
-    """The last of `arms` whose model can answer the test rows: one that reads pairs as `encode_pairs` does, and is one
-    model."""
+    """The last of `arms` whose model can answer the test rows: one that reads pairs as `encode_pairs` does, is one
+    model, and has the encoder of CFG.model_dir."""
     found = [parse_arm(name) for name in arms]
-    readable = [arm.name for arm in found if {"line_break", "cut"} <= arm.repairs and arm.models == 1]
+    readable = [
+        arm.name for arm in found if {"line_break", "cut"} <= arm.repairs and arm.models == 1 and not arm.encoder
+    ]
     return readable[-1] if readable else None

@@ -1,14 +1,16 @@
 """What to do next: what each step would bring, what it would cost, and which of them is recommended."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from src_py.ablation.arms import parse_arm, with_epochs
+from src_py.ablation.arms import parse_arm, with_encoder, with_epochs
 from src_py.ablation.averaging import MODELS, averaging_gain
 from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, Forecast, LearningCurve
 from src_py.ablation.foretell import why_not_twice
+from src_py.ablation.grid_settings import ENCODER, EPOCH
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Group, compare, mean_interval
 from src_py.ablation.verdicts import ONE_SEED, learned, own_sizes
@@ -67,12 +69,14 @@ def next_step(
     curve: pd.DataFrame,
     arms: tuple[str, ...],
     law: LearningCurve | None,
+    trials: Collection[Trial] = (),
 ) -> NextStep:
     """Which step is worth taking from the largest size of the last of `arms`.
 
     Args:
         outcomes: finished trials; curve: from `curve_table`, of the same trials.
         law: the arm's learning curve, if there is one.
+        trials: all trials of the grid, to say why one is missing.
     """
     arm = arms[-1]
     sizes = own_sizes(curve, arm)["rows"]
@@ -81,9 +85,9 @@ def next_step(
     rows = int(sizes.iloc[-1])
     steps = (
         _twice_the_rows(problem, outcomes, curve, arm, law),
-        _another_epoch(problem, outcomes, arms, rows),
+        _another_epoch(problem, outcomes, trials, arm, rows),
         _seeds_averaged(problem, outcomes, arm, rows),
-        Step("a larger encoder", note="not measured: run this again with another CFG.model_dir; it is timed first"),
+        *_other_encoders(problem, outcomes, trials, arm, rows),
     )
     if not learned(curve, arm, rows):
         return NextStep(
@@ -124,34 +128,67 @@ def _twice_the_rows(
     change, here = law.twice[1], problem.blocks[0] if problem.blocks else len(problem.train)
     notes = ["one seed a size: how much seeds differ is guessed"] if law.measured.counts.max() == 1 else []
     if here < 2 * law.largest:
-        notes.append(f"{here:,} training rows are attached; name more in CFG.extra_files")
+        notes.append(f"there are only {here:,} training rows; more can be named in CFG.extra_files")
     notes += ["its curve missed its own largest size"] if law.hindcast and not law.hindcast.held else []
     return Step(option, Forecast(-change.best, -change.high, -change.low), hours, "; ".join(notes))
 
 
-def _another_epoch(problem: Problem, outcomes: dict[Trial, Outcome], arms: tuple[str, ...], rows: int) -> Step:
-    """Measured where an arm that differs from the last in its epochs alone was trained on as many rows. The evaluations
+def _another_epoch(
+    problem: Problem, outcomes: dict[Trial, Outcome], trials: Collection[Trial], arm: str, rows: int
+) -> Step:
+    """Measured where an arm that differs from this one in its epochs alone was trained on as many rows. The evaluations
     within a trial do not tell: in its last part the learning rate falls to zero, which lowers the loss by itself."""
-    arm = arms[-1]
     epochs = _epochs(problem, arm)
     longer = {_epochs(problem, trial.arm): trial.arm for trial in outcomes if _differs_in_epochs(arm, trial, rows)}
     more = min((number for number in longer if number > epochs), default=epochs + 1)
     option = f"{more:g} epochs instead of {epochs:g}" if more != epochs + 1 else f"another epoch ({more:g})"
+    if more in longer:
+        return _measured(problem, outcomes, option, arm, longer[more], rows)
     hours = _hours(outcomes, (arm, rows, 0), training=more / epochs)
-    if more not in longer:
-        # The last arm is the one that is asked about, and the first what it is compared with.
-        asked = with_epochs(arm, more)
-        listed = ", ".join(f'"{name}"' for name in (*arms[:-1], asked, arm))
-        how = f"; to measure it: arms = [{listed}]" if asked else ""
-        return Step(option, hours=hours, note=f"not measured{how}{_last_part(problem, outcomes, (arm, rows, 0))}")
-    groups = (arm, rows, 0), (longer[more], rows, 0)
-    found, hours = compare(problem, outcomes, *groups, level=LEVEL), _hours(outcomes, groups[1])
+    asked = with_epochs(arm, more)
+    why = _why_not(asked, EPOCH, trials, rows) if asked else "its epochs cannot be set"
+    return Step(option, hours=hours, note=f"not measured: {why}{_last_part(problem, outcomes, (arm, rows, 0))}")
+
+
+def _other_encoders(
+    problem: Problem, outcomes: dict[Trial, Outcome], trials: Collection[Trial], arm: str, rows: int
+) -> list[Step]:
+    """One step for each encoder that an arm of the grid has, and that this arm has not."""
+    asked = {name: with_encoder(arm, name) for name in problem.encoders}
+    others = {name: other for name, other in asked.items() if other}
+    if not others:
+        how = f'set CFG.next_steps = ["{EPOCH}", "{ENCODER}NAME"], NAME a part of its path'
+        return [Step("a larger encoder", note=f"not measured; to measure it, attach one and {how}")]
+    steps = []
+    for name, other in others.items():
+        option = f"the encoder {problem.encoders[name].name} ({ENCODER}{name})"
+        if any(_group(trial) == (other, rows, 0) for trial in outcomes):
+            steps.append(_measured(problem, outcomes, option, arm, other, rows))
+        else:
+            steps.append(Step(option, note=f"not measured: {_why_not(other, ENCODER + name, trials, rows)}"))
+    return steps
+
+
+def _measured(problem: Problem, outcomes: dict[Trial, Outcome], option: str, arm: str, other: str, rows: int) -> Step:
+    """What `other` saves against `arm` at `rows` rows."""
+    found = compare(problem, outcomes, (arm, rows, 0), (other, rows, 0), level=LEVEL)
+    hours = _hours(outcomes, (other, rows, 0))
     if found is None:
         return Step(option, hours=hours, note="not measured: no seed in common")
     if found.seeds == 1:
         note = f"not measured: one seed, where it was {found.gain:+.3f}; seeds alone may make {ONE_SEED:.3f}"
         return Step(option, hours=hours, note=note)
     return Step(option, Forecast(*found[:3]), hours, f"{found.seeds} seeds")
+
+
+def _why_not(arm: str, step: str, trials: Collection[Trial], rows: int) -> str:
+    """Why no trial of the arm was finished at `rows` rows, or how to have one."""
+    planned = [trial.rows for trial in trials if trial.arm == arm and not trial.as_rows]
+    if rows in planned:
+        return "its trials did not fit CFG.budget_minutes, or are still to be run"
+    if planned:
+        return f"its trials are those at {planned[0]:,} rows, where none was finished"
+    return f'to measure it, add "{step}" to CFG.next_steps'
 
 
 def _last_part(problem: Problem, outcomes: dict[Trial, Outcome], group: Group) -> str:

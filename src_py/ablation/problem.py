@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src_py.ablation.arms import Arm
 from src_py.ablation.settings import TrialSettings
 from src_py.kaggle.files import ENCODER_FILES, folder_digest
 from src_py.kaggle.identity import helper_digests, key_of, rows_digest
@@ -39,6 +40,7 @@ class Problem:
         prompts: one key a validation row.
         unseen: (validation rows,) whether nothing like the row was left in training; None where no group of prompts
             was held out.
+        encoders: folders of the encoders that arms may have in place of `model_dir`, by the name that arms give them.
         added: rows that arms with a lever have beside their subset, by what they need: "extra" (labelled), "pseudo"
             (with `soft` and `soft_weight`).
     """
@@ -52,27 +54,37 @@ class Problem:
     blocks: tuple[int, ...] = ()
     unseen: np.ndarray | None = None
     added: dict[str, pd.DataFrame] = field(default_factory=dict)
+    encoders: dict[str, Path] = field(default_factory=dict)
     _readings: dict = field(default_factory=dict, repr=False)
 
     @property
     def n_classes(self) -> int:
         return len(self.classes)
 
-    def identity(self) -> dict:
-        """What every trial's result depends on, part by part: settings, rows, encoder and the helpers' code."""
+    def encoder_of(self, arm: Arm) -> Path:
+        """The folder of the arm's encoder."""
+        return self.encoders[arm.encoder] if arm.encoder else self.model_dir
+
+    def identity(self, encoder: str = "") -> dict:
+        """What the result of every trial with this encoder depends on, part by part: settings, rows, encoder and the
+        helpers' code.
+
+        Args:
+            encoder: of `encoders`; empty is `model_dir`.
+        """
         unseen = [] if self.unseen is None else [rows_digest(self.unseen)]
         added = [f"{name} {rows_digest(rows)}" for name, rows in sorted(self.added.items())]
         tables = [rows_digest(self.train), rows_digest(self.valid), *unseen, *added]
         return {
             "settings": asdict(self.settings),
             "rows": "-".join([*tables, *map(str, self.blocks)]),
-            "encoder": folder_digest(self.model_dir, ENCODER_FILES),
+            "encoder": folder_digest(self.encoders[encoder] if encoder else self.model_dir, ENCODER_FILES),
             "code": helper_digests(),
         }
 
-    def key(self) -> str:
+    def key(self, encoder: str = "") -> str:
         """Digest of `identity`, 12 hex digits."""
-        return key_of(self.identity())
+        return key_of(self.identity(encoder))
 
     def has(self) -> set[str]:
         """What arms may need of the rows and is there: keys of `NEEDS`."""

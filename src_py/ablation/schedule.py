@@ -1,120 +1,35 @@
 """Which trials to run, in which order, and which of them fit the time."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 
-from src_py.ablation.arms import REPAIRS, has_levers, lever_arm, parse_arm, single_repairs
-from src_py.ablation.holdout import HOLDOUTS
+from src_py.ablation.arms import has_levers, lever_arm, parse_arm, single_repairs
+from src_py.ablation.grid_settings import GridSettings
 from src_py.ablation.levers import LEVERS
 from src_py.ablation.problem import Problem, Trial
 from src_py.ablation.trials import added_rows, check_needs, run_trial, steps_of
 from src_py.ablation.workers import Workers
-from src_py.config import Settings, setting
 from src_py.errors import InputError
 from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
 from src_py.pairs.split import log_spaced
 
-PRESETS = ("data_or_code", "levers")
-ORDERS = ("adaptive", "fixed")
 BEYOND = "beyond the budget"
 LARGEST_SHARE = 0.25  # of the time that one trial may take
 TIMED_ROWS, TIMED_STEPS = 32, 3
 # Settings that change the seconds of a step or of a predicted row; the others do so by a few per cent.
-PACE = {"style", "max_length", "batch_size", "freeze_layers", "freeze_embeddings", "features", "head", "lora_rank"}
-
-
-@dataclass(frozen=True)
-class GridSettings(Settings):
-    """Which trials there are.
-
-    Args:
-        preset: "data_or_code" measures `arms` and `repairs` at `sizes`; "levers" the recipe and each of `levers` at one
-            size, and these settings stay unused.
-        levers: of `LEVERS`, or `SETTING=VALUE`, several joined by "+"; empty takes all that the rows allow.
-        lever_rows: training rows of the preset "levers"; 0 takes all.
-        holdout: also measure on a kind of rows that no trial trains on: whole topics ("topic") or the longest answers
-            ("length"); "auto" is "topic" for the levers and "none" otherwise.
-        arms: measured at every size; `answer` compares the first with the last.
-        repairs: each is added to `posted` and taken from `recipe`, alone.
-        sizes: numbers of training rows; empty takes `n_sizes` of them from `smallest_share` of all rows up.
-        seeds: number of subsets drawn at each size.
-        order: "adaptive" runs next what narrows the question most for its minutes, "fixed" what `list_trials` has next.
-        control: also train the smallest subsets for as many steps as the larger ones.
-        extra_files: further training files, in order.
-        valid_rows: rows of the first of `n_folds` folds that every trial predicts, at most.
-        budget_minutes: from the start of the notebook to the end of the last trial.
-        seed: of the folds and of the choice of validation rows.
-
-    Raises:
-        InputError: an arm, repair or lever that does not exist or is named twice, a lever that takes repairs from the
-            recipe, or a budget longer than a session.
-    """
-
-    preset: str = setting("data_or_code", choices=PRESETS)
-    levers: tuple[str, ...] = setting(())
-    lever_rows: int = setting(0, least=0)
-    holdout: str = setting("auto", choices=("auto", *HOLDOUTS))
-    arms: tuple[str, ...] = setting(("posted", "recipe"))
-    repairs: tuple[str, ...] = setting(tuple(REPAIRS), choices=tuple(REPAIRS))
-    sizes: tuple[int, ...] = setting((), least=1)
-    n_sizes: int = setting(5, least=2, most=100)
-    smallest_share: float = setting(0.01, above=0, below=1)
-    seeds: int = setting(3, least=1, most=1000)
-    order: str = setting(ORDERS[0], choices=ORDERS)
-    control: bool = setting(True)
-    extra_files: tuple[str, ...] = setting(())
-    n_folds: int = setting(5, least=2, most=100)
-    valid_rows: int = setting(2000, least=10)
-    budget_minutes: float = setting(480.0, above=0)
-    seed: int = setting(0, least=0, most=2**31 - 1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.arms or len(set(self.arms)) < len(self.arms):
-            raise InputError(f"CFG.arms is {list(self.arms)}; name at least one arm, and each once.")
-        if len(set(self.levers)) < len(self.levers):
-            raise InputError(f"CFG.levers is {list(self.levers)}; name each once.")
-        for arm in (*self.arms, *single_repairs(self.repairs), *map(lever_arm, self.levers)):
-            parse_arm(arm)
-        _refuse_twins("arms", self.arms)
-        _refuse_twins("levers", self.levers)
-        for lever in self.levers:
-            if parse_arm(lever_arm(lever)).trains == parse_arm("recipe").trains:
-                raise InputError(
-                    f"CFG.levers: {lever!r} is what the recipe does; to see what it brings, measure the recipe without "
-                    "it, such as 'features_off'."
-                )
-            if parse_arm(lever_arm(lever)).base != "recipe":  # whose trials it is compared with
-                raise InputError(
-                    f"CFG.levers: {lever!r} also takes a repair from the recipe, whose trials it would be compared "
-                    f"with; leave that out, or compare {lever_arm(lever)!r} with another arm in CFG.arms."
-                )
-        if self.budget_minutes > 60 * SESSION_HOURS:
-            raise InputError(
-                f"CFG.budget_minutes is {self.budget_minutes:g}; Kaggle ends a session after {60 * SESSION_HOURS} "
-                f"minutes, and a notebook of a code competition after {60 * COMPETITION_HOURS}."
-            )
-
-
-def _refuse_twins(field: str, names: tuple[str, ...]) -> None:
-    """`recipe+epochs=3` and `recipe+epochs=3.0` are one arm, which would be trained twice."""
-    first: dict[tuple, str] = {}
-    for name in names:
-        other = first.setdefault(parse_arm(lever_arm(name) if field == "levers" else name).trains, name)
-        if other != name:
-            raise InputError(f"CFG.{field} has {other!r} and {name!r}, which train the same; leave one of them out.")
-
-
-def apply_preset(grid: GridSettings) -> GridSettings:
-    """The settings with those that the preset sets: for "levers" one arm, no repair, one size and no control."""
-    levers = grid.preset == "levers"
-    holdout = ("topic" if levers else "none") if grid.holdout == "auto" else grid.holdout
-    if not levers:
-        return replace(grid, holdout=holdout, levers=())
-    sizes = (grid.lever_rows,) if grid.lever_rows else ()
-    return replace(grid, holdout=holdout, arms=("recipe",), repairs=(), sizes=sizes, control=False)
+PACE = {
+    "style",
+    "max_length",
+    "batch_size",
+    "freeze_layers",
+    "freeze_embeddings",
+    "features",
+    "head",
+    "lora_rank",
+    "encoder",
+}
 
 
 def choose_levers(problem: Problem, levers: tuple[str, ...]) -> tuple[str, ...]:
@@ -164,12 +79,14 @@ def list_trials(
     seeds: int,
     control: bool,
     levers: tuple[str, ...] = (),
+    next_arms: tuple[str, ...] = (),
 ) -> list[Trial]:
     """All trials, most informative first, so that stopping at any time leaves the best partial answer.
 
-    With the first seed: the curves of `arms` from small to large; the control arm (the two smallest subsets trained for
-    as many steps as each larger one, the largest first); each single repair at the middle size; the recipe with each
-    lever at the largest. Then the same with the next seed, and at last the repairs at the other sizes.
+    With the first seed: the curves of `arms` from small to large; `next_arms` at the largest size; the control arm (the
+    two smallest subsets trained for as many steps as each larger one, the largest first); each single repair at the
+    middle size; the recipe with each lever at the largest. Then the same with the next seed, and at last the repairs at
+    the other sizes.
 
     Raises:
         InputError: for an arm that does not exist, or when there is nothing to train.
@@ -183,6 +100,7 @@ def list_trials(
     trials = []
     for seed in range(seeds):
         trials += [Trial(arm, rows, seed) for rows in sizes for arm in arms]
+        trials += [Trial(arm, sizes[-1], seed) for arm in next_arms if arm not in arms]
         if control:
             pairs = [(rows, more) for rows in sizes[:2] for more in reversed(sizes) if more > rows]
             trials += [Trial(arm, rows, seed, as_rows=more) for rows, more in pairs for arm in arms]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src_py.ablation.arms import parse_arm
 from src_py.ablation.problem import RECIPE, Outcome, Problem, Trial
 from src_py.errors import InputError
 from src_py.kaggle.files import write_arrays, write_text, writing
@@ -92,7 +93,8 @@ class TrialStore:
 
     def __init__(self, output: str | Path, problem: Problem, attached: tuple[Path, ...] = (), resume: str = "auto"):
         self.output, self.identity = Path(output), problem.identity()
-        self.key, self.resume = key_of(self.identity), resume
+        identities = {name: problem.identity(name) for name in problem.encoders} | {"": self.identity}
+        self.keys, self.resume = {name: key_of(identity) for name, identity in identities.items()}, resume
         self.shape = (len(problem.valid), problem.n_classes)
         self.others = tuple(folder for folder in attached if folder.resolve() != self.output.resolve())
         self.damaged: set[Path] = set()
@@ -103,10 +105,13 @@ class TrialStore:
             for part in (self.output / TRIALS).glob("*.part"):
                 say(f"{part} was half-written when a run was interrupted; it is removed.")
                 part.unlink()
-        write_text(self.output / TRIALS / f"{self.key}.json", json.dumps(self.identity, indent=1))
+        for name, key in self.keys.items():
+            write_text(self.output / TRIALS / f"{key}.json", json.dumps(identities[name], indent=1))
 
     def path(self, trial: Trial) -> Path:
-        return self.output / TRIALS / f"{self.key}_{trial.arm}_{trial.rows}_{trial.as_rows}_{trial.seed}.npz"
+        return (
+            self.output / TRIALS / f"{self._key(trial.arm)}_{trial.arm}_{trial.rows}_{trial.as_rows}_{trial.seed}.npz"
+        )
 
     def save(self, trial: Trial, outcome: Outcome) -> None:
         """Raises InputError when the disk is full."""
@@ -142,26 +147,29 @@ class TrialStore:
         for folder in (self.output, *self.others):
             names = [match[1] for path in (folder / TRIALS).glob("*.npz") if (match := _TRIAL.fullmatch(path.name))]
             for key in dict.fromkeys(sorted(names)):
-                if key == self.key and (self.resume == "auto" or folder == self.output):
+                if key in self.keys.values() and (self.resume == "auto" or folder == self.output):
                     continue
                 trials = f"{names.count(key)} stored trials in {folder / TRIALS} are not used"
                 found.append(f"{trials}: {self._why(folder, key)}.")
         return found
 
     def model_folder(self, trial: Trial) -> Path:
-        return self.output / MODELS / f"{self.key}_{trial.arm}_{trial.rows:08d}"
+        return self.output / MODELS / f"{self._key(trial.arm)}_{trial.arm}_{trial.rows:08d}"
 
     def keep_largest_model(self, arm: str) -> None:
         """Remove the arm's models but that on the most rows."""
-        for folder in _models([self.output], self.key, arm)[:-1]:
+        for folder in _models([self.output], self._key(arm), arm)[:-1]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def largest_model(self, arm: str) -> Path | None:
         """The arm's model on the most rows, here or attached."""
-        return _largest([*(self.others if self.resume == "auto" else ()), self.output], self.key, arm)
+        return _largest([*(self.others if self.resume == "auto" else ()), self.output], self._key(arm), arm)
+
+    def _key(self, arm: str) -> str:
+        return self.keys[parse_arm(arm).encoder]
 
     def _why(self, folder: Path, key: str) -> str:
-        if key == self.key:
+        if key in self.keys.values():
             return "CFG.resume is 'never'"
         stored = _json(folder / TRIALS / f"{key}.json")
         if key_of(stored) != key:
@@ -171,8 +179,9 @@ class TrialStore:
         return f"changed since then: {', '.join(different[:NAMED])}{rest}"
 
     def _set_aside(self) -> None:
-        target = self.output / EARLIER / self.key
-        old = [path for name in (TRIALS, MODELS) for path in (self.output / name).glob(f"{self.key}_*")]
+        target = self.output / EARLIER / self.keys[""]
+        kept = [self.output / name for name in (TRIALS, MODELS)]
+        old = [path for folder in kept for key in self.keys.values() for path in folder.glob(f"{key}_*")]
         if not old:
             return
         shutil.rmtree(target, ignore_errors=True)

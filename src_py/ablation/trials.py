@@ -90,7 +90,7 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
     tokenizer, encode = _tokenizer_and_encode(arm, problem)
     valid = _encoded_valid(arm, problem, encode)
     start_session(seed)
-    train = encode(subset, reading_of(arm, settings, problem.model_dir))
+    train = encode(subset, reading_of(arm, settings, problem.encoder_of(arm)))
     model = _model(arm, problem, tokenizer, train, seed)
     start = predict_counts(model, valid)
     steps = steps_of(trial, settings, added_rows(problem, arm))
@@ -114,7 +114,7 @@ def _train(problem: Problem, trial: Trial, arm: Arm, seed: int, model_folder: Pa
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if model_folder:
-        reading = reading_of(arm, settings, problem.model_dir, predict=True)
+        reading = reading_of(arm, settings, problem.encoder_of(arm), predict=True)
         saved = SavedSettings(RECIPE, problem.classes, reading, model.architecture.settings)
         save_trained(model, tokenizer, model_folder, saved)
     predicted, labels = np.stack(measure.probabilities), problem.valid["label"].to_numpy()
@@ -196,9 +196,9 @@ def _tokenizer_and_encode(arm: Arm, problem: Problem):
     """The arm's tokenizer, and a function that encodes a table its way."""
     cut = "parts" if "cut" in arm else "right"
     if "line_break" in arm:
-        tokenizer = load_tokenizer(problem.model_dir)
+        tokenizer = load_tokenizer(problem.encoder_of(arm))
         return tokenizer, lambda table, reading: encode_pairs(table, tokenizer, reading, cut=cut)
-    tokenizer = posted_tokenizer(problem.model_dir, posted_config())
+    tokenizer = posted_tokenizer(problem.encoder_of(arm), posted_config())
 
     def encode(table: pd.DataFrame, reading: Reading) -> Dataset:
         return encode_posted(table, tokenizer, reading.max_length, reading.style, cut, reading.features)
@@ -207,21 +207,22 @@ def _tokenizer_and_encode(arm: Arm, problem: Problem):
 
 
 def _encoded_valid(arm: Arm, problem: Problem, encode):
-    reading = reading_of(arm, problem.settings, problem.model_dir, predict=True)
-    key = (reading, *(repair in arm for repair in ("cut", "line_break")))
+    reading = reading_of(arm, problem.settings, problem.encoder_of(arm), predict=True)
+    key = (reading, arm.encoder, *(repair in arm for repair in ("cut", "line_break")))
     if key not in problem._readings:
         problem._readings[key] = encode(_used(problem.valid, frozenset()), reading)
     return problem._readings[key]
 
 
 def _model(arm: Arm, problem: Problem, tokenizer, train: Dataset, seed: int):
-    settings, reading = problem.settings, reading_of(arm, problem.settings, problem.model_dir)
+    settings, folder = problem.settings, problem.encoder_of(arm)
+    reading = reading_of(arm, settings, folder)
     even = np.full(problem.n_classes, 1 / problem.n_classes)
     rows = batch_of(arm, settings)[1] * (2 if reading.style == "pairwise" else 1)
     # Measured once in a process; not a setting of the trials, since it changes no result.
-    attention = choose_attention(problem.model_dir, "auto", rows, reading.max_length, settings.precision, quiet=True)
+    attention = choose_attention(folder, "auto", rows, reading.max_length, settings.precision, quiet=True)
     return build_model(
-        problem.model_dir,
+        folder,
         tokenizer,
         reading.style,
         list(class_shares(train["labels"], problem.n_classes) if "head" in arm else even),

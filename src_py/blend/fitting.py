@@ -14,6 +14,8 @@ from src_py.blend.report import BlendSettings
 from src_py.blend.stacker import answer_lengths
 from src_py.blend.weights import BlendChoice, choose_blend
 from src_py.errors import InputError
+from src_py.evaluation.banner import Banner, judge_predictions
+from src_py.evaluation.baselines import class_shares
 from src_py.evaluation.report import half_width
 from src_py.kaggle.clock import HIDDEN_ROWS
 from src_py.pairs.groups import calibration_groups
@@ -127,7 +129,7 @@ class Fitting:
     def scoring_line(self, later: Fitted | None, now: Fitted) -> str:
         """What the scoring run blends where that differs from this run, and how good that is out of fold; "" where it
         does not differ."""
-        if later is None or set(later.weights) == set(now.weights):
+        if not _other(later, now):
             return ""
         labels = self.table["label"].to_numpy()
         told = [f"{self._loss(one, labels)} on {int(one.known.sum()):,} rows" for one in (later, now)]
@@ -136,7 +138,23 @@ class Fitting:
             f"this run's blend has {told[1]}."
         )
 
+    def judge(self, later: Fitted | None, now: Fitted) -> Banner:
+        """The banner: of what the scoring run blends first, where that differs from this run."""
+        named = {"this run's blend, out of fold": now}
+        if later and _other(later, now):
+            named = {"the scoring run's blend, which is what counts, out of fold": later} | named
+        labels, strips = self.table["label"].to_numpy(), []
+        for name, one in named.items():
+            own, prompts = labels[one.known], self.prompts[one.known]
+            shares = class_shares(labels, one.choice.cross_fitted.shape[1])
+            strips += judge_predictions(name, own, one.choice.cross_fitted, shares, prompts).strips
+        return Banner(strips)
+
     def _loss(self, fitted: Fitted, labels: np.ndarray) -> str:
         own = labels[fitted.known]
         losses = -np.log(fitted.choice.cross_fitted[np.arange(len(own)), own].clip(1e-15))
         return f"{losses.mean():.4f} (+-{half_width(losses, self.prompts[fitted.known]):.4f})"
+
+
+def _other(later: Fitted | None, now: Fitted) -> bool:
+    return later is not None and set(later.weights) != set(now.weights)

@@ -157,9 +157,9 @@ class Watcher(TrainerCallback):
             shares = " ".join(f"{v:.2f}" for k, v in metrics.items() if k.startswith("predicted_"))
             text = f"log loss {loss:.4f} ({loss - (self.constant or math.nan):+.4f} to constant"
             text += ")" if self.run.counts is None else f", {loss - self.run.counts:+.4f} to the counts alone)"
-            text += f"  accuracy {metrics['accuracy']:.3f}  shares {shares}"
-        text += f"  spread {spread:.3f}" if "spread" in metrics else ""
-        return f"step {state.global_step:>5}/{state.max_steps}  {text}  {minutes:.1f} min left"
+            text += f", accuracy {metrics['accuracy']:.3f}, predicted shares {shares}"
+        text += f", spread between rows {spread:.3f}" if "spread" in metrics else ""
+        return f"step {state.global_step}/{state.max_steps}: {text}, {minutes:.1f} min left"
 
     def _watched_loss(self, model, inputs, *args, **kwargs):
         result = self._compute_loss(model, inputs, *args, **kwargs)

@@ -212,8 +212,8 @@ def group_table(
 
     Returns:
         Indexed by grouping and group, all rows first. `rows`; log losses `constant`, `model` and `calibrated`; and
-        `model - constant` and `calibrated - constant` with the half-width of their 95 % interval, `+-` (NaN where
-        the group has a single prompt). Above 0, the model does worse there than no model.
+        `model - constant` and `calibrated - constant` with the half-width of their 95 % interval, `+-`. Groups with a
+        single prompt are left out. Above 0, the model does worse there than no model.
     """
     places = np.arange(len(labels))
     constant = -np.log(np.clip(np.broadcast_to(shares, np.shape(probabilities)), 1e-15, 1))[places, labels]
@@ -224,6 +224,8 @@ def group_table(
     for grouping, group in (everything | dict(groups)).items():
         for name in pd.unique(np.asarray(group)):
             where = np.asarray(group) == name
+            if len(np.unique(prompt[where])) < 2:  # says nothing: it has no interval
+                continue
             row: dict[str, float] = {"rows": int(where.sum()), "constant": constant[where].mean()}
             row |= {"model": model[where].mean(), "calibrated": after[where].mean()}
             for column, losses in (("model", model), ("calibrated", after)):

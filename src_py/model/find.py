@@ -28,7 +28,7 @@ _SIGNS = ("config.json", "adapter_config.json", "task.json", "model.weights.h5",
 _SHOWN = 8
 
 
-def find_encoder(root: str | Path, wanted: str = "") -> Path:
+def find_encoder(root: str | Path, wanted: str = "", named: str = "CFG.model_dir") -> Path:
     """Find the folder of the encoder to use: any family in `families.FAMILIES`, with weights and tokenizer.
 
     Folders that a recipe saved after training are left out, unless `wanted` is the path of one.
@@ -42,6 +42,7 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
             is whole words, where a change from letter to digit ends a word ("base" in `deberta-v3-base` and
             `debertav3base`, but neither in `database` nor "small" in `xsmall`); it begins a word ("deberta" in
             `debertav3base`).
+        named: where the user wrote `wanted`, for errors.
 
     Raises:
         InputError: nothing usable is attached (says what was found instead), `wanted` matches nothing (another model
@@ -51,13 +52,13 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
     if wanted:
         folder = Path(wanted).expanduser()
         if folder.is_absolute() and not folder.is_dir():
-            raise InputError(f"CFG.model_dir is {wanted}, which is not a folder; check the path, or leave it empty.")
+            raise InputError(f"{named} is {wanted}, which is not a folder; check the path, or leave it empty.")
         if folder.is_absolute() or (folder / "config.json").is_file():
             problem = folder_problem(folder)
             if (folder / "config.json").is_file() and not problem:
                 return folder
             if problem:
-                raise InputError(f"CFG.model_dir is {wanted}, which holds {problem.what}; {problem.advice}.")
+                raise InputError(f"{named} is {wanted}, which holds {problem.what}; {problem.advice}.")
             root, wanted = folder, ""
     usable, unusable = _attached(root)
     chosen = _matching(usable, Path(root), wanted) if wanted else usable
@@ -65,18 +66,16 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
         return chosen[0]
     if chosen:
         raise InputError(
-            f"Several encoders are attached ({_listed(chosen)}); set CFG.model_dir to one of them, or to a part of "
+            f"Several encoders are attached ({_listed(chosen)}); set {named} to one of them, or to a part of "
             "its path that only this one has."
         )
     if wanted:
         meant = _matching(list(unusable), Path(root), wanted)
         if meant:
-            raise InputError(
-                f"CFG.model_dir is {wanted!r}, which matches no usable encoder: {_found(meant, unusable)}."
-            )
+            raise InputError(f"{named} is {wanted!r}, which matches no usable encoder: {_found(meant, unusable)}.")
         attached = f"attached: {_listed(usable)}" if usable else "no encoder is attached"
         raise InputError(
-            f"CFG.model_dir is {wanted!r}, which matches no encoder below {root} ({attached}); "
+            f"{named} is {wanted!r}, which matches no encoder below {root} ({attached}); "
             "attach such a model, set it to a part of one of these paths, or leave it empty to take the only one."
         )
     if unusable:
@@ -85,7 +84,7 @@ def find_encoder(root: str | Path, wanted: str = "") -> Path:
         raise InputError(f"No usable encoder below {root}: {_found(closest, unusable)}.")
     raise InputError(
         f"No folder below {root} holds an encoder (config.json, weights and tokenizer of {NAMES}); "
-        "attach one (Add Input > Models, for example deberta-v3-base) or set CFG.model_dir."
+        f"attach one (Add Input > Models, for example deberta-v3-base) or set {named}."
     )
 
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from src_py.pairs.load import SOURCE_COLUMNS, distinct_prompts, prompt_key
 
 FEWEST_ROWS = 30  # of a group
-OTHER = "other"
+OTHER = "other groups"
 TOPICS = 10
 _LETTERS = 400  # of a text: enough to know its script
 
@@ -22,7 +22,7 @@ def calibration_groups(table: pd.DataFrame, seed: int) -> dict[str, np.ndarray]:
     """The group of every row by topic, length, script and turns, and by each of the columns source, dataset and
     language that the table has: arrays of names, (rows,). Labels are not read.
 
-    Groups of fewer than 30 rows become "other". A grouping that leaves a single group is left out.
+    Groups of fewer than 30 rows become "other groups". A grouping that leaves a single group is left out.
 
     Args:
         table: from `load_pairs`.
@@ -41,7 +41,7 @@ def calibration_groups(table: pd.DataFrame, seed: int) -> dict[str, np.ndarray]:
 
 
 def merge_small(groups: np.ndarray, least: int = FEWEST_ROWS) -> np.ndarray:
-    """Names of groups, (rows,), where those of fewer than `least` rows are "other"."""
+    """Names of groups, (rows,), where those of fewer than `least` rows are "other groups"."""
     sizes = pd.Series(groups, dtype=object).value_counts()
     return np.array([group if sizes[group] >= least else OTHER for group in groups], dtype=object)
 

@@ -8,8 +8,9 @@ import pytest
 
 from src_py.ablation.adaptive import Question, _shares, ask
 from src_py.ablation.curves import fit_curve
+from src_py.ablation.grid_settings import GridSettings
 from src_py.ablation.problem import Trial
-from src_py.ablation.schedule import GridSettings, list_trials
+from src_py.ablation.schedule import list_trials
 
 ARMS, SIZES, CONSTANT = ("posted", "recipe"), (100, 200, 400, 800, 1600), 1.09
 QUESTION = Question(ARMS, SIZES, CONSTANT)

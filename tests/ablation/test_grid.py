@@ -15,8 +15,9 @@ import pytest
 from src_py.ablation import grid, workers
 from src_py.ablation.adaptive import ask
 from src_py.ablation.grid import run_trials
+from src_py.ablation.grid_settings import GridSettings
 from src_py.ablation.results import results_table, row_losses
-from src_py.ablation.schedule import BEYOND, GridSettings, list_trials, plan
+from src_py.ablation.schedule import BEYOND, list_trials, plan
 from src_py.ablation.store import TrialStore
 from src_py.ablation.trials import Problem, Trial
 
@@ -51,7 +52,7 @@ def test_every_line_names_its_trial_and_the_largest_model_is_kept(problem, tmp_p
     store, lines = TrialStore(tmp_path, problem), []
     run_trials(problem, planned(trials), store, LATER, report=lines.append)
     assert [line.partition(": log loss")[0] for line in lines] == [str(trial) for trial in trials]
-    assert [path.name for path in (tmp_path / "trained").iterdir()] == [f"{store.key}_recipe_00000016"]
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == [f"{store.keys['']}_recipe_00000016"]
     assert list(store.outcomes(trials)) == trials
 
 

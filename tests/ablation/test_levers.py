@@ -7,19 +7,12 @@ import pytest
 
 from src_py.ablation.arms import KINDS, REPAIRS, label, lever_arm, parse_arm, submission_arm
 from src_py.ablation.grid import run_trials
+from src_py.ablation.grid_settings import GridSettings, apply_preset
 from src_py.ablation.holdout import hold_out, split_rows
 from src_py.ablation.lever_results import answer_levers, lever_table, plot_levers
 from src_py.ablation.levers import LEVERS, NEEDS
 from src_py.ablation.results import baselines, compare, curve_table, repair_table, results_table
-from src_py.ablation.schedule import (
-    GridSettings,
-    apply_preset,
-    choose_levers,
-    choose_sizes,
-    list_trials,
-    plan,
-    time_trials,
-)
+from src_py.ablation.schedule import choose_levers, choose_sizes, list_trials, plan, time_trials
 from src_py.ablation.settings import reading_of
 from src_py.ablation.store import TrialStore
 from src_py.ablation.trials import Problem, Trial, _rows, run_trial, steps_of

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from src_py.ablation.answer import answer
-from src_py.ablation.arms import parse_arm
 from src_py.ablation.averaging import averaging_gain
 from src_py.ablation.next_step import steps_view
 from src_py.ablation.results import curve_table, results_table
@@ -41,7 +40,7 @@ def test_a_curve_that_falls_is_worth_more_rows_and_their_hours(problem, recipe):
     twice = steps.loc[TWICE]
     assert 0 < twice["low"] < twice["gain"] < twice["high"]
     assert twice["hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
-    assert twice["note"] == "240 training rows are attached; name more in CFG.extra_files"
+    assert twice["note"] == "there are only 240 training rows; more can be named in CFG.extra_files"
     assert "three seeds" not in said
     assert said.startswith("Next: ")
     assert said.endswith(". Not measured: another epoch (2), a larger encoder (the table says how to).")
@@ -107,7 +106,7 @@ def test_another_epoch_is_measured_by_an_arm_that_has_it(problem, recipe):
     outcomes = recipe(FALLING)
     steps, _ = ask(problem, outcomes)
     assert unknown(steps, EPOCH)
-    assert steps.loc[EPOCH, "note"].startswith('not measured; to measure it: arms = ["recipe+epochs=2", "recipe"]')
+    assert steps.loc[EPOCH, "note"] == 'not measured: to measure it, add "epoch" to CFG.next_steps'
     assert steps.loc[EPOCH, "hours"] == pytest.approx((2 * 6.0 + 3.0) / 3600)
     longer = recipe({160: 0.9}, arm="recipe+epochs=2") | recipe({160: 0.9}, arm="recipe+lora+epochs=2")
     steps, _ = ask(problem, outcomes | longer)
@@ -120,14 +119,34 @@ def test_another_epoch_is_measured_by_an_arm_that_has_it(problem, recipe):
     )
 
 
-def test_the_arm_that_measures_another_epoch_stands_between_the_two_that_are_compared(problem, recipe):
-    """The last of the arms is asked about: its epochs are replaced, in whatever order they were added."""
-    outcomes = recipe(FALLING, seeds=1) | recipe(FALLING, seeds=1, arm="recipe+epochs=4")
-    arms = ("posted", "recipe", "recipe+epochs=4")
-    found = answer(problem, outcomes, results_table(problem, outcomes), curve_table(problem, outcomes), arms)
-    listed = re.search(r"arms = \[(.*?)\]", found.steps["note"][EPOCH]).group(1)
-    assert listed == '"posted", "recipe", "recipe+epochs=5", "recipe+epochs=4"'
-    assert all(parse_arm(name.strip('" ')) for name in listed.split(","))
+def test_a_step_that_was_planned_and_not_trained_says_so(problem, recipe):
+    outcomes = recipe(FALLING)
+    planned = [*outcomes, Trial("recipe+epochs=2", 160, 0)]
+    tables = results_table(problem, outcomes), curve_table(problem, outcomes)
+    found = answer(problem, outcomes, *tables, ("recipe",), planned)
+    assert found.steps.loc[EPOCH, "note"].startswith("not measured: its trials did not fit CFG.budget_minutes")
+    planned[-1] = Trial("recipe+epochs=2", 240, 0)
+    found = answer(problem, outcomes, *tables, ("recipe",), planned)
+    assert "its trials are those at 240 rows, where none was finished" in found.steps.loc[EPOCH, "note"]
+
+
+def test_another_encoder_is_a_step_with_its_gain_and_hours(problem, recipe):
+    outcomes = recipe(FALLING)
+    steps, _ = ask(problem, outcomes)
+    assert steps.loc[ENCODER, "option"] == "a larger encoder"
+    assert 'CFG.next_steps = ["epoch", "encoder=NAME"]' in steps.loc[ENCODER, "note"]
+    problem.encoders["large"] = problem.model_dir.parent / "deberta-large"
+    steps, _ = ask(problem, outcomes)
+    assert unknown(steps, ENCODER)
+    assert 'add "encoder=large" to CFG.next_steps' in steps.loc[ENCODER, "note"]
+    better = recipe({160: 0.9}, arm="recipe+encoder=large")
+    for one in better.values():
+        one.train_seconds = 60.0
+    steps, said = ask(problem, outcomes | better)
+    assert steps.loc[ENCODER, "option"] == "the encoder deberta-large (encoder=large)"
+    assert 0 < steps.loc[ENCODER, "low"] < steps.loc[ENCODER, "high"]
+    assert steps.loc[ENCODER, "hours"] == pytest.approx(63.0 / 3600)
+    assert "a larger encoder" not in said
 
 
 def test_readers_get_the_unit_the_level_and_minutes(problem, recipe):

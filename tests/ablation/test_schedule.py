@@ -1,12 +1,13 @@
 """Which trials there are, in which order, and which fit the time."""
 
+import shutil
 import time
 
 import pytest
 import torch
 
+from src_py.ablation.grid_settings import GridSettings, apply_preset, find_encoders, list_next_arms
 from src_py.ablation.schedule import (
-    GridSettings,
     choose_sizes,
     describe_budget,
     list_trials,
@@ -47,6 +48,12 @@ class TestSettings:
                 "ends a session after 720 minutes, and a notebook of a code competition after 540",
             ),
             ({"budget_minutes": 0}, "CFG.budget_minutes"),
+            ({"next_steps": ["epochs"]}, "'epochs'; a next step is 'epoch', or 'encoder=NAME'"),
+            ({"next_steps": ["encoder="]}, "'encoder='; a next step is"),
+            ({"next_steps": ["epoch", "epoch"]}, "each once"),
+            ({"next_steps": ["encoder=v3-large"]}, "NAME has letters, digits"),
+            ({"next_steps": ["encoder=large"], "arms": ["recipe", "posted"]}, "'posted', cannot have it"),
+            ({"arms": ["recipe", "recipe+encoder=a/b"]}, "the encoder 'a/b'; write a part of its path"),
         ],
     )
     def test_a_grid_that_cannot_be_is_refused_before_data_is_read(self, changes, sentence):
@@ -64,6 +71,41 @@ class TestSettings:
         with pytest.raises(InputError, match="has 100, but there are 90 training rows"):
             choose_sizes(GridSettings(sizes=(10, 100)), 90, {})
         assert choose_sizes(GridSettings(n_sizes=3), 10_000, {}) == (100, 1000, 10_000)
+
+
+class TestNextSteps:
+    def test_they_are_the_last_arm_with_one_epoch_more_or_another_encoder(self):
+        grid = GridSettings(next_steps=("encoder=large", "epoch"))
+        assert list_next_arms(grid, 2.0) == ("recipe+encoder=large", "recipe+epochs=3")
+        grid = GridSettings(arms=("posted", "recipe+lora+epochs=4"))
+        assert list_next_arms(grid, 2.0) == ("recipe+lora+epochs=5",)
+
+    @pytest.mark.parametrize("grid", [GridSettings(arms=("posted",)), apply_preset(GridSettings(preset="levers"))])
+    def test_an_arm_without_such_a_setting_and_the_levers_have_none(self, grid):
+        assert list_next_arms(grid, 2.0) == ()
+
+    def test_they_are_trained_at_the_largest_size_with_each_seed(self):
+        trials = list_trials(("posted", "recipe"), (), (10, 20), 2, True, next_arms=("recipe+epochs=3",))
+        found = [trial for trial in trials if trial.arm == "recipe+epochs=3"]
+        assert found == [Trial("recipe+epochs=3", 20, seed) for seed in range(2)]
+        assert trials.index(found[0]) < trials.index(Trial("posted", 10, 0, as_rows=20))
+
+    def test_an_arm_that_has_a_curve_anyway_is_not_trained_twice(self):
+        arms = ("posted", "recipe+epochs=3", "recipe")
+        trials = list_trials(arms, (), (10, 20), 1, False, next_arms=("recipe+epochs=3",))
+        assert len(set(trials)) == len(trials) == 6
+
+    def test_encoders_are_found_by_name_and_must_be_others(self, tiny, tmp_path):
+        for name in ("base", "large"):
+            shutil.copytree(tiny, tmp_path / f"deberta-{name}")
+        grid = GridSettings(next_steps=("encoder=large",))
+        base = tmp_path / "deberta-base"
+        assert find_encoders(tmp_path, base, grid) == {"large": tmp_path / "deberta-large"}
+        assert find_encoders(tmp_path, base, GridSettings()) == {}
+        with pytest.raises(InputError, match=r"encoder in CFG.next_steps is 'huge', which matches no encoder below"):
+            find_encoders(tmp_path, base, GridSettings(next_steps=("encoder=huge",)))
+        with pytest.raises(InputError, match=r"encoder in CFG.arms is 'base', which is the encoder of CFG.model_dir"):
+            find_encoders(tmp_path, base, GridSettings(arms=("recipe+encoder=base", "recipe")))
 
 
 class TestPlan:

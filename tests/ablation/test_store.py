@@ -1,6 +1,7 @@
 """Stored trials and models: used again only where nothing changed, and said where not."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,11 @@ from src_py.ablation.trials import Trial, run_trial
 from src_py.errors import InputError
 
 TRIAL = Trial("recipe", 20, 1)
+
+
+def change_weights(folder) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
 
 
 def test_what_is_saved_is_loaded_and_nothing_else(problem, outcome, tmp_path):
@@ -50,7 +56,7 @@ def test_trials_of_other_code_are_not_used_and_the_file_is_named(problem, outcom
 def test_trials_without_a_record_are_not_used_and_counted(problem, outcome, tmp_path):
     earlier = TrialStore(tmp_path, replace(problem, blocks=(7,)))
     earlier.save(TRIAL, outcome(1.0))
-    (tmp_path / "trials" / f"{earlier.key}.json").write_text('{"settings": 3')
+    (tmp_path / "trials" / f"{earlier.keys['']}.json").write_text('{"settings": 3')
     assert "is not recorded" in TrialStore(tmp_path, problem).unused()[0]
 
 
@@ -102,6 +108,24 @@ def test_a_damaged_trial_is_said_once_and_counts_as_not_done(problem, outcome, t
     assert capsys.readouterr().out.count("is damaged (") == 1
 
 
+def test_trials_of_another_encoder_are_kept_apart_and_the_others_stay(problem, outcome, tmp_path, capsys):
+    own, large = Trial("recipe", 20, 0), Trial("recipe+encoder=large", 20, 0)
+    TrialStore(tmp_path, problem).save(own, outcome(0.1))
+    folder = tmp_path / "attached" / "large"
+    shutil.copytree(problem.model_dir, folder)
+    change_weights(folder)
+    problem.encoders["large"] = folder
+    store = TrialStore(tmp_path, problem)
+    assert list(store.outcomes([own, large])) == [own]
+    store.save(large, outcome(0.2))
+    assert list(store.outcomes([own, large])) == [own, large]
+    assert store.unused() == []
+    change_weights(folder)
+    store = TrialStore(tmp_path, problem)
+    assert list(store.outcomes([own, large])) == [own]
+    assert ["encoder" in line for line in store.unused()] == [True]
+
+
 def test_a_half_written_trial_is_removed_and_said(problem, tmp_path, capsys):
     part = tmp_path / "trials" / f"{problem.key()}_recipe_20_0_1.npz.123.part"
     part.parent.mkdir()
@@ -125,13 +149,13 @@ def finished(problem, outcome, tmp_path) -> tuple:
 class TestModel:
     def test_the_model_on_the_most_rows_of_the_same_problem_is_used(self, problem, finished, tmp_path):
         run, store = finished
-        assert finished_model(run).name == f"{store.key}_recipe_00000016"
+        assert finished_model(run).name == f"{store.keys['']}_recipe_00000016"
         assert store.largest_model("recipe") == finished_model(run)
         assert store.largest_model("recipe-batch") is None
         changed = replace(problem, settings=replace(problem.settings, epochs=2.0))
         assert TrialStore(run, changed).largest_model("recipe") is None, "a model of other settings is not used"
         store.keep_largest_model("recipe")
-        assert [path.name for path in (run / "trained").iterdir()] == [f"{store.key}_recipe_00000016"]
+        assert [path.name for path in (run / "trained").iterdir()] == [f"{store.keys['']}_recipe_00000016"]
 
     def test_auto_predicts_in_the_scoring_run_only(self, finished, tmp_path, monkeypatch, capsys):
         run, _ = finished

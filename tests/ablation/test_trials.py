@@ -1,5 +1,6 @@
 """One trial: what is trained, and what its result depends on."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from src_py.ablation.arms import REPAIRS
 from src_py.ablation.trials import RECIPE, Trial, run_trial, steps_of
 from src_py.kaggle import identity
 from src_py.model import find_trained, predict_saved, read_settings
+from tools.demo_data import write_tiny_deberta
 
 
 def test_each_repair_changes_what_is_trained(problem):
@@ -60,3 +62,12 @@ def test_the_key_changes_with_the_code_of_a_helper(problem, tmp_path, monkeypatc
     with open(copy / helper, "a", encoding="utf-8") as file:
         file.write("# edited\n")
     assert problem.key() != before
+
+
+def test_an_arm_with_another_encoder_is_trained_with_it(problem, tmp_path):
+    problem.encoders["wide"] = write_tiny_deberta(tmp_path / "deberta-wide", hidden_size=64)
+    trial = Trial("recipe+encoder=wide", 20, 0)
+    own, other = run_trial(problem, replace(trial, arm="recipe")), run_trial(problem, trial, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["hidden_size"] == 64
+    assert not np.allclose(own.probabilities, other.probabilities)
+    assert len(problem._readings) == 2  # each encoder has a tokenizer of its own

@@ -536,6 +536,10 @@ def test_the_scoring_run_is_foretold_from_all_models_also_those_that_this_run_le
     assert list(later.weights) == ["tuned"]
     assert "will blend tuned only" in fitting.scoring_line(later, now)
     assert fitting.scoring_line(later, later) == ""
+    first, second = fitting.judge(later, now).strips
+    assert first.name.startswith("the scoring run's blend, which is what counts")
+    assert f"{first.model:.4f}" in fitting.scoring_line(later, now)
+    assert [strip.name for strip in fitting.judge(now, now).strips] == [second.name]
     assert fitting.scoring_run([member for member in members if member.name == "llm"], seconds, 8.5) is None
 
 

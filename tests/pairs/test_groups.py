@@ -22,7 +22,7 @@ def test_topics_keep_equal_prompts_together_and_have_names():
     assert len(found) == 180
     for subject in range(3):
         members = set(found[subject::3])
-        assert not members & set(found[(subject + 1) % 3 :: 3]) - {"other"}
+        assert not members & set(found[(subject + 1) % 3 :: 3]) - {"other groups"}
         assert any(word in name for name in members for word in subjects[subject].split())
     numbers = topic_of(table(prompt=[["A  b cake"], ["a B\ncake"], ["other words here"]]), 0, 3)
     assert numbers[0] == numbers[1]
@@ -48,8 +48,8 @@ def test_length_script_and_turns():
 def test_a_source_column_is_a_grouping_and_small_groups_become_other():
     source = ["x"] * 60 + ["y"] * 40 + ["z"] * 5 + [None] * 3
     found = calibration_groups(table(prompt=[[f"p{i}"] for i in range(108)], source=source), seed=0)
-    assert pd.Series(found["source"]).value_counts().to_dict() == {"x": 60, "y": 40, "other": 8}
-    assert merge_small(np.array(["a", "b"])).tolist() == ["other", "other"]
+    assert pd.Series(found["source"]).value_counts().to_dict() == {"x": 60, "y": 40, "other groups": 8}
+    assert merge_small(np.array(["a", "b"])).tolist() == ["other groups", "other groups"]
 
 
 def test_a_source_column_of_the_training_file_reaches_the_groups(tmp_path, contest):
