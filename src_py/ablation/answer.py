@@ -47,7 +47,8 @@ class Answer:
         return "\n".join(f"- {sentence}" for sentence in self.sentences)
 
     def __str__(self) -> str:
-        return f"{self.opening}\n\nWhat this rests on:\n\n{self.rest}" if self.short else self.rest
+        parts = [self.opening, "What this rests on:", self.rest] if self.sentences else [self.opening]
+        return "\n\n".join(parts) if self.short else self.rest
 
 
 def answer(
@@ -103,15 +104,17 @@ def fit_curves(
 ) -> dict[str, LearningCurve | None]:
     """A learning curve for each arm over the sizes trained for its own number of epochs; None with too few sizes.
 
-    Diverged trials are left out, and so are sizes above `own_rows`: they contain rows of extra files, which lie on no
-    such curve.
+    Trials without a loss are left out, and so are sizes above `own_rows`: they contain rows of extra files, which lie
+    on no such curve.
 
     Args:
         constant: log loss of the constant predictor.
     """
     laws = {}
     for arm in arms:
-        runs = results[(results["arm"] == arm) & (results["as_rows"] == 0) & ~results["diverged"].astype(bool)]
+        runs = results[
+            (results["arm"] == arm) & (results["as_rows"] == 0) & np.isfinite(results["log_loss"].astype(float))
+        ]
         runs = runs[runs["rows"] <= (own_rows or np.inf)]
         laws[arm] = fit_curve(runs["rows"], runs["log_loss"], constant)
     return laws
@@ -122,7 +125,7 @@ def reads(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame,
     own = own_sizes(curve, arm)
     largest = 0 if own.empty else int(own["rows"].iloc[-1])
     found = reading_gain(problem, outcomes, (arm, largest, 0))
-    if found is None:
+    if found is None or own["gain"].iloc[-1] <= 0:  # what is not below the constant predictor, it has from nothing
         return None
     figures = f"gain {found.at_least:+.3f} to {found.at_most:+.3f}; {found.seeds} seed{'s' * (found.seeds > 1)}"
     if found.at_least > 0 and found.gain >= LEAST_READING:
@@ -143,7 +146,8 @@ def learns(curve: pd.DataFrame, results: pd.DataFrame, arm: str) -> str:
     where = _listed(sorted(lost["rows"].unique()))
     diverged = f" {len(lost)} of its {len(finished)} trials diverged (NaN), at {where} rows." if len(lost) else ""
     if own.empty:
-        return f"{arm}: no trial gave a result, so nothing can be told.{diverged}"
+        advice = " Run why_is_it_not_learning, which names faults." if len(lost) else ""
+        return f"{arm}: no trial for its own epochs gave a result, so nothing can be told.{diverged}{advice}"
     first = smallest_that_learns(curve, arm)
     sizes: dict[str, list[int]] = {"nothing": [], "worse": [], "unsure": [], "learns": []}
     for row in records(own[own["rows"] < first] if first else own):
@@ -182,13 +186,23 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
             figures.append(f"what {rows} change for {old} cannot be told (gain {interval})")
         else:
             figures.append(f"going from {small:,} to {large:,} rows makes {old} {_gain(data)}")
-    more = f"more rows alone were not seen to help {old}" if data else f"whether more rows help {old} was not measured"
+    figures += _crossing(compared, new)
     both_learn = [learned(curve, arm, large) for arm in (old, new)]
     data_helps = data is not None and better(data) and both_learn[0]
+    more = f"more rows alone were not seen to help {old}"
+    if data is None:
+        more = f"whether more rows help {old} was not measured"
+    elif data.at_least > 0 and not both_learn[0]:
+        more = f"more rows alone do not bring {old} below the constant predictor"
+    elif data.at_least > 0:
+        more = f"more rows alone help {old} by less than two seeds may differ"
+    more_rows = "; more rows help" if data_helps else ""
     if better(code) and both_learn[1]:
         verdict = "Both: the code, and the data" if data_helps else f"The code: {more}"
-    elif worse(code):
-        verdict = f"Not the code: {new} is worse than {old}" + ("; more rows help" if data_helps else "")
+    elif worse(code) and not both_learn[1] and both_learn[0]:
+        verdict = f"Not this code: {new} does not beat the constant predictor, as {old} does{more_rows}"
+    elif worse(code) and both_learn[1]:
+        verdict = f"Not the code: {new} is worse than {old}{more_rows}"
     elif data_helps:
         verdict = "The data: " + (
             f"at {large:,} rows the code makes no difference"
@@ -200,6 +214,14 @@ def _data_or_code(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.Da
     else:
         verdict = "Cannot tell"
     return f"Data or code? {verdict}; {', '.join(figures)}."
+
+
+def _crossing(compared: list[tuple[int, Comparison]], new: str) -> list[str]:
+    """Sizes at which the comparison surely goes the other way than at the largest."""
+    *smaller, (_, last) = compared
+    way = worse if better(last) else better if worse(last) else None
+    found = [(size, one) for size, one in smaller if way and way(one)]
+    return [f"at {size:,} rows it is the other way round: {new} is {_gain(one)}" for size, one in found[:1]]
 
 
 def _rows_or_steps(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame, arm: str) -> str | None:
@@ -238,8 +260,10 @@ def _rises(problem: Problem, outcomes: dict[Trial, Outcome], curve: pd.DataFrame
         return None
     best, largest, rise = found
     extra = problem.blocks and largest > problem.blocks[0]
-    why = "the rows of the extra files may be of another kind" if extra else "a run may have failed to start"
-    return f"{arm}: at {largest:,} rows it is {_gain(rise)} than at {best:,}. More seeds tell why: {why}."
+    why = " The rows of the extra files may be of another kind." if extra else ""
+    if not extra and rise.seeds == 1:
+        why = " More seeds would tell whether this run failed to start."
+    return f"{arm}: at {largest:,} rows it is {_gain(rise)} than at {best:,}.{why}"
 
 
 def _missing(outcomes: dict[Trial, Outcome], arms: tuple[str, ...], trials: Iterable[Trial]) -> str | None:
@@ -264,6 +288,8 @@ def _one_seed(curve: pd.DataFrame, arms: tuple[str, ...]) -> str | None:
 
 
 def _gain(found: Comparison) -> str:
+    if max(abs(found.at_least), abs(found.at_most)) < 0.0005:
+        return f"the same to 0.0005 nats ({_seeds(found)})"
     word = "better" if found.gain >= 0 else "worse"
     sure = "" if found.at_least > 0 or found.at_most < 0 else ", which includes zero"
     interval = f"gain {found.at_least:+.3f} to {found.at_most:+.3f}, 95 %{sure}"

@@ -22,6 +22,14 @@ def why_not_twice(
         return f"{arm} does not surely beat the constant predictor at {largest:,} rows"
     if largest == own_sizes(curve, arm)["rows"].max() and rise_of(problem, outcomes, curve, arm):
         return f"{arm}'s log loss rises up to {largest:,} rows"
+    beyond = [trial.rows for trial in outcomes if trial.arm == arm and not trial.as_rows and trial.rows > largest]
+    if beyond:
+        extra = problem.blocks and max(beyond) > problem.blocks[0]
+        why = "hold rows of extra files, which lie on no curve with the others" if extra else "diverged"
+        return f"{arm}'s trials at {max(beyond):,} rows {why}"
+    steps = np.diff(own_sizes(curve, arm)["log loss"])
+    if len(steps) > 1 and (steps > 0).all():
+        return f"{arm}'s log loss rose from each size to the next"
     if law.rises:
         size, rise = law.rises
         return (

@@ -14,6 +14,7 @@ from src_py.ablation.grid_settings import ENCODER, EPOCH
 from src_py.ablation.problem import Outcome, Problem, Trial
 from src_py.ablation.results import Group, compare, mean_interval
 from src_py.ablation.verdicts import ONE_SEED, learned, own_sizes
+from src_py.kaggle.clock import SESSION_HOURS
 
 WORTH = 0.002  # nats: a step that is likely to bring less is not worth taking
 
@@ -55,7 +56,7 @@ class NextStep:
 def steps_view(table: pd.DataFrame) -> pd.DataFrame:
     """The table of a `NextStep` for readers: gain and interval in one column, and minutes; empty where not known."""
     gains = [
-        "" if np.isnan(row.gain) else f"{row.gain:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        "" if np.isnan(row.gain) else f"{_signed(row.gain)} ({_signed(row.low)} to {_signed(row.high)})"
         for row in table.itertuples()
     ]
     minutes = ["" if np.isnan(hours) else _minutes(60 * hours) for hours in table["hours"]]
@@ -99,7 +100,7 @@ def next_step(
 
 
 def _recommend(steps: tuple[Step, ...], arm: str) -> str:
-    """The surest step that is worth its hours, or why there is none."""
+    """Of the steps that surely help, the one that brings most an hour, or why there is none."""
     known = [(step, step.gain) for step in steps if step.gain]
     unknown = [step.option for step in steps if not step.gain]
     rest = f" Not measured: {', '.join(unknown)} (the table says how to)." if unknown else ""
@@ -108,10 +109,13 @@ def _recommend(steps: tuple[Step, ...], arm: str) -> str:
     sure = [(step, gain) for step, gain in known if gain.low > 0 and gain.best > WORTH]
     if sure:
         step, gain = max(sure, key=lambda pair: pair[1].best / (pair[0].hours or np.inf))
-        return f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}.{rest}"
+        most = " (most for its time)" if len(sure) > 1 else ""
+        return f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}{most}.{rest}"
     step, gain = max(known, key=lambda pair: pair[1].high)
     if gain.high > NOTHING or gain.best > WORTH:
         return f"Next? No step is sure to help. Most promising: {step.option}.{rest}"
+    if not steps[0].gain:
+        return f"Next? Cannot tell: what was measured is not likely to bring more than {WORTH} nats.{rest}"
     listed = "nothing that was measured" if unknown else "nothing on the list"
     return f"Next: stop; {listed} is likely to bring more than {WORTH} nats.{rest}"
 
@@ -129,6 +133,8 @@ def _twice_the_rows(
     notes = ["one seed a size: how much seeds differ is guessed"] if law.measured.counts.max() == 1 else []
     if here < 2 * law.largest:
         notes.append(f"there are only {here:,} training rows; more can be named in CFG.extra_files")
+    lost = [trial.seed for trial, one in outcomes.items() if _group(trial) == (arm, law.largest, 0) and _diverged(one)]
+    notes += [f"{len(lost)} of its trials at {law.largest:,} rows diverged"] if lost else []
     notes += ["its curve missed its own largest size"] if law.hindcast and not law.hindcast.held else []
     return Step(option, Forecast(-change.best, -change.high, -change.low), hours, "; ".join(notes))
 
@@ -177,6 +183,7 @@ def _measured(problem: Problem, outcomes: dict[Trial, Outcome], option: str, arm
         return Step(option, hours=hours, note="not measured: no seed in common")
     if found.seeds == 1:
         note = f"not measured: one seed, where it was {found.gain:+.3f}; seeds alone may make {ONE_SEED:.3f}"
+        note += ": raise CFG.seeds"
         return Step(option, hours=hours, note=note)
     return Step(option, Forecast(*found[:3]), hours, f"{found.seeds} seeds")
 
@@ -213,7 +220,7 @@ def _seeds_averaged(problem: Problem, outcomes: dict[Trial, Outcome], arm: str, 
     found = averaging_gain(problem, outcomes, group, LEVEL)
     if found is None:
         runs = [outcome for trial, outcome in outcomes.items() if _group(trial) == group]
-        lost = sum(not np.isfinite(outcome.probabilities[-1]).all() for outcome in runs)
+        lost = sum(_diverged(outcome) for outcome in runs)
         diverged = f", of which {lost} diverged" if lost else ""
         note = f"not measured: it needs {MODELS}; trained at {rows:,} rows: {len(runs)}{diverged}"
         return Step(option, hours=hours, note=note)
@@ -239,8 +246,16 @@ def _hours(outcomes: dict[Trial, Outcome], group: Group, training: float = 1.0, 
     return models * float(np.mean([training * run.train_seconds + run.predict_seconds for run in runs])) / 3600
 
 
+def _diverged(outcome: Outcome) -> bool:
+    return not np.isfinite(outcome.probabilities[-1]).all()
+
+
 def _group(trial: Trial) -> Group:
     return trial.arm, trial.rows, trial.as_rows
+
+
+def _signed(gain: float) -> str:
+    return f"{round(gain, 3) + 0.0:+.3f}"  # a rounded -0.0001 has no sign
 
 
 def _minutes(minutes: float) -> str:
@@ -256,4 +271,5 @@ def _cost(step: Step) -> str:
         return ""
     minutes = 60 * step.hours
     time = "under a minute" if minutes < 1 else f"{minutes:.0f} minutes" if minutes < 90 else f"{step.hours:.1f} hours"
-    return f", for {time} on this machine"
+    longer = f", longer than a session of {SESSION_HOURS} hours" if step.hours > SESSION_HOURS else ""
+    return f", for {time} on this machine{longer}"

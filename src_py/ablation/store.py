@@ -109,13 +109,11 @@ class TrialStore:
             write_text(self.output / TRIALS / f"{key}.json", json.dumps(identities[name], indent=1))
 
     def path(self, trial: Trial) -> Path:
-        return (
-            self.output / TRIALS / f"{self._key(trial.arm)}_{trial.arm}_{trial.rows}_{trial.as_rows}_{trial.seed}.npz"
-        )
+        return self.output / TRIALS / f"{self._name(trial)}.npz"
 
     def save(self, trial: Trial, outcome: Outcome) -> None:
         """Raises InputError when the disk is full."""
-        measured = {"at": outcome.at, "train_seconds": outcome.train_seconds}
+        measured = {"of": self._name(trial), "at": outcome.at, "train_seconds": outcome.train_seconds}
         measured |= {"step_seconds": outcome.step_seconds, "predict_seconds": outcome.predict_seconds}
         measured |= {"memory_gb": outcome.memory_gb}
         arrays = {"probabilities": outcome.probabilities, "measured": np.array(json.dumps(measured))}
@@ -129,10 +127,10 @@ class TrialStore:
             if not path.is_file():
                 continue
             try:
-                return _read_outcome(path, self.shape)
+                return _read_outcome(path, self._name(trial), self.shape)
             except Exception as error:  # zip, json and numpy raise many kinds
                 if path not in self.damaged:
-                    say(f"{path} is damaged ({error}); {trial} is trained again.")
+                    say(f"{path} is damaged ({error}) and not used.")
                 self.damaged.add(path)
         return None
 
@@ -149,8 +147,9 @@ class TrialStore:
             for key in dict.fromkeys(sorted(names)):
                 if key in self.keys.values() and (self.resume == "auto" or folder == self.output):
                     continue
-                trials = f"{names.count(key)} stored trials in {folder / TRIALS} are not used"
-                found.append(f"{trials}: {self._why(folder, key)}.")
+                count = names.count(key)
+                trials = f"{count} stored trial{'s' * (count > 1)} in {folder / TRIALS}: not used"
+                found.append(f"{trials}, {self._why(folder, key)}.")
         return found
 
     def model_folder(self, trial: Trial) -> Path:
@@ -164,6 +163,9 @@ class TrialStore:
     def largest_model(self, arm: str) -> Path | None:
         """The arm's model on the most rows, here or attached."""
         return _largest([*(self.others if self.resume == "auto" else ()), self.output], self._key(arm), arm)
+
+    def _name(self, trial: Trial) -> str:
+        return f"{self._key(trial.arm)}_{trial.arm}_{trial.rows}_{trial.as_rows}_{trial.seed}"
 
     def _key(self, arm: str) -> str:
         return self.keys[parse_arm(arm).encoder]
@@ -192,9 +194,14 @@ class TrialStore:
         say(f"{trials} stored trials are moved to {target}: CFG.resume is 'never'.")
 
 
-def _read_outcome(path: Path, shape: tuple[int, int]) -> Outcome:
+def _read_outcome(path: Path, name: str, shape: tuple[int, int]) -> Outcome:
     with np.load(path, allow_pickle=False) as stored:
-        outcome = Outcome(stored["probabilities"], **json.loads(str(stored["measured"])))
+        measured = json.loads(str(stored["measured"]))
+        if not isinstance(measured, dict) or measured.pop("of", None) != name:
+            raise ValueError("it holds another trial")
+        if measured.keys() != {"at", "train_seconds", "step_seconds", "predict_seconds", "memory_gb"}:
+            raise ValueError("its times are not complete")
+        outcome = Outcome(stored["probabilities"], **measured)
         outcome.blind = stored["blind"] if "blind" in stored else None
     probabilities = outcome.probabilities
     if outcome.blind is not None and (outcome.blind.shape != shape or not np.isfinite(outcome.blind).all()):
@@ -205,8 +212,9 @@ def _read_outcome(path: Path, shape: tuple[int, int]) -> Outcome:
     if not (np.isnan(sums) | (np.abs(sums - 1) < 1e-4)).all() or (probabilities < 0).any():
         raise ValueError("predictions that are not probabilities")
     seconds = (outcome.train_seconds, outcome.step_seconds, outcome.predict_seconds)
-    if not all(isinstance(number, (int, float)) for number in (*outcome.at, *seconds, outcome.memory_gb)):
-        raise ValueError("times or memory that are not numbers")
+    numbers = (*outcome.at, *seconds, outcome.memory_gb)
+    if not all(isinstance(number, (int, float)) and 0 <= number < np.inf for number in numbers):
+        raise ValueError("times or memory that are not numbers of 0 or more")
     return outcome
 
 

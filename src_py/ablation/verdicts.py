@@ -24,9 +24,9 @@ def verdict_of(row: dict) -> str:
     """What a row of the curve says against the constant predictor."""
     if row["at most"] < 0 and row["gain"] < -NOTHING:
         return "worse"
-    if row["at most"] < NOTHING:
-        return "nothing"
-    return "learns" if row["at least"] > 0 else "unsure"
+    if row["at least"] > 0:
+        return "learns"
+    return "nothing" if row["at most"] < NOTHING else "unsure"
 
 
 def learned(curve: pd.DataFrame, arm: str, rows: int, as_rows: int = 0) -> bool:

@@ -129,7 +129,7 @@ class Fitting:
     def scoring_line(self, later: Fitted | None, now: Fitted) -> str:
         """What the scoring run blends where that differs from this run, and how good that is out of fold; "" where it
         does not differ."""
-        if not _other(later, now):
+        if later is None or not _other(later, now):
             return ""
         labels = self.table["label"].to_numpy()
         told = [f"{self._loss(one, labels)} on {int(one.known.sum()):,} rows" for one in (later, now)]
@@ -156,5 +156,5 @@ class Fitting:
         return f"{losses.mean():.4f} (+-{half_width(losses, self.prompts[fitted.known]):.4f})"
 
 
-def _other(later: Fitted | None, now: Fitted) -> bool:
-    return later is not None and set(later.weights) != set(now.weights)
+def _other(later: Fitted, now: Fitted) -> bool:
+    return set(later.weights) != set(now.weights)

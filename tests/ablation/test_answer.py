@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from src_py.ablation.answer import answer, fit_curves, smallest_that_learns
@@ -95,7 +96,7 @@ class TestDataOrCode:
 
     def test_code_that_is_worse_is_not_called_the_data(self, problem, grid):
         said = text(problem, grid({20: 0.0, 200: 0.9}, {20: 0.0, 200: 0.0}))
-        assert "Data or code? Not the code: recipe is worse than posted; more rows help" in said
+        assert "Not this code: recipe does not beat the constant predictor, as posted does; more rows help" in said
 
     def test_arms_without_a_size_in_common_cannot_be_compared(self, problem, grid):
         said = text(problem, grid({200: 0.0}, {20: 0.9}, seeds=1))
@@ -138,6 +139,20 @@ class TestRowsOrSteps:
         outcomes |= {Trial("recipe", 20, seed, as_rows=200): outcome(0.9, seed) for seed in range(3)}
         assert "recipe, rows or steps? The steps matter; more rows add nothing" in text(problem, outcomes, ("recipe",))
 
+    def test_code_that_broke_is_not_called_worse_than_code_that_learned_nothing(self, problem, grid):
+        said = text(problem, grid({20: 0.0, 200: 0.0}, {20: -3.0, 200: -3.0}))
+        assert "Data or code? Cannot tell: neither posted nor recipe surely beats the constant predictor" in said
+
+    def test_arms_that_change_places_are_told(self, problem, grid):
+        said = text(problem, grid({20: 0.3, 200: 0.9}, {20: 0.9, 200: 0.5}))
+        assert "Not the code: recipe is worse than posted; more rows help" in said
+        assert "at 20 rows it is the other way round: recipe is 0." in said
+
+    def test_rows_that_help_without_reaching_the_constant_predictor_are_said_to(self, problem, grid):
+        said = text(problem, grid({20: -0.6, 200: -0.2}, {20: 0.5, 200: 0.9}))
+        assert "The code: more rows alone do not bring posted below the constant predictor" in said
+        assert "going from 20 to 200 rows makes posted 0." in said
+
 
 class TestCurves:
     def test_a_size_that_failed_above_one_that_learned_is_not_called_unsure(self, problem, grid):
@@ -155,9 +170,11 @@ class TestCurves:
     def test_a_curve_that_rises_is_not_continued(self, problem, grid):
         said = text(problem, grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
         assert "Twice the data (400 rows)? Cannot tell: recipe's log loss rises up to 200 rows." in said
-        assert "More seeds tell why: a run may have failed to start" in said
+        assert "failed to start" not in said  # three seeds say the same
+        one = text(problem, grid({}, {20: 1.2, 60: 0.9, 200: 0.05}, seeds=1), ("recipe",))
+        assert "More seeds would tell whether this run failed to start" in one
         extra = text(replace(problem, blocks=(60,)), grid({}, {20: 1.2, 60: 0.9, 200: 0.6}), ("recipe",))
-        assert "the rows of the extra files may be of another kind" in extra
+        assert "The rows of the extra files may be of another kind" in extra
 
     def test_the_curve_keeps_its_flat_beginning_and_leaves_out_rows_of_extra_files_and_diverged_trials(
         self, problem, grid, diverged
@@ -196,14 +213,41 @@ class TestCurves:
         outcomes = {Trial("posted", 50, 0): diverged, Trial("posted", 50, 1): outcome(0.0)}
         assert "1 of its 2 trials diverged (NaN), at 50 rows" in text(problem, outcomes, ("posted",))
         lost = text(problem, {Trial("posted", 50, 0): diverged, Trial("recipe", 50, 0): outcome(0.9)})
-        assert "posted: no trial gave a result, so nothing can be told. 1 of its 1 trials diverged" in lost
+        assert (
+            "posted: no trial for its own epochs gave a result, so nothing can be told. 1 of its 1 trials diverged"
+            in lost
+        )
+        assert "Run why_is_it_not_learning" in lost
 
     def test_an_arm_and_sizes_that_were_not_trained_are_named(self, problem, grid):
         trials = [Trial(arm, rows, 0) for arm in BOTH for rows in (20, 60, 200)]
         said = text(problem, grid({}, {20: 0.5, 60: 0.8}), BOTH, trials)
-        assert "posted: no trial gave a result" in said
+        assert "posted: no trial for its own epochs gave a result" in said
         assert "Not trained: posted at 20, 60 and 200 rows; recipe at 200 rows." in said
         assert "Not trained" not in text(problem, grid({20: 0.5}, {20: 0.5}), BOTH, trials[:1])
+
+    def test_a_run_that_broke_late_counts_with_its_best_evaluation_everywhere(self, problem, grid):
+        outcomes = grid({}, {10: 0.1, 20: 0.2, 40: 0.3, 80: 0.4})
+        for seed in range(3):
+            one = outcomes[Trial("recipe", 80, seed)]
+            lost = np.full_like(one.probabilities, np.nan)
+            one.probabilities, one.at = np.concatenate([one.probabilities, lost]), [1, 2]
+        said = text(problem, outcomes, ("recipe",))
+        assert "3 of its 12 trials diverged (NaN), at 80 rows" in said
+        assert "Twice the data (160 rows)" in said
+
+    @pytest.mark.parametrize(("blocks", "why"), [((), "diverged"), ((40,), "hold rows of extra files")])
+    def test_rows_that_were_trained_are_not_foretold(self, problem, grid, diverged, blocks, why):
+        outcomes = grid({}, {10: 0.1, 20: 0.2, 40: 0.3}) | {Trial("recipe", 80, 0): diverged}
+        if blocks:
+            outcomes |= grid({}, {80: 0.4})
+        said = text(replace(problem, blocks=blocks), outcomes, ("recipe",))
+        assert f"Twice the data (80 rows)? Cannot tell: recipe's trials at 80 rows {why}" in said
+        assert "Next: twice the rows" not in said
+
+    def test_a_loss_that_rose_from_size_to_size_is_not_continued_even_with_one_seed(self, problem, grid):
+        said = text(problem, grid({}, {10: 0.60, 20: 0.58, 40: 0.55, 80: 0.52}, seeds=1), ("recipe",))
+        assert "Cannot tell: recipe's log loss rose from each size to the next" in said
 
     def test_nothing_finished_is_said_for_every_arm(self, problem):
         said = text(problem, {})

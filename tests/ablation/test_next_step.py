@@ -56,7 +56,8 @@ def test_the_step_that_brings_most_for_its_hours_is_recommended(problem, recipe)
     for trial, one in outcomes.items():
         if trial.rows == 160:
             one.train_seconds, one.predict_seconds = 36_000.0, 1.0  # doubling is two trainings, averaging three
-    assert "hours on this machine" in ask(problem, outcomes)[1]
+    said = ask(problem, outcomes)[1]
+    assert "hours on this machine, longer than a session of 12 hours (most for its time)." in said
 
 
 def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
@@ -67,6 +68,17 @@ def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
     assert said.startswith(
         "Next: stop; nothing that was measured is likely to bring more than 0.002 nats. Not measured"
     )
+
+
+def test_there_is_no_advice_to_stop_while_more_rows_were_not_measured(problem, outcome):
+    """Two sizes and a clear gain between them: only averaging is known, and it brings nothing here."""
+    outcomes = {
+        Trial("recipe", rows, seed): outcome(sharp) for rows, sharp in {80: 0.3, 160: 0.8}.items() for seed in range(3)
+    }
+    steps, said = ask(problem, outcomes)
+    assert steps.loc[SEEDS, "gain"] == pytest.approx(0, abs=1e-9)
+    assert said.startswith("Next? Cannot tell: what was measured is not likely to bring more than 0.002 nats.")
+    assert "Not measured: twice the rows" in said
 
 
 def test_one_size_and_one_seed_give_no_figure(problem, recipe):

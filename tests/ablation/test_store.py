@@ -38,7 +38,7 @@ def test_trials_of_other_settings_are_not_used_and_the_setting_is_named(problem,
     other = TrialStore(tmp_path, replace(problem, settings=replace(problem.settings, epochs=2.0)))
     assert other.load(TRIAL) is None
     (sentence,) = other.unused()
-    assert sentence.startswith("1 stored trials in")
+    assert sentence.startswith("1 stored trial in")
     assert "CFG.epochs (2.0, was 1.0)" in sentence
     assert TrialStore(tmp_path, problem).load(TRIAL) is not None, "they come back with the setting"
 
@@ -86,7 +86,7 @@ def test_never_trains_again_but_loses_nothing(problem, outcome, tmp_path, capsys
     assert again.load(TRIAL) is not None, "what this run trains is seen"
 
 
-@pytest.mark.parametrize("fault", ["cut", "shape", "sums", "times", "pickle", "text"])
+@pytest.mark.parametrize("fault", ["cut", "shape", "sums", "times", "negative", "pickle", "text", "another"])
 def test_a_damaged_trial_is_said_once_and_counts_as_not_done(problem, outcome, tmp_path, capsys, fault):
     store, made = TrialStore(tmp_path, problem), outcome(1.0)
     path = store.path(TRIAL)
@@ -96,7 +96,13 @@ def test_a_damaged_trial_is_said_once_and_counts_as_not_done(problem, outcome, t
         made.probabilities = made.probabilities * 2
     if fault == "times":
         made.train_seconds = "long"
+    if fault == "negative":
+        made.predict_seconds = -1.0
     store.save(TRIAL, made)
+    if fault == "another":  # copied by hand: it would count as one more seed
+        other = replace(TRIAL, seed=5)
+        store.save(other, made)
+        shutil.copy(store.path(other), path)
     if fault == "cut":
         path.write_bytes(path.read_bytes()[:100])
     if fault == "text":
