@@ -60,7 +60,7 @@ rehearse: $(READY) ## RECIPE as Kaggle runs it: Save & Run All, then the scoring
 sync: $(READY) ## build the notebooks from notebooks/*.py and src_py/
 	$(PY) -m tools.sync build
 
-check: $(READY) ## fail when a notebook or a page of the gallery is stale, or the linter, the type checker or the order of the rooms complains
+check: $(READY) ## fail when a notebook or a page of the gallery is stale, or the linter, the type checker or the import rules complain
 	$(PY) -m tools.sync check
 	$(PY) -m tools.version
 	$(PY) -m tools.gallery_check

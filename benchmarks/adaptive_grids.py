@@ -71,23 +71,23 @@ def _simulate(kind: str, shape: str, old: str, seed: int, default: bool) -> Know
 
 def recorded(folder: Path = FOLDER) -> Iterator[KnownGrid]:
     """Two curves of one data set each, neighbours in their file, as the two arms: the second is the one that is
-    continued. Their minutes were not recorded; they are taken to grow with the rows."""
+    continued. Minutes that were not recorded are taken to grow with the rows."""
     for path in sorted(folder.glob("*.json")):
         curves = json.loads(path.read_text(encoding="utf-8"))["curves"]
         pairs = [pair for pair in pairwise(curves) if pair[0]["data"] == pair[1]["data"]]
-        if path.stem == "judge_preference":  # there the recipe comes first
-            pairs = [pair[::-1] for pair in pairs]
         for pair in pairs:
             yield _recorded(f"recorded, {path.stem}", *pair)
 
 
 def _recorded(kind: str, old: dict, new: dict) -> KnownGrid:
-    sizes, found = tuple(new["rows"]), {}
+    sizes, found, measured = tuple(new["rows"]), dict[Trial, float](), dict[Trial, float]()
     for arm, curve in zip(ARMS, (old, new)):
-        for rows, losses in zip(curve["rows"], curve["losses"]):
-            found |= {Trial(arm, rows, seed): loss for seed, loss in enumerate(losses) if rows in sizes}
+        for place, rows in enumerate(curve["rows"]):
+            own = [Trial(arm, rows, seed) for seed in range(len(curve["losses"][place]))] if rows in sizes else []
+            found |= dict(zip(own, curve["losses"][place]))
+            measured |= dict(zip(own, curve["minutes"][place])) if "minutes" in curve else {}
     trials = [trial for trial in list_trials(ARMS, (), sizes, 5, False) if trial in found]
-    minutes = _minutes(trials, sizes[-1], float(np.mean(OVERHEAD)))
+    minutes = measured or _minutes(trials, sizes[-1], float(np.mean(OVERHEAD)))
     return KnownGrid(kind, sizes, new["constant"], tuple(trials), minutes, found)
 
 

@@ -4,6 +4,9 @@
       {"data": "...", "learner": "...", "constant": 0.6934, "rows": [200, 500], "losses": [[0.6917, 0.6902], [0.6785]]}
     ]}
 
+(in one line a curve). `minutes`, alike, is what each training took; the order of trials is measured with them.
+`python -m benchmarks.curves_record` makes such a file from a run of the ablation.
+
 `losses` has a list a size: the log losses of its seeds on validation rows that all share; `constant` is that of the
 constant predictor. What was measured at the largest size is what the other sizes have to foretell.
 """

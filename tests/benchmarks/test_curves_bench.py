@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import curves_bench
+from benchmarks import adaptive_grids, curves_bench, curves_record
 from benchmarks.curves_recorded import read_recorded
 from benchmarks.curves_rivals import WAYS, last_value, plain_fit, power_law_before
 from benchmarks.curves_simulated import TRUTHS, UNSEEN, simulate
@@ -86,3 +86,31 @@ def test_a_quick_run_writes_its_table(tmp_path):
     covered = {row["shape"]: row["coverage"] for row in rows if row["way"] == "here"}
     assert covered["the five"] > 0.7
     assert {"real, lcdb", "real, judge_preference"} <= set(covered)
+
+
+def test_a_run_of_the_ablation_is_recorded_and_read_again(tmp_path):
+    rows = [
+        {
+            "arm": arm,
+            "rows": size,
+            "as_rows": 0,
+            "seed": seed,
+            "log_loss": 0.7 - size / 1e4 + seed / 100,
+            "minutes": 1.5,
+        }
+        for arm in ("posted", "recipe")
+        for size in (100, 200, 400, 800)
+        for seed in (1, 0)
+    ]
+    rows += [rows[0] | {"as_rows": 800}, rows[1] | {"seed": 2, "log_loss": float("nan")}]
+    table = pd.DataFrame(rows).assign(gain=lambda t: 0.7 - t["log_loss"])
+    table.to_csv(tmp_path / "ablation.csv")
+    words = ["--run", str(tmp_path), "--out", str(tmp_path / "pairs.json")]
+    curves_record.main([*words, "--data", "pairs", "--encoder", "tiny", "--source", "a test"])
+    posted, recipe = read_recorded(tmp_path)
+    assert (recipe.shape, recipe.target, recipe.constant) == ("real, pairs", 800, 0.7)
+    assert recipe.measured.tolist() == [0.62, 0.63]
+    assert posted.rows.tolist() == [100, 100, 200, 200, 400, 400]
+    grid = next(adaptive_grids.recorded(tmp_path))
+    assert set(grid.minutes.values()) == {1.5}
+    assert len(grid.trials) == len(grid.minutes) == 16
