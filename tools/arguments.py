@@ -38,9 +38,11 @@ def existing_folder(text: str) -> Path:
 
 def new_folder(text: str) -> Path:
     """A folder to write to; it need not exist."""
-    if not text.strip() or (Path(text).exists() and not Path(text).is_dir()):
+    path = Path(text)
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not text.strip() or existing.is_file():
         raise ValueError(f"{text!r} cannot be a folder to write to")
-    return Path(text)
+    return path
 
 
 def seconds(text: str) -> int:
