@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.arguments import setting_names
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "kaggle-errors.md").read_text(encoding="utf-8")
 # What a sentence begins with that tells the reader what to do.
@@ -61,6 +63,13 @@ def test_a_stop_without_a_remedy_is_found():
     assert _messages('raise InputError(f"{path} is wrong.")') == ["… is wrong."]
     assert not says_what_to_do("… is wrong.")
     assert not on_the_page("… is wrong.")
+
+
+def test_the_page_names_only_settings_that_a_recipe_has():
+    known = {name for path in (ROOT / "notebooks").glob("*.py") for name in setting_names(path)}
+    named = set(re.findall(r"CFG\.(\w+)", PAGE))
+    assert named
+    assert named <= known
 
 
 def test_notebooks_and_readme_link_to_the_page():

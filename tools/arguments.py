@@ -1,11 +1,16 @@
 """What a user says to `make`: checked before anything runs, refused in one sentence."""
 
 import argparse
+import ast
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from src_py.config import suggest
+from tools.build import read
+from tools.percent import SyncError, parse
 from tools.recipes import RECIPES, find_recipe
 
 SESSION_SECONDS = 12 * 3600  # Kaggle ends a session after twelve hours
@@ -31,16 +36,50 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def existing_folder(text: str) -> Path:
     """A folder to read from."""
-    if not text.strip() or not Path(text).is_dir():
+    if not text.strip():
+        raise ValueError(
+            "no folder is given; write DATA=folder, with the contest's files (`make data` fetches them), and "
+            "MODEL=folder, with an encoder"
+        )
+    if not Path(text).is_dir():
         raise ValueError(f"{text!r} is not a folder")
     return Path(text)
 
 
 def new_folder(text: str) -> Path:
     """A folder to write to; it need not exist."""
-    if not text.strip() or (Path(text).exists() and not Path(text).is_dir()):
+    path = Path(text)
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not text.strip() or not existing.is_dir():
         raise ValueError(f"{text!r} cannot be a folder to write to")
-    return Path(text)
+    return path
+
+
+def setting_names(recipe: Path) -> list[str]:
+    """The names in the `class CFG` of a recipe's source, which is read and not executed."""
+    nodes = ast.walk(parse(read(recipe), recipe.name))
+    body = next(node.body for node in nodes if isinstance(node, ast.ClassDef) and node.name == "CFG")
+    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def check_cfg(text: str, recipe: Path) -> None:
+    """Refuse names that are no settings of a recipe, before a kernel starts; the notebook checks the values.
+
+    Raises:
+        SyncError: for such a name, or text that is not `key=value ...`.
+    """
+    try:
+        items = shlex.split(text)
+    except ValueError as error:
+        raise SyncError(f"CFG={text!r} cannot be split into key=value ({error}); close each quote.") from error
+    known = setting_names(recipe)
+    for item in items:
+        name, separator, _ = item.partition("=")
+        if not separator:
+            raise SyncError(f"CFG: {item!r} is not a setting; write key=value.")
+        if name not in known:
+            raise SyncError(f"CFG of {recipe.stem} has no setting {name!r}; {suggest(name, known)}")
 
 
 def seconds(text: str) -> int:

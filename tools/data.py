@@ -5,6 +5,8 @@ python -m tools.data [--contest SLUG] [--source kaggle|public] [--out FOLDER]
 
 import argparse
 import errno
+import re
+import shlex
 import shutil
 import sys
 import zipfile
@@ -72,25 +74,25 @@ def from_kaggle(slug: str, out: Path) -> None:
 
     Raises:
         SyncError: one sentence for each of the client's errors (no token, rules that are not accepted, no network), a
-            disk without enough space, or a damaged archive.
+            disk without enough space, or an archive that is damaged, cannot be unpacked or lacks a table.
     """
     listing = ["competitions", "files", "-c", slug, "--csv", "--page-size", "100"]
-    sizes = [int(row["size"]) for row in read_table(client(listing, r"\S*name,|No files", slug), "name")]
+    sizes = [_bytes(row) for row in read_table(client(listing, r"\S*name,|No files", slug), "name")]
+    size = sum(size or 0 for size in sizes)
     out.mkdir(parents=True, exist_ok=True)
-    needed, free = 2 * sum(sizes), shutil.disk_usage(out).free  # the archive, and what is in it
+    needed, free = 2 * size, shutil.disk_usage(out).free  # the archive, and what is in it
     if free < needed:
         raise _no_space(out, f": {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
     work = _work_folder(out)
     try:
-        print(
-            f"Downloading {sum(sizes) / 1e6:,.0f} MB of files, packed; it prints nothing meanwhile.",
-            flush=True,
-        )
+        known = f"Downloading {size / 1e6:,.0f} MB of files, packed"
+        unknown = "Downloading files of a size that Kaggle does not say: see that the disk has space"
+        print(f"{unknown if None in sizes else known}; it prints nothing meanwhile.", flush=True)
         client(["competitions", "download", "-c", slug, "-p", str(work), "-q"], "", slug, PATIENCE)
         archive = next(work.glob("*.zip"), None)
         if archive is None:
             raise SyncError(f"The client wrote no archive of {slug}; run the command again.")
-        _unpack(archive, FILES[slug].contest, work)
+        _unpack(archive, slug, work, out)
         _move(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -115,7 +117,7 @@ def from_public(slug: str, out: Path, name: str = "") -> None:
     missing = [column for column in files.contest.columns if column not in frame]
     if missing:
         raise SyncError(f"{name or files.public} has no column {', '.join(missing)}; it is not {slug}'s any more.")
-    _check_rows(name or files.public, len(frame), files.train_rows)
+    _check_rows(name or files.public, len(frame), files.train_rows, "run the command again")
     held = frame["prompt"].map(_is_held)
     answers = [files.contest.id_column, *files.contest.label_columns]
     work = _work_folder(out)
@@ -138,6 +140,7 @@ def check(slug: str, out: Path) -> str:
         SyncError: where something differs.
     """
     files = FILES[slug]
+    again = f"remove the folder {out} and run the command again, or choose another one with OUT=folder"
     try:
         found = find_contest(out)
         if found.train.parent != out or found.contest is not files.contest:
@@ -146,15 +149,15 @@ def check(slug: str, out: Path) -> str:
         columns = [files.contest.id_column, *files.contest.text_columns]
         test = len(read_cells(found.test, columns)[files.contest.id_column])
     except InputError as error:
-        raise SyncError(f"{error} To fetch the files again, remove {out} first.") from error
+        raise SyncError(f"{error} To fetch the files again, {again}.") from error
     if (out / HELD_OUT).is_file():
-        _check_rows(str(out), train + test, files.train_rows)
+        _check_rows(str(out), train + test, files.train_rows, again)
         return (
             f"{train:,} training rows, and {test:,} rows that are held apart, since the public set has no test rows: "
             f"test.csv has them without labels, {HELD_OUT} has the labels. All rows of a prompt are on the same side."
         )
-    _check_rows(str(found.train), train, files.train_rows)
-    _check_rows(str(found.test), test, files.test_rows)
+    _check_rows(str(found.train), train, files.train_rows, again)
+    _check_rows(str(found.test), test, files.test_rows, again)
     return f"{train:,} training rows and {test:,} test rows."
 
 
@@ -188,26 +191,52 @@ def _is_held(prompt: str) -> bool:
     return zlib.crc32(" ".join(str(prompt).casefold().split()).encode("utf-8", "replace")) % HELD_SHARE == 0
 
 
-def _unpack(archive: Path, contest: Contest, work: Path) -> None:
+def _bytes(row: dict[str, str]) -> int | None:
+    """The size in a row of the client's list; its versions name and write it differently. None: it says none."""
+    said = (row.get("size") or row.get("totalBytes") or "").strip()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B?", said, re.ASCII | re.IGNORECASE)
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else None
+
+
+def _unpack(archive: Path, slug: str, work: Path, out: Path) -> None:
     """The contest's tables, out of the archive, which is removed."""
+    contest = FILES[slug].contest
+    by_hand = (
+        f"download the files from https://www.kaggle.com/competitions/{slug}/data, unpack them into {out}, and run the "
+        "command again"
+    )
     try:
         with zipfile.ZipFile(archive) as packed:
-            for name in packed.namelist():
+            names = packed.namelist()
+            for name in names:
                 if Path(name).name == name and name.split(".")[0] in (contest.train, contest.test, contest.sample):
                     packed.extract(name, work)
                 else:
                     print(f"Left out, since the notebooks do not read it: {name}")
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise SyncError(f"What Kaggle sent is not a whole archive ({error}); run the command again.") from error
+    except RuntimeError as error:  # encrypted; NotImplementedError: packed by a method that Python does not know
+        raise SyncError(f"What Kaggle sent cannot be unpacked here ({error}); {by_hand}.") from error
     archive.unlink()
+    for stem in (contest.train, contest.test):
+        if not tables_in(work, stem):
+            shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            raise SyncError(f"The archive of {slug} has no {stem} table at its top (it holds {shown}); {by_hand}.")
 
 
-def _check_rows(what: str, rows: int, expected: int | None) -> None:
+def _check_rows(what: str, rows: int, expected: int | None, again: str) -> None:
     if expected is not None and rows != expected:
         raise SyncError(
-            f"{what} has {rows:,} rows, and data/README.md says {expected:,}; remove it and fetch it again, and if the "
-            "number stays, correct FILES in tools/data.py and data/README.md."
+            f"{what} has {rows:,} rows, and data/README.md says {expected:,}; {again}; if the number stays, correct "
+            "FILES in tools/data.py and data/README.md."
         )
+
+
+def _check_free(contest: Contest, out: Path) -> None:
+    """A file that a download would replace, or that would be taken for a part of it, may be the user's own."""
+    for path in [*tables_in(out, contest.sample), out / HELD_OUT]:
+        if path.exists():
+            raise SyncError(f"{path} is there already, and nothing is fetched beside it; move it, or set OUT=folder.")
 
 
 def _work_folder(out: Path) -> Path:
@@ -254,13 +283,14 @@ def main(words: list[str], root: Path) -> int:
         if tables_in(out, contest.train) or tables_in(out, contest.test):
             print(f"{out} holds files of a contest already; they are checked, and nothing is fetched.")
         else:
+            _check_free(contest, out)
             fetch(slug, public, out)
         print(check(slug, out))
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1
     shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
-    print(f"make run RECIPE=finetune_deberta DATA={shown} MODEL=folder-of-an-encoder")
+    print(f"make run RECIPE=finetune_deberta DATA={shlex.quote(str(shown))} MODEL=folder-of-an-encoder")
     return 0
 
 

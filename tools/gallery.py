@@ -16,11 +16,11 @@ from pathlib import Path
 import nbformat
 
 from tools import arguments
-from tools.build import SETUP, digest, read
-from tools.gallery_check import STAMP, mark
+from tools.build import SETUP, digest
+from tools.gallery_check import STAMP, index, mark
 from tools.gallery_page import page
 from tools.hygiene import problems
-from tools.percent import SyncError, read_cells
+from tools.percent import SyncError
 from tools.recipes import RECIPES, Recipe, find_recipe
 from tools.run import DEMO_TRAIN_ROWS, demo, run_notebook
 
@@ -47,22 +47,23 @@ def write_page(recipe: Recipe, executed: Path, out: Path, about: str, repeat: st
     named = f"{recipe.name}.ipynb"
     if out.is_relative_to(ROOT):  # elsewhere a link would show where this project lies
         named = f"[{named}]({Path(os.path.relpath(ROOT / 'notebooks' / named, out)).as_posix()})"
+    colours = " GitHub shows the coloured banner without its colour." if "<blockquote>" in text else ""
     head = (
-        f"{mark(recipe.name, setup)}\n\n"
-        f"> **What you see after Run All** of {named}, recorded {about}. "
-        f"The code is folded, and the helper cells are left out. To repeat it: `{repeat}`\n\n"
+        f"\n> **What you see after Run All** of {named}, recorded {about}. "
+        f"The code is folded, and the helper cells are left out.{colours} To repeat it: `{repeat}`\n\n"
     )
     target = out / f"{recipe.name}.md"
     text = without_paths(head + text, executed.parent)
     wrong = problems(target.name, text)
     if wrong:
         raise SyncError(f"{wrong[0]} It comes from the notebook's output; see `without_paths` in tools/gallery.py.")
+    marked = mark(recipe.name, setup, text, pictures) + text
     out.mkdir(parents=True, exist_ok=True)
     for earlier in out.glob(f"{recipe.name}-*.png"):
         earlier.unlink()
     for number, picture in enumerate(pictures, 1):
         (out / f"{recipe.name}-{number}.png").write_bytes(picture)
-    target.write_text(text, encoding="utf-8")
+    target.write_text(marked, encoding="utf-8")
     return target
 
 
@@ -120,21 +121,7 @@ def on_real(recipe: Recipe, out: Path, data: Path, model: Path | None, cfg: str)
 
 def write_index(out: Path) -> None:
     """README.md of a gallery: GitHub shows it below the list of files."""
-    (out / "README.md").write_text(index(out), encoding="utf-8")
-
-
-def index(out: Path) -> str:
-    """The recipes that have a page in `out`, each with its first sentence and its first picture."""
-    parts = [
-        "# Gallery",
-        "What you see after Run All of each notebook. Each page says on top with which data it was made.",
-    ]
-    for name in RECIPES:
-        if (out / f"{name}.md").is_file():
-            title, sentence = _introduction(name)
-            parts += [f"## [{title}]({name}.md)", sentence]
-            parts += [f"[![{title}]({name}-1.png)]({name}.md)"] if (out / f"{name}-1.png").is_file() else []
-    return "\n\n".join(parts) + "\n"
+    (out / "README.md").write_text(index(out, ROOT), encoding="utf-8")
 
 
 def _is_of_these_sources(executed: Path, recipe: Recipe) -> bool:
@@ -149,12 +136,6 @@ def _is_of_these_sources(executed: Path, recipe: Recipe) -> bool:
     except (SyncError, ValueError):
         return False
     return bool(STAMP.search(setup)) and all(digest(ROOT / name) == value for name, value in STAMP.findall(setup))
-
-
-def _introduction(name: str) -> tuple[str, str]:
-    """The title and the sentences below it, of a recipe's first cell."""
-    title, sentence, *_ = read_cells(read(ROOT / "notebooks" / f"{name}.py"))[0].source.split("\n\n")
-    return title.removeprefix("# "), " ".join(sentence.split())
 
 
 def _build(chosen: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def page(notebook: nbformat.NotebookNode, name: str) -> tuple[str, list[bytes]]:
             for kind, content in _outputs(cell.outputs):
                 if kind == "picture":
                     pictures.append(small_picture(base64.b64decode(content)))
-                    blocks.append(f"![{heading}]({name}-{len(pictures)}.png)")
+                    blocks.append(f"![{name}: {heading}, picture {len(pictures)}]({name}-{len(pictures)}.png)")
                 else:
                     shown = {"html": github_html, "text": _fenced}.get(kind, str.strip)
                     blocks.append(shown(content))

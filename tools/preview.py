@@ -55,7 +55,7 @@ def preview(file: Path, out: Path, browser: str | None) -> list[Path]:
     """Write the pages, and their pictures if there is a browser; returns what was written.
 
     Raises:
-        SyncError: when the file is not a notebook, or the browser fails.
+        SyncError: when the file is not a notebook, a cell of it cannot be shown, or the browser fails.
     """
     try:
         notebook = nbformat.read(file, as_version=4)
@@ -67,7 +67,11 @@ def preview(file: Path, out: Path, browser: str | None) -> list[Path]:
     written = []
     for theme in THEMES:
         target = out / f"{file.stem}-{theme}.html"
-        target.write_text(page(notebook, theme), encoding="utf-8")
+        try:
+            target.write_text(page(notebook, theme), encoding="utf-8")
+        except Exception as error:  # as for nbformat
+            why = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            raise SyncError(f"{file} cannot be shown ({type(error).__name__}: {why}); correct that cell.") from error
         written.append(target)
         for width in WIDTHS if browser else ():
             written += _pictures(browser or "", target, width)
@@ -88,6 +92,8 @@ def _pictures(browser: str, target: Path, width: int) -> list[Path]:
         picture = target.with_name(f"{target.stem}-{width}-{number}.png")
         moved = f"<style>body {{margin-top: -{top}px !important}}</style>"
         _shown(browser, width, text + moved, f"--screenshot={picture.resolve()}")
+        if not picture.is_file():
+            raise SyncError(f"{browser} took no picture of {target.name}; update it, or open the page in a browser.")
         written.append(picture)
     return written
 

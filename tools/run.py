@@ -39,7 +39,11 @@ def run_notebook(recipe: str, out: Path, overrides: dict[str, str], cfg: str = "
     Args:
         overrides: CFG fields given by the caller of this function, such as paths.
         cfg: further overrides as text, which win.
+
+    Raises:
+        SyncError: for a name in `cfg` that is no setting of the recipe.
     """
+    arguments.check_cfg(cfg, ROOT / "notebooks" / f"{recipe}.py")
     out.mkdir(parents=True, exist_ok=True)
     built, executed = out / f"{recipe}.ipynb", out / "executed.ipynb"
     built.write_text(build(ROOT / "notebooks" / f"{recipe}.py", ROOT), encoding="utf-8")

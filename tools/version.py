@@ -11,11 +11,12 @@ from tools.build import read, recipes
 from tools.kaggle_client import header
 
 SOURCE = "src_py/__init__.py"
+FORM = ".github/ISSUE_TEMPLATE/broken.yml"
 
 
 def version(root: Path) -> str:
     """The version, read and not imported; "" where there is none."""
-    found = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', read(root / SOURCE), re.MULTILINE)
+    found = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', _text(root / SOURCE), re.MULTILINE)
     return found[1] if found else ""
 
 
@@ -24,11 +25,15 @@ def problems(root: Path) -> list[str]:
     wanted = version(root)
     if not wanted:
         return [f"{SOURCE} has no line `__version__` with a version such as 1.2.0; add it."]
-    release = re.search(r"^## \[(.+)\] - (.+)$", read(root / "CHANGELOG.md"), re.MULTILINE)
-    citation = dict(re.findall(r"^(version|date-released): (.+)$", read(root / "CITATION.cff"), re.MULTILINE))
+    release = re.search(r"^## \[(.+)\] - (.+)$", _text(root / "CHANGELOG.md"), re.MULTILINE)
+    cited = _text(root / "CITATION.cff")
+    citation = dict(re.findall(r"""^(version|date-released): *["']?([^"'#\s]+)""", cited, re.MULTILINE))
+    field = r"""^ +id: version\n(?: +\w.*\n)*? +placeholder: *["']?([^"'#\s]+)"""  # the next field begins with a dash
+    form = re.search(field, _text(root / FORM), re.MULTILINE)
     named = {
         "the newest entry of CHANGELOG.md": release[1] if release else "",
         "CITATION.cff": citation.get("version", ""),
+        f"the example in {FORM}": form[1] if form else "",
         **{f"the first cell of notebooks/{path.name}": header(path).get("Version", "") for path in recipes(root)},
     }
     found = [
@@ -39,6 +44,11 @@ def problems(root: Path) -> list[str]:
     if release and release[2] != citation.get("date-released"):
         found.append(f"CITATION.cff does not have the date of version {wanted} in CHANGELOG.md, {release[2]}.")
     return found
+
+
+def _text(path: Path) -> str:
+    """What a file says; "" where there is none, so that it has no version."""
+    return read(path) if path.is_file() else ""
 
 
 def main(root: Path) -> int:

@@ -90,13 +90,14 @@ class GridSettings(Settings):
             encoder = step.removeprefix(ENCODER) if step.startswith(ENCODER) else ""
             if step != EPOCH and not encoder:
                 raise InputError(
-                    f"CFG.next_steps has {step!r}; a next step is {EPOCH!r}, or {ENCODER + 'NAME'!r} with a part of "
-                    "the path of another attached encoder."
+                    f"CFG.next_steps has {step!r}; write {EPOCH!r}, or {ENCODER + 'NAME'!r} with a part of the path "
+                    "of another attached encoder."
                 )
             if encoder and not with_encoder(self.arms[-1], encoder):
                 raise InputError(
-                    f"CFG.next_steps has {step!r}, but the last of CFG.arms, {self.arms[-1]!r}, cannot have it: only "
-                    "a recipe without an encoder of its own can, and NAME has letters, digits, '.' and '_' only."
+                    f"CFG.next_steps has {step!r}, but the last of CFG.arms, {self.arms[-1]!r}, cannot have it; "
+                    "take a recipe without an encoder of its own as the last arm, and a NAME of letters, digits, '.' "
+                    "and '_'."
                 )
         if self.budget_minutes > 60 * SESSION_HOURS:
             raise InputError(

@@ -1,6 +1,7 @@
 """What a notebook's page shows while it runs: sentences that wrap at spaces, and how far the work is."""
 
 import os
+import re
 import sys
 import time
 from html import escape
@@ -48,7 +49,7 @@ class Sentences:
 
 def say(*sentences: object) -> None:
     """Show sentences, each on a line of its own: in a notebook as text that wraps at spaces, elsewhere printed."""
-    shown = Sentences([str(sentence) for sentence in sentences if str(sentence)])
+    shown = Sentences([_encodable(str(sentence)) for sentence in sentences if str(sentence)])
     if not shown.sentences:
         return
     if in_notebook():
@@ -57,6 +58,11 @@ def say(*sentences: object) -> None:
         display(shown)
     else:
         print(shown, flush=True)
+
+
+def _encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold, as half of an emoji in a file's name, written as its number."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class FoldedLog:
@@ -70,12 +76,12 @@ class FoldedLog:
         self.warnings: list[str] = []
 
     def __call__(self, line: str) -> None:
-        self.lines.append(line)
-        print(line, flush=True)
+        self.lines.append(_encodable(line))
+        print(self.lines[-1], flush=True)
 
     def warn(self, line: str) -> None:
-        self.warnings.append(line)
-        print(line, flush=True)
+        self.warnings.append(_encodable(line))
+        print(self.warnings[-1], flush=True)
 
     def fold(self, title: str) -> None:
         """Replace the output of the cell by the lines, folded, and the warnings."""
@@ -106,7 +112,7 @@ class Meter:
 
     def show(self, share: float, text: str) -> None:
         """Show this state now. `share`: of the work, 0 to 1."""
-        self.last = time.monotonic()
+        self.last, text = time.monotonic(), _encodable(text)
         if self.relays:
             print(f"{MARK}{share:.4f} {text}", flush=True)
         elif self.live:
@@ -115,10 +121,12 @@ class Meter:
             print(text, flush=True)
 
     def receive(self, line: str) -> bool:
-        """Show the state in a line that another process has relayed; False for a line that holds none."""
+        """Show the state in a line that another process has relayed; False for a line that holds no whole one."""
         if not line.startswith(MARK):
             return False
         share, _, text = line.removeprefix(MARK).rstrip("\n").partition(" ")
+        if not re.fullmatch(r"[01]\.\d+", share):  # two processes may write into one line
+            return False
         if self.due() or float(share) >= 1:
             self.show(float(share), text)
         return True

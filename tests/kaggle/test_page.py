@@ -90,6 +90,24 @@ def test_another_process_relays_its_progress_and_other_lines_pass(now, monkeypat
     assert capsys.readouterr().out.splitlines() == ["second 59", "second 119", "the end"]
 
 
+@pytest.mark.parametrize("state", ["garbage text", "", "nan x", "0.5000.1", "-1.0 x"])
+def test_a_damaged_line_of_progress_is_shown_as_text_and_ends_nothing(now, capsys, state):
+    now.seconds += 1000
+    assert not Meter().receive(f"{page.MARK}{state}\n")
+    assert not capsys.readouterr().out
+
+
+def test_what_utf8_cannot_hold_is_shown_as_its_number(now, capsysbinary):
+    text = "train\ud83d.csv"
+    say(text)
+    log = FoldedLog()
+    log(text)
+    log.warn(text)
+    Meter().show(0.5, text)
+    assert capsysbinary.readouterr().out == b"train\\ud83d.csv\n" * 4
+    Sentences(log.lines + log.warnings)._repr_html_().encode()
+
+
 @pytest.mark.slow
 def test_in_a_live_notebook_one_bar_is_replaced_and_lines_stay(tmp_path, monkeypatch):
     code = """

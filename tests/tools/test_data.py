@@ -99,7 +99,7 @@ def test_the_files_are_fetched_checked_and_found_by_the_notebooks(kaggle, stub, 
             (403, "You must accept this competition's rules before you'll be able to download files."),
             "accept the rules",
         ),
-        ((401, None), "it found no token that Kaggle accepts; run `kaggle auth login`"),
+        ((401, None), "it found no token that Kaggle accepts; run `.venv/bin/kaggle auth login`"),
         ((404, None), f"Kaggle finds no contest {SLUG}"),
     ],
 )
@@ -127,6 +127,62 @@ def test_an_archive_that_is_cut_off_leaves_nothing(kaggle, stub):
     assert code == 1
     assert "What Kaggle sent is not a whole archive" in err
     assert not list(kaggle.out.iterdir())
+
+
+def packed(files, flags=0, method=zipfile.ZIP_STORED):
+    """An archive whose first member claims these flags and this method."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in files:
+            archive.writestr(name, "x")
+    data = bytearray(file.getvalue())
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.index(magic) + at
+        data[start], data[start + 2] = flags, method
+    return bytes(data)
+
+
+TABLES = ("train.csv", "test.csv")
+
+
+@pytest.mark.parametrize(
+    ("archive", "sentence"),
+    [
+        (packed(TABLES, flags=1), r"cannot be unpacked here \(.*encrypted"),
+        (packed(TABLES, method=99), r"cannot be unpacked here \(.*not supported"),
+        (packed(("data/train.csv", "data/test.csv")), r"no train table at its top \(it holds data/train\.csv, "),
+        (packed(("train.csv",)), r"no test table at its top"),
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_is_left_to_the_user(archive, sentence, tmp_path):
+    (tmp_path / "files.zip").write_bytes(archive)
+    with pytest.raises(SyncError, match=sentence) as caught:
+        data._unpack(tmp_path / "files.zip", SLUG, tmp_path, tmp_path / "out")
+    assert f"competitions/{SLUG}/data, unpack them into {tmp_path / 'out'}, and run the command" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "size"),
+    [
+        ({"size": "176000000"}, 176_000_000),
+        ({"size": "176MB"}, 176 * 2**20),
+        ({"totalBytes": "1.5 KiB"}, 1536),
+        ({"size": ""}, None),
+        ({"name": "train.csv"}, None),
+    ],
+)
+def test_a_size_is_read_however_the_client_writes_it(row, size):
+    assert data._bytes(row) == size
+
+
+def test_a_file_of_the_users_own_is_not_overwritten(kaggle, stub):
+    kaggle.out.mkdir(parents=True)
+    (kaggle.out / "sample_submission.csv").write_text("my own", encoding="utf-8")
+    code, _, err = kaggle()
+    assert code == 1
+    assert "sample_submission.csv is there already, and nothing is fetched beside it; move it" in err
+    assert not stub.requests
+    assert (kaggle.out / "sample_submission.csv").read_text(encoding="utf-8") == "my own"
 
 
 def test_a_disk_that_fills_up_during_the_download_is_one_sentence():
@@ -185,20 +241,24 @@ def test_a_set_that_cannot_be_fetched_is_one_sentence(tmp_path):
 
 
 def test_files_that_differ_from_the_table_are_refused(contest, tmp_path, capsys):
-    out = tmp_path / "out"
+    out = tmp_path / "a folder"
     out.mkdir()
     for path in contest.glob("*.csv"):
         (out / path.name).write_bytes(path.read_bytes())
+    assert main([f"--out={out}"], tmp_path) == 0
+    assert f"DATA='{out}' MODEL" in capsys.readouterr().out
     rows = pd.read_csv(out / "test.csv")
     rows.iloc[:-1].to_csv(out / "test.csv", index=False)
     (out / "sample_submission.csv").unlink(missing_ok=True)
     assert main([f"--out={out}"], tmp_path) == 1
-    assert "test.csv has 39 rows, and data/README.md says 40; remove it and fetch it again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "test.csv has 39 rows, and data/README.md says 40; remove the folder" in said
+    assert f"{out} and run the command again, or choose another one with OUT=folder; if the number stays" in said
     rows.drop(columns="prompt").to_csv(out / "test.csv", index=False)
     assert main([f"--out={out}"], tmp_path) == 1
     said = capsys.readouterr().err
     assert "prompt" in said
-    assert f"To fetch the files again, remove {out} first." in said
+    assert f"To fetch the files again, remove the folder {out} and run the command again" in said
     assert main([f"--out={out}", "--contest=wsdm-cup-multilingual-chatbot-arena"], tmp_path) == 1
     assert "is not the training file of wsdm-cup" in capsys.readouterr().err
 

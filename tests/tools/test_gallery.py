@@ -96,7 +96,9 @@ def test_a_page_shows_outputs_folds_code_and_leaves_helpers_out(notebook):
     assert "Tokenising" not in text
     assert "the table as text" not in text
     assert (
-        text.index("<table>") < text.index(f"![Evaluate]({NAME}-1.png)") < text.index("\n**Data or code?** The code.\n")
+        text.index("<table>")
+        < text.index(f"![{NAME}: Evaluate, picture 1]({NAME}-1.png)")
+        < text.index("\n**Data or code?** The code.\n")
     )
     assert len(pictures) == 1
     lines = visible.splitlines()
@@ -238,17 +240,61 @@ def test_the_check_names_what_is_out_of_step(project, capsys, monkeypatch):
     capsys.readouterr()
     assert check(project) == []
     assert f"gallery/{NAME}.md was made with earlier helpers" in capsys.readouterr().out
+    changed = f"gallery/{NAME}.md or one of its pictures was changed after it was made; {again}"
+    target.write_text(good.replace("CPU", "GPU"), encoding="utf-8")
+    assert check(project) == [changed]
+    target.write_text(good[good.index("\n") + 1 :], encoding="utf-8")
+    assert check(project) == [f"gallery/{NAME}.md does not begin with its mark; {again[:-1]}, which makes it anew."]
+    target.write_text(good.replace(f"gallery: {NAME}", "gallery: finetune_deberta"), encoding="utf-8")
+    assert check(project) == [f"gallery/{NAME}.md holds the page of finetune_deberta; {again}"]
     target.write_text(good, encoding="utf-8")
+    plot = picture.read_bytes()
+    picture.write_bytes(png("RGBA"))
+    assert check(project) == [changed]
+    picture.write_bytes(plot)
+    orphan = picture.with_name(f"{NAME}-2.png")
+    orphan.write_bytes(plot)
+    assert check(project) == [f"gallery/{NAME}-2.png is on no page; remove it."]
+    orphan.unlink()
+    listed = project / "gallery/README.md"
+    listed.write_text("# Gallery\n", encoding="utf-8")
+    assert "does not list these pages" in check(project)[0]
+    listed.unlink()
+    assert "gallery/README.md is missing or" in check(project)[0]
+    write_index(project / "gallery")
+    assert check(project) == []
     (project / "gallery/real").mkdir()
     (project / "gallery/real/odd.md").write_text("# Odd", encoding="utf-8")
     assert check(project) == ["gallery/real/odd.md is not a page of a recipe; remove it."]
     (project / "gallery/real/odd.md").unlink()
     picture.unlink()
     assert check(project) == [f"gallery/{NAME}.md shows {NAME}-1.png, which is missing; {again}"]
-    picture.write_bytes(b"x" * 2000)
+    picture.write_bytes(plot)
     monkeypatch.setattr(gallery_check, "LIMIT", 1000)
     assert "at most 1,000 are committed" in check(project)[0]
     assert gallery_check.main(project) == 1
+
+
+def test_a_project_without_its_notebooks_is_told_to_build_them(project):
+    main([f"--recipe={NAME}"])
+    sources = project / "notebooks"
+    here = sources.resolve()
+    sources.unlink()
+    sources.mkdir()
+    (sources / f"{NAME}.py").write_bytes((here / f"{NAME}.py").read_bytes())
+    assert check(project) == [f"notebooks/{NAME}.ipynb is missing; run `make sync`."]
+
+
+def test_a_page_with_a_coloured_banner_says_that_its_colour_is_not_shown(notebook, tmp_path):
+    notice = "GitHub shows the coloured banner without its colour."
+    executed = tmp_path / "run/executed.ipynb"
+    texts = []
+    for outputs in ([], [shown(text_html=BANNER)]):
+        notebook.cells[-1].outputs += outputs
+        target = write_page(RECIPES[NAME], save(notebook, executed), tmp_path / "out", "x", "y")
+        texts.append(target.read_text(encoding="utf-8"))
+    assert [text.count(notice) for text in texts] == [0, 1]
+    assert texts[1].index(notice) < texts[1].index("# A title")
 
 
 def test_a_demo_of_other_sources_is_run_again(project, monkeypatch):

@@ -175,7 +175,7 @@ def test_status_lists_runs_submissions_and_the_hours_left(kaggle, stub):
 @pytest.mark.parametrize(
     ("words", "answer", "sentence"),
     [
-        (SUBMISSIONS, (401, None), "it found no token that Kaggle accepts; run `kaggle auth login`"),
+        (SUBMISSIONS, (401, None), "it found no token that Kaggle accepts; run `.venv/bin/kaggle auth login`"),
         (SUBMISSIONS, (403, None), f"you do not take part in {CONTEST}, or the token may only"),
         (SUBMISSIONS, (403, "Permission 'competitions.participate' was denied"), "you do not take part in"),
         (SUBMISSIONS, (404, None), f"Kaggle finds no contest {CONTEST}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import arguments
+from tools import arguments, run
 from tools.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +155,31 @@ def sentence(convert, text):
     return str(caught.value)
 
 
+def test_a_folder_that_is_not_given_is_asked_for():
+    assert "write DATA=folder" in sentence(arguments.existing_folder, "")
+    assert sentence(arguments.existing_folder, "absent") == "'absent' is not a folder"
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        ("epochs=1 max_lenght=64", "CFG of finetune_deberta has no setting 'max_lenght'; did you mean 'max_length'?"),
+        ("epochs", "CFG: 'epochs' is not a setting; write key=value."),
+        ("epochs='1", "close each quote."),
+    ],
+)
+def test_a_misspelt_setting_is_refused_before_a_kernel_starts(cfg, said, tmp_path, capsys):
+    words = ["run", f"--data={tmp_path}", f"--out={tmp_path / 'out'}", f"--cfg={cfg}"]
+    assert run.main(words) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_settings_of_a_demo_are_known(name):
+    arguments.check_cfg(RECIPES[name].demo_cfg, ROOT / f"notebooks/{name}.py")
+
+
 @pytest.mark.parametrize("text", ["../../x", "", "finetune_deberta.py", "-h", "finetune_deberta\n", "$(id)"])
 def test_an_unknown_recipe_is_refused_with_the_list(text, capsys):
     parser = argparse.ArgumentParser()
@@ -184,7 +209,7 @@ def test_values_are_checked(tmp_path):
     for text in ("0", "-1", "1000", "", "٣", "5\n"):
         assert "TOP" in sentence(arguments.count, text)
     assert arguments.count("20") == 20
-    for text in ("", " ", str(tmp_path / "absent"), str(tmp_path / "file")):
+    for text in (str(tmp_path / "absent"), str(tmp_path / "file")):
         assert "is not a folder" in sentence(arguments.existing_folder, text)
     assert arguments.existing_folder(str(tmp_path)) == tmp_path
     for text in ("", " ", str(tmp_path / "file")):

@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from PIL import Image
 
-from tools.preview import SLICE, find_browser, main, page
+from tools.percent import SyncError
+from tools.preview import SLICE, _pictures, find_browser, main, page
 
 
 @pytest.fixture
@@ -46,6 +47,32 @@ def test_what_is_not_a_notebook_is_refused_in_one_sentence(tmp_path, capsys):
     odd.write_text("not a notebook", encoding="utf-8")
     assert main([f"--notebook={odd}", f"--out={tmp_path / 'out'}"]) == 1
     assert "cannot be read as a notebook" in capsys.readouterr().err
+
+
+def test_a_cell_that_cannot_be_shown_is_named_in_one_sentence(notebook, tmp_path, capsys):
+    notebook.cells.append(nbformat.v4.new_markdown_cell("![a plot](attachment:none.png)"))
+    nbformat.write(notebook, tmp_path / "odd.ipynb")
+    assert main([f"--notebook={tmp_path / 'odd.ipynb'}", f"--out={tmp_path / 'out'}"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be shown" in said
+    assert "none.png" in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([f"--out={tmp_path / 'file' / 'a' / 'b'}"])
+    assert "cannot be a folder to write to" in capsys.readouterr().err
+
+
+def test_a_browser_that_takes_no_picture_is_not_believed(tmp_path):
+    browser = tmp_path / "chromium"
+    browser.write_text("#!/bin/sh\ncase \"$*\" in *dump-dom*) echo '<title>height 100</title>';; *) exit 1;; esac\n")
+    browser.chmod(0o755)
+    (tmp_path / "a.html").write_text("<p>x</p>", encoding="utf-8")
+    with pytest.raises(SyncError, match=r"took no picture of a\.html"):
+        _pictures(str(browser), tmp_path / "a.html", 400)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import src_py
 from tools.build import recipes
 from tools.kaggle_client import header
 from tools.recipes import RECIPES
-from tools.version import main, problems, version
+from tools.version import FORM, main, problems, version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def project(tmp_path):
     """A copy of the files that name the version."""
-    for folder in ("src_py", "notebooks"):
-        (tmp_path / folder).mkdir()
-    for path in [ROOT / "src_py/__init__.py", ROOT / "CHANGELOG.md", ROOT / "CITATION.cff", *recipes(ROOT)]:
+    for folder in ("src_py", "notebooks", ".github/ISSUE_TEMPLATE"):
+        (tmp_path / folder).mkdir(parents=True)
+    named = [ROOT / name for name in ("src_py/__init__.py", "CHANGELOG.md", "CITATION.cff", FORM)]
+    for path in [*named, *recipes(ROOT)]:
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
     return tmp_path
 
@@ -43,7 +44,7 @@ def test_changelog_citation_and_notebooks_name_the_version(capsys):
 def test_a_new_version_has_to_be_written_everywhere(project, capsys):
     change(project / "src_py/__init__.py", f'"{src_py.__version__}"', '"9.9.9"')
     found = problems(project)
-    assert len(found) == 2 + len(RECIPES)
+    assert len(found) == 3 + len(RECIPES)
     assert all(f"{src_py.__version__}, and src_py/__init__.py has 9.9.9; write 9.9.9 there" in line for line in found)
     assert main(project) == 1
     assert "the first cell of notebooks/finetune_deberta.py" in capsys.readouterr().err
@@ -55,12 +56,22 @@ def test_a_new_version_has_to_be_written_everywhere(project, capsys):
         ("src_py/__init__.py", "__version__", "VERSION", "has no line `__version__`"),
         ("CHANGELOG.md", "## [", "## ", "the newest entry of CHANGELOG.md has version none"),
         ("CITATION.cff", "date-released: 2", "date-released: 1", "CITATION.cff does not have the date"),
+        (FORM, f"placeholder: {src_py.__version__}", "placeholder: 9.9.9", f"the example in {FORM} has version 9.9.9"),
+        (FORM, f"      placeholder: {src_py.__version__}\n", "", f"the example in {FORM} has version none"),
         ("notebooks/finetune_deberta.py", "# | Version |", "# | Edition |", "finetune_deberta.py has version none"),
     ],
 )
 def test_each_place_is_looked_at(project, name, old, new, sentence):
     change(project / name, old, new)
     assert [sentence in line for line in problems(project)] == [True]
+
+
+def test_a_quoted_version_is_the_same_and_a_missing_citation_is_named(project):
+    citation = project / "CITATION.cff"
+    change(citation, f"version: {src_py.__version__}", f'version: "{src_py.__version__}"')
+    assert problems(project) == []
+    citation.unlink()
+    assert "CITATION.cff has version none" in problems(project)[0]
 
 
 def test_the_citation_has_what_the_format_asks_for():
