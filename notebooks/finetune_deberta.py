@@ -391,14 +391,14 @@ for number, name in enumerate(todo):
 trained = [name for name in models if folds and (output / name).is_dir()]
 stopped = stopped_models(output, trained)
 for name, reason in stopped.items():
-    say(f"NOT LEARNED: the watcher stopped {name}. {reason} No further model is trained.")
+    say(f"The watcher stopped {name}. {reason} No further model is trained; *Evaluate* says whether it learned.")
 clock.mark("Train")
 
 # %% [markdown]
 # ## Evaluate
 #
 # Does it learn? The banner has a line for each model: green for learned, amber for little more than length or counts (or
-# too few rows to tell), red for not learned or broken. `gain` is by how much the log loss is lower than the constant
+# too few rows to tell, or stopped by the watcher after it had learned), red for not learned or broken. `gain` is by how much the log loss is lower than the constant
 # predictor's. Below it, compare the curve with the constant predictor's line. Training loss that falls while validation
 # stays at the line is memorising; both at the line is not learning. The verdict compares the model with the constant
 # predictor and with a regression that sees only lengths; a model with `features` starts from the counts, so that what
@@ -418,6 +418,7 @@ for name, validation in validations.items():
     predicted, counts = validation[list(classes)].to_numpy(), counts_of(validation, classes)
     verdicts[name] = judge_training(rest, rows, predicted, prompt_key(rows), histories[name], counts)
 banner = verdict_banner(verdicts, stopped)
+failed = [name for name in stopped if verdicts[name].name != "learned"]  # the others' best weights were kept
 if trained:
     display(banner)
 
@@ -478,12 +479,14 @@ if used is None:  # an interrupted run predicts with the models that it has
 predicted = predict_saved([origin / name for name in used], test, classes, precision, cfg.attention)
 submission = write_submission(output / result_files[-1], test["id"], predicted, contest)
 if trained:
-    end_run(output, run_files, not stopped, used)
+    end_run(output, run_files, not failed, used)
 if debug_size:
     say(debug)
-if stopped:
+if failed:
+    judged = "; ".join(f"{name}: {verdicts[name].name}" for name in failed)
     say(
-        "NOT LEARNED: this submission comes from a training that was stopped. The watcher's line above says why; it predicts little more than class shares or counts."
+        "NOT LEARNED: this submission comes from a training that was stopped, and its best weights were judged so "
+        f"({judged}). The watcher's line under *Train* says why."
     )
 clock.mark("Submission")
 display(submission.head(), clock.table())

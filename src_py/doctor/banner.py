@@ -19,13 +19,17 @@ def verdict_banner(verdicts: Mapping[str, Verdict], stopped: Mapping[str, str] |
     """The verdicts of a run's models, by name, as a banner.
 
     Args:
-        stopped: models whose training the watcher stopped, and why; they are shown as not learned.
+        stopped: models whose training the watcher stopped, and why. Their best weights were kept: where these learned,
+            the strip says so in amber; else it is red.
     """
     strips = []
     for name, verdict in verdicts.items():
         kind, word = _KINDS.get(verdict.name, BAD), verdict.name
         if name in (stopped or {}):
-            kind, word = BAD, "not learned: stopped by the watcher"
+            if verdict.name == "learned":
+                kind, word = DOUBT, "stopped by the watcher; its best weights learned"
+            else:
+                kind, word = BAD, f"stopped by the watcher: {verdict.name}"
         if verdict.name == "not checked":
             strips.append(Strip(kind, word, name))
         else:

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from src_py.doctor.reported import by_heart as learned_by_heart
+from src_py.doctor.reported import not_as_reported, unstable
 from src_py.doctor.settings import setting
 from src_py.errors import InputError
-from src_py.evaluation.baselines import class_shares, length_only
+from src_py.evaluation.baselines import at_shares_of, class_shares, constant_log_loss, length_only
 from src_py.pairs.contest import TEXT_COLUMNS
 
 RESAMPLES = 2000
@@ -24,22 +27,29 @@ NAMES = (
     "not enough rows to tell",
     "not checked",
 )
-# Training loss below the constant predictor's: more than reading brought anyone on the contest (0.128, the winner's).
-BY_HEART = 0.15
-BROKE_OUT = 0.25  # validation loss above the constant's: twice what the winner is below it, so no wobble of a learner
 # Below the counts alone, in nats: less may be surely there on many rows, and is still nothing.
 LEAST_READING = 0.003
-# Nats between the predictions' loss and the last or best that training reported of the same rows: worse by more than
-# half precision, or better by more than calibration and a second reading in the other order bring.
-WORSE_THAN_REPORTED, BETTER_THAN_REPORTED, SURE = 0.03, 0.3, 4.0
+NO_SPREAD = 0.02  # standard deviation over rows, mean of the classes: predictions that tell no rows apart
 LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
+
+
+class _AtSameShares(NamedTuple):
+    """Model and baselines compared once more, all of them with the class shares of the validation rows: a model that
+    knows only that these have other shares than the training rows has learned nothing of a pair."""
+
+    constant: float
+    over_constant: tuple[float, float]
+    length: float | None = None
+    length_gain: float | None = None
+    over_length: tuple[float, float] | None = None
 
 
 @dataclass
 class Verdict:
     """`name` is one of `NAMES`; `sentence` says why; the figures are log losses in nats. `counts` is of the counts of
     length and format that the model has beside the text; None without any. `length_only` is None where the rows are no
-    pairs of answers; of what cannot be judged all figures are NaN."""
+    pairs of answers; of what cannot be judged all figures are NaN. `constant` always predicts the training rows' class
+    shares; for `learned`, a model has to tell more than a constant predictor with those of the validation rows, too."""
 
     name: str
     sentence: str
@@ -127,8 +137,10 @@ def judge_training(
     }
     over_constant = interval(losses["constant"] - losses["model"], prompts)
     over_length = None
+    lengths = None
     if set(TEXT_COLUMNS) <= set(train) & set(valid):
-        losses["length"] = -np.log(length_only(train, valid, classes)[rows, labels])
+        lengths = length_only(train, valid, classes)
+        losses["length"] = -np.log(lengths[rows, labels])
         over_length = interval(losses["length"] - losses["model"], prompts)
     over_counts = None
     if counts is not None:
@@ -138,9 +150,10 @@ def judge_training(
     spread = float(probabilities.std(0).mean())
     sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
     terms = partial(setting, trainer)
-    name, why = _decide(means, over_constant, over_length, over_counts, spread, history, *sizes, terms)
+    alike = _at_same_shares(labels, probabilities, lengths, prompts)
+    name, why = _decide(means, over_constant, over_length, over_counts, alike, spread, history, *sizes, terms)
     error = float(losses["model"].std() / np.sqrt(len(rows)))
-    if history is not None and name != "unstable" and (other := _not_as_reported(history, means["model"], error)):
+    if history is not None and name != "unstable" and (other := not_as_reported(history, means["model"], error)):
         name, why = "not what was evaluated", other
     if absent := sorted(set(labels) - set(train["label"])):
         # Almost anything beats a constant predictor that rules out what happens.
@@ -173,23 +186,51 @@ def _no_classes(train: pd.DataFrame, valid: pd.DataFrame, probabilities: np.ndar
     return None
 
 
-def _decide(means, over_constant, over_length, over_counts, spread, history, rows, prompts, terms) -> tuple[str, str]:
+def _at_same_shares(labels: np.ndarray, model: np.ndarray, lengths: np.ndarray | None, prompts) -> _AtSameShares:
+    def loss(probabilities: np.ndarray) -> np.ndarray:
+        return -np.log(at_shares_of(labels, probabilities)[np.arange(len(labels)), labels].clip(1e-15))
+
+    def over(losses: np.ndarray) -> tuple[float, float]:
+        return interval((losses - own).round(9), prompts)  # rounding errors are no gain
+
+    best = max(0.0, constant_log_loss(labels, labels, model.shape[1]))  # of a single class it is -0.0
+    if not np.isfinite(model).all():
+        return _AtSameShares(best, (np.nan, np.nan))
+    own, constant = loss(model), -np.log(class_shares(labels, model.shape[1])[labels])
+    if lengths is None:
+        return _AtSameShares(best, over(constant))
+    length = loss(lengths)
+    return _AtSameShares(best, over(constant), float(length.mean()), float((length - own).mean()), over(length))
+
+
+def _decide(
+    means, over_constant, over_length, over_counts, alike: _AtSameShares, spread, history, rows, prompts, terms
+) -> tuple[str, str]:
     better = (
         f"log loss {means['model']:.4f} against {means['constant']:.4f} of the constant predictor, "
         f"a gain of {over_constant[0]:+.4f} to {over_constant[1]:+.4f} (95 %)"
     )
-    if not np.isfinite(means["model"]) or (
-        history is not None and _unstable(history, means["constant"], over_constant)
-    ):
+    if not np.isfinite(means["model"]) or (history is not None and unstable(history, means["constant"], over_constant)):
         advice = f"the validation loss broke out during training; lower {terms('lr')}"
         return "unstable", f"{advice}. Best weights: {better}."
+    low, high = min(over_constant[0], alike.over_constant[0]), min(over_constant[1], alike.over_constant[1])
+    if over_constant[0] > 0 >= alike.over_constant[0]:
+        # The constant predictor has the shares of the training rows: another one may be as good as the model.
+        better += (
+            f"; with the class shares of the validation rows, a constant predictor has {alike.constant:.4f}, and over "
+            f"it the model with these shares gains {alike.over_constant[0]:+.4f} to {alike.over_constant[1]:+.4f}"
+        )
     if prompts < LEAST_PROMPTS:
         return "not enough rows to tell", f"{better}, on {prompts} prompts only; validate on more."
-    by_heart = history is not None and _by_heart(history, means["constant"])
-    if over_constant[1] < 0 or (over_constant[0] <= 0 and by_heart):
-        if by_heart:
-            advice = f"use more rows, lower {terms('epochs')}, or raise {terms('freeze_layers')}"
-            return "overfitted", f"{better}: it learned its rows by heart; {advice}."
+    by_heart = history is not None and learned_by_heart(history, means["constant"])
+    if low <= 0 and by_heart:
+        advice = f"use more rows, lower {terms('epochs')}, or raise {terms('freeze_layers')}"
+        return "overfitted", f"{better}: it learned its rows by heart; {advice}."
+    if alike.over_constant[0] <= 0 and spread < NO_SPREAD:
+        return "constant predictor", f"{better}: nothing was learned; see {terms('table')}."
+    if alike.constant == 0:
+        return "not enough rows to tell", f"{better}: all validation rows have the same label; check the split."
+    if over_constant[1] < 0:
         if history is not None:
             advice = "it is overconfident, or labels and columns of the predictions do not belong together"
             return (
@@ -197,30 +238,27 @@ def _decide(means, over_constant, over_length, over_counts, spread, history, row
                 f"{better}, though it did not learn its rows by heart: {advice}.",
             )
         return "overfitted", f"{better}: it is overconfident; whether it learned rows by heart, its history would say."
-    if over_constant[0] > 0:
-        if over_length is None:
+    if low > 0:
+        if over_length is None or alike.over_length is None:
             return "learned", f"{better}."
         length = f"answer length alone ({means['length']:.4f})"
         if over_counts is not None and means["model"] < means["length"]:
             return _beyond_counts(better, means, over_counts, terms)
-        if over_length[0] > 0:
+        if min(over_length[0], alike.over_length[0]) > 0:
             return "learned", f"{better}, and better than {length}."
         # Few rows make the interval wide: then length alone may explain it, but nothing says that it does.
-        if means["model"] < means["length"] - 0.005:
+        if min(means["length"] - means["model"], alike.length_gain) > 0.005:
             return (
                 "learned",
                 f"{better}, and on these rows better than {length}, though more rows are needed to show it.",
             )
         return (
             "learned little more than answer length",
-            f"{better}, but a regression on lengths alone has {means['length']:.4f}; raise {terms('epochs')}, or "
-            "train on more rows.",
+            f"{better}, but a regression on lengths alone has {means['length']:.4f}, and {alike.length:.4f} with the "
+            f"class shares of the validation rows; raise {terms('epochs')}, or train on more rows.",
         )
-    if spread < 0.02 or over_constant[1] < 0.01:
-        return (
-            "constant predictor",
-            f"{better}: nothing was learned; see {terms('table')}.",
-        )
+    if high < 0.01:
+        return "constant predictor", f"{better}: nothing was learned; see {terms('table')}."
     return "not enough rows to tell", f"{better} on {rows} rows: the interval includes zero; validate on more rows."
 
 
@@ -242,43 +280,3 @@ def _beyond_counts(better: str, means: dict, over_counts: tuple[float, float], t
         f"{better}, but not better than {alone}: the encoder adds nothing to them; see {terms('table')}, raise "
         f"{terms('epochs')}, or train on more rows.",
     )
-
-
-def _unstable(history: pd.DataFrame, constant: float, over_constant: tuple[float, float]) -> bool:
-    """NaN, or a validation loss far above the constant's while the training loss was above it too.
-
-    A model that overfits late, or that had one bad evaluation and learned, is not unstable: its best weights count.
-    """
-    losses = history.get("log loss", pd.Series(dtype=float))
-    if losses.isna().any():
-        return True
-    training = history.get("training loss", pd.Series(np.nan, index=history.index))
-    broke_out = (losses > constant + BROKE_OUT) & ~(training < constant)
-    return bool(broke_out.any()) and over_constant[0] <= 0
-
-
-def _not_as_reported(history: pd.DataFrame, model: float, error: float) -> str | None:
-    """What is wrong where predictions of the validation rows are not those that training evaluated; None if they are.
-
-    Args:
-        error: standard error of the predictions' loss, since training may have evaluated a part of the rows only.
-    """
-    reported = history.get("log loss", pd.Series(dtype=float)).dropna()
-    if not len(reported):
-        return None
-    nearest = min(reported.iloc[-1], reported.min(), key=lambda loss: abs(loss - model))
-    figures = f"the predictions have a log loss of {model:.4f}, where training reported {nearest:.4f}"
-    if model - nearest > WORSE_THAN_REPORTED + SURE * error:
-        return (
-            f"{figures}: were other weights loaded or averaged, was a head made anew, do compute_metrics or validation "
-            "rows differ?"
-        )
-    if nearest - model > BETTER_THAN_REPORTED + SURE * error:
-        return f"{figures}: do the validation rows or labels of the training differ from these, or compute_metrics?"
-    return None
-
-
-def _by_heart(history: pd.DataFrame, constant: float) -> bool:
-    if not {"training loss", "log loss"} <= set(history) or not len(history):
-        return False
-    return bool(history["training loss"].min() < constant - BY_HEART and history["log loss"].iloc[-1] > constant)

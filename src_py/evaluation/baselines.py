@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,3 +37,22 @@ def constant_log_loss(train_labels: np.ndarray, valid_labels: np.ndarray, n_clas
 def class_shares(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """Share of each class, shape (classes,)."""
     return np.bincount(np.asarray(labels), minlength=n_classes) / len(labels)
+
+
+def at_shares_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (rows, classes) whose mean over the rows is the class shares of `labels`.
+
+    For each class, one number is added to its logits in all rows: those numbers with the least log loss. A constant
+    predictor becomes the best one for these rows; of a model, what it knows of each row is left to compare.
+    """
+    logs, shares = np.log(np.clip(probabilities, 1e-15, 1)), class_shares(labels, probabilities.shape[1])
+    rows = np.arange(len(labels))
+
+    def loss(shift: np.ndarray) -> tuple[float, np.ndarray]:
+        known = log_softmax(logs + shift, axis=1)
+        return float(-known[rows, labels].mean()), np.exp(known).mean(0) - shares
+
+    # From where a constant predictor already has these shares.
+    start = np.log(np.clip(shares, 1e-15, 1) / np.clip(probabilities.mean(0), 1e-15, 1))
+    shift = minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-8, "ftol": 1e-12}).x
+    return np.exp(log_softmax(logs + shift, axis=1))

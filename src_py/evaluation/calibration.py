@@ -8,6 +8,8 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from src_py.errors import InputError
+
 LOG_TEMPERATURES = (-2.5, 2.5)  # as `fit_temperature` looks: 0.08 to 12
 TIE_SHIFTS = (-2.0, 2.0)
 FEWEST_ROWS = 50  # to fit anything
@@ -92,7 +94,8 @@ def fit_calibration(
         prompts: (rows,) the prompt of every row, as a number or text.
 
     Raises:
-        ValueError: probabilities that are not finite, or arrays of different lengths.
+        InputError: probabilities that are not finite.
+        ValueError: arrays of different lengths.
     """
     logs, labels, prompt = _checked(probabilities, labels, groups, prompts)
     if len(labels) < FEWEST_ROWS:
@@ -132,7 +135,10 @@ def _checked(probabilities, labels, groups, prompts) -> tuple[np.ndarray, np.nda
             raise ValueError(f"{len(probabilities)} rows of probabilities, but {len(values)} of {name}.")
     bad = (~np.isfinite(probabilities).all(1)).sum()
     if bad:
-        raise ValueError(f"{bad} of {len(probabilities)} predictions are NaN or infinite; the model has diverged.")
+        raise InputError(
+            f"{bad} of {len(probabilities)} predictions are NaN or infinite, since the model has diverged; train it "
+            "again with a lower learning rate, or in fp32."
+        )
     return _logs(probabilities), labels, pd.factorize(np.asarray(prompts))[0]
 
 

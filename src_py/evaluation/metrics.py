@@ -12,6 +12,7 @@ try:
     import evaluate
 except ImportError:  # Kaggle's image has no evaluate
     evaluate = None
+from src_py.errors import InputError
 from src_py.evaluation.baselines import class_shares
 
 
@@ -51,12 +52,15 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         probabilities: (rows, classes), rows summing to 1.
 
     Raises:
-        ValueError: when a probability is not finite.
+        InputError: when a probability is not finite.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if not np.isfinite(probabilities).all():
         rows = (~np.isfinite(probabilities).all(1)).sum()
-        raise ValueError(f"{rows} of {len(probabilities)} predictions are NaN or infinite; the model has diverged.")
+        raise InputError(
+            f"{rows} of {len(probabilities)} predictions are NaN or infinite, since the model has diverged; train it "
+            "again with a lower learning rate, or in fp32."
+        )
     if evaluate is None:
         return _score(labels, probabilities)
     return PreferenceMetric(keep_in_memory=True).compute(predictions=probabilities.tolist(), references=list(labels))

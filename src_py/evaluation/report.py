@@ -18,10 +18,11 @@ _COLUMNS = {"eval_log_loss": "log loss", "eval_accuracy": "accuracy", "eval_spre
 
 def history_table(log_history: list[dict]) -> pd.DataFrame:
     """One row an evaluation, from `trainer.state.log_history`: index step; epoch, training loss (mean since the
-    row before), log loss, accuracy, predicted-class shares, spread of the predictions over rows."""
+    row before), log loss (NaN where the model had diverged), accuracy, predicted-class shares, spread of the
+    predictions over rows."""
     rows: dict[int, dict] = {}
     for entry in log_history:
-        row = rows.setdefault(entry["step"], {"epoch": entry["epoch"]})
+        row = rows.setdefault(entry["step"], {"epoch": entry.get("epoch", np.nan)})
         if "loss" in entry:
             row["training loss"] = entry["loss"]
         for key, value in entry.items():
@@ -33,7 +34,7 @@ def history_table(log_history: list[dict]) -> pd.DataFrame:
     shares = [name for name in table if name.startswith("predicted ")]  # a log that was read back is in another order
     table = table[[name for name in ("epoch", "training loss", *_COLUMNS.values()) if name in table] + shares]
     if "log loss" in table:
-        return table.dropna(subset=["log loss"])
+        return table[["log loss" in row for row in rows.values()]]
     # The Trainer's last entry sums up the training; without evaluations nothing of its row was measured.
     return table.dropna(how="all", subset=[name for name in table if name != "epoch"])
 
@@ -50,7 +51,7 @@ def history_view(history: pd.DataFrame, labels: np.ndarray, classes: tuple[str, 
         labels: (rows,) class numbers of the validation rows.
     """
     texts = as_texts(history)
-    texts["epoch"] = [f"{epoch:.2f}" for epoch in history["epoch"]]
+    texts["epoch"] = ["" if pd.isna(epoch) else f"{epoch:.2f}" for epoch in history["epoch"]]
     shares = dict(zip((f"predicted {name}" for name in classes), class_shares(labels, len(classes))))
     if not set(shares) & set(texts):
         return texts

@@ -85,7 +85,8 @@ def predict_logits(
         what: these rows are, for the bar's title.
 
     Raises:
-        ValueError: when there is no row, or a logit is not finite.
+        ValueError: when there is no row.
+        InputError: when a logit is not finite.
     """
     if not len(encoded):
         raise ValueError("There are no rows to predict.")
@@ -109,8 +110,12 @@ def predict_logits(
     sorted_logits = np.concatenate([found[number] for number in range(len(batches))])
     logits = np.empty_like(sorted_logits)
     logits[order] = sorted_logits
-    if not np.isfinite(logits).all():
-        raise ValueError("Predictions are not finite: set CFG.precision to 'fp32', or train again.")
+    if bad := int((~np.isfinite(logits).all(1)).sum()):
+        # A model that the watcher stopped before its first evaluation has no better weights to go back to.
+        raise InputError(
+            f"The model's predictions of {what} are NaN or infinite in {bad:,} of {len(logits):,} rows; lower CFG.lr "
+            "and train again if its training diverged (then a line above says NaN), else set CFG.precision = 'fp32'."
+        )
     return logits
 
 

@@ -28,10 +28,13 @@ def test_every_kind_is_of_a_verdict_that_exists():
     assert set(_KINDS) <= set(NAMES)
 
 
-def test_a_model_that_was_stopped_is_never_green():
-    banner = verdict_banner({"fold_0": verdict("learned"), "fold_1": verdict("learned")}, {"fold_1": "collapse"})
-    assert [strip.kind for strip in banner.strips] == [GOOD, BAD]
-    assert "STOPPED BY THE WATCHER" in repr(banner)
+def test_a_model_that_was_stopped_is_amber_where_its_best_weights_learned_and_else_red():
+    names = ("learned", "learned", "constant predictor", "learned little more than the counts")
+    verdicts = {f"fold_{k}": verdict(name) for k, name in enumerate(names)}
+    banner = verdict_banner(verdicts, dict.fromkeys(["fold_1", "fold_2", "fold_3"], "collapse"))
+    assert [strip.kind for strip in banner.strips] == [GOOD, DOUBT, BAD, BAD]
+    assert banner.strips[1].word == "stopped by the watcher; its best weights learned"
+    assert banner.strips[2].word == "stopped by the watcher: constant predictor"
 
 
 def test_the_numbers_are_those_of_the_verdict():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from src_py.errors import InputError
 from src_py.evaluation.calibration import Calibration, fit_calibration
 from src_py.evaluation.metrics import apply_temperature, fit_temperature, score
 from src_py.evaluation.report import group_table, plot_groups
@@ -119,7 +120,7 @@ def test_what_cannot_be_fitted_is_said():
     with pytest.raises(ValueError, match="60 rows of probabilities, but 59 of source"):
         fit_calibration(said, labels, {"source": np.zeros(59)}, np.arange(60))
     said[3] = np.nan
-    with pytest.raises(ValueError, match="1 of 60 predictions are NaN"):
+    with pytest.raises(InputError, match=r"1 of 60 predictions are NaN or infinite, .* lower learning rate"):
         fit_calibration(said, labels, {}, np.arange(60))
 
 

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from src_py.doctor import judge_training
 from src_py.evaluation.report import (
     group_table,
     history_table,
@@ -50,6 +51,26 @@ def test_a_training_without_evaluations_has_no_row_in_which_nothing_was_measured
     history = history_table(log)
     assert history.index.tolist() == [10]
     assert history_view(history, LABELS, CLASSES)["training loss"].tolist() == ["1.1000"]
+
+
+def test_an_evaluation_of_a_model_that_has_diverged_stays_in_the_history():
+    """The verdict needs it: without that row, a run that broke down looks like one that ended early."""
+    nan = float("nan")
+    broken = {"step": 30, "epoch": 1.5, "eval_log_loss": nan, "eval_accuracy": nan, "eval_spread": nan}
+    summary = {"step": 35, "epoch": 1.75, "train_runtime": 3.0}
+    history = history_table([*LOG[:-1], broken, summary])
+    assert history.index.tolist() == [10, 20, 25, 30]
+    assert np.isnan(history["log loss"].iloc[-1])
+    assert history_view(history, LABELS, CLASSES)["log loss"].tolist() == ["1.1100", "1.0400", "1.0300", "", ""]
+    plot_learning(history, {"constant predictor": 1.098}, {"a": 0.6}).draw_without_rendering()
+    rows = pd.DataFrame({"label": np.tile([0, 1, 2], 50)})
+    assert judge_training(rows, rows, np.eye(3)[rows["label"]] * 0.4 + 0.2, history=history).name == "unstable"
+
+
+def test_an_entry_without_an_epoch_is_no_obstacle():
+    history = history_table([{"step": 0, "eval_loss": 1.0}, {"step": 0, "eval_log_loss": 1.1}])
+    assert history_view(history, LABELS, CLASSES)["epoch"].tolist() == [""]
+    assert history_table([{"step": 0, "eval_loss": 1.0}]).empty
 
 
 def pictures():

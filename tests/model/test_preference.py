@@ -139,6 +139,13 @@ def test_a_bert_works(tmp_path, tokenizer, pairs):
     assert predict_pairs(model, tokenizer, pairs[:3], READING).shape == (3, 3)
 
 
+def test_a_model_that_has_diverged_is_refused_in_one_sentence(model, tokenizer, pairs):
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=r"of validation rows are NaN or infinite in 6 of 6 rows; lower CFG.lr"):
+        predict_pairs(model, tokenizer, pairs[:6], READING, what="validation rows")
+
+
 def test_two_devices_predict_what_one_does(model, tokenizer, pairs):
     encoded = encode_pairs(pairs[:30], tokenizer, Reading(max_length=48))
     one = predict_logits(model, encoded, tokenizer.pad_token_id, 400, progress=False)

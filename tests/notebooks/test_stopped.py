@@ -54,7 +54,9 @@ def test_the_notebook_trains_no_further_fold_and_its_output_is_not_for_predictin
     with monkeypatch.context() as patched:
         patched.setattr(src_py.training, "fit", stopped_in_the_first_fold)
         said = run("one")
-    assert "NOT LEARNED: the watcher stopped fold_0. step 3: every row gets the same prediction." in said
+    assert "The watcher stopped fold_0. step 3: every row gets the same prediction." in said
+    assert "NOT LEARNED: this submission comes from a training that was stopped" in said
+    assert "judged so (fold_0: " in said
     assert not (tmp_path / "one/fold_1").exists()
     assert json.loads((tmp_path / "one/finetune_deberta_run.json").read_text())["learned"] is False
     assert len(pd.read_csv(tmp_path / "one/submission.csv")) == 6
