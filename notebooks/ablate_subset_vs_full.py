@@ -219,8 +219,9 @@ if not finished:
 # A short training of each way to read and batch gives the minutes of every trial. First come the arms at small sizes,
 # then the last arm at the larger ones. From then on (`order = "adaptive"`) the trial is next that is expected to narrow
 # most, for its minutes, what the curves leave open: is the last arm better than the first, and what would twice the
-# data bring? When that is settled, the control arm, the repairs and further seeds follow. No trial may take more than a
-# quarter of the time that is left. The folded table has all trials; the *control arm* trains a subset for as many steps
+# data bring? When that is settled, another epoch (`next_steps`), the control arm, the repairs and further seeds follow. No
+# trial may take more than half of the time that is left.
+# The folded table has all trials; the *control arm* trains a subset for as many steps
 # as `steps of rows` rows get ("own": its own number of rows). `left out` counts trials that may not fit the time.
 
 # %%

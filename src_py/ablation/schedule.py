@@ -16,7 +16,7 @@ from src_py.kaggle.clock import COMPETITION_HOURS, SESSION_HOURS
 from src_py.pairs.split import log_spaced
 
 BEYOND = "beyond the budget"
-LARGEST_SHARE = 0.25  # of the time that one trial may take
+LARGEST_SHARE = 0.5  # of the time that one trial may take
 TIMED_ROWS, TIMED_STEPS = 32, 3
 # Settings that change the seconds of a step or of a predicted row; the others do so by a few per cent.
 PACE = {
@@ -188,7 +188,7 @@ def plan(
         if trial in done:
             verdict = "done"
         elif minutes[trial] > LARGEST_SHARE * budget:
-            verdict = "over a quarter of the time"
+            verdict = "over half of the time"
         elif minutes[trial] > room:
             verdict = BEYOND
         else:

@@ -120,24 +120,24 @@ class TestPlan:
         assert {trial.seed for trial in trials[:14]} == {0}
         assert {trial.seed for trial in trials[14:28]} == {1}
 
-    def test_trials_are_planned_within_the_budget_and_none_takes_more_than_a_quarter(self):
+    def test_trials_are_planned_within_the_budget_and_none_takes_more_than_half(self):
         trials = [Trial("recipe", n, 0) for n in (1, 2, 3, 4, 5)]
-        minutes = dict(zip(trials, (1.0, 30.0, 20.0, 20.0, 20.0)))
+        minutes = dict(zip(trials, (1.0, 45.0, 20.0, 20.0, 20.0)))
         planned = plan(trials, minutes, budget=80.0, done={trials[2]})
-        assert planned["plan"].tolist() == ["run", "over a quarter of the time", "done", "run", "run"]
+        assert planned["plan"].tolist() == ["run", "over half of the time", "done", "run", "run"]
         assert plan(trials, minutes, budget=80.0, done=set())["plan"].tolist()[2:] == ["run"] * 3
         tight = plan(trials, dict.fromkeys(trials, 20.0), budget=80.0, done=set())
         assert tight["plan"].tolist() == ["run"] * 4 + ["beyond the budget"]
         assert set(plan(trials, dict.fromkeys(trials, 20.0), budget=80.0, done=set(), workers=2)["plan"]) == {"run"}
         table = plan_table(planned)
         assert table["left out"].sum() == 1
-        assert table["why"].iloc[1] == "over a quarter of the time"
+        assert table["why"].iloc[1] == "over half of the time"
 
     def test_no_time_left_runs_nothing(self):
         trials = [Trial("recipe", 1, 0)]
         assert minutes_left(time.time() - 100) == 0
         assert plan(trials, {trials[0]: 1.0}, minutes_left(0.0), set())["plan"].tolist() == [
-            "over a quarter of the time"
+            "over half of the time"
         ]
 
     def test_minutes_grow_with_rows_and_steps(self, problem):
