@@ -51,7 +51,7 @@ class TestSettings:
             ({"next_steps": ["epochs"]}, "'epochs'; write 'epoch', or 'encoder=NAME'"),
             ({"next_steps": ["encoder="]}, "'encoder='; write 'epoch'"),
             ({"next_steps": ["epoch", "epoch"]}, "each once"),
-            ({"next_steps": ["encoder=v3-large"]}, "NAME has letters, digits"),
+            ({"next_steps": ["encoder=v3-large"]}, "a NAME of letters, digits"),
             ({"next_steps": ["encoder=large"], "arms": ["recipe", "posted"]}, "'posted', cannot have it"),
             ({"arms": ["recipe", "recipe+encoder=a/b"]}, "the encoder 'a/b'; write a part of its path"),
         ],
