@@ -20,12 +20,12 @@ import scipy
 
 from benchmarks.curves_recorded import read_recorded
 from benchmarks.curves_rivals import WAYS, Answer
-from benchmarks.curves_simulated import TRUTHS, UNSEEN, Recorded, simulate
+from benchmarks.curves_simulated import EXPONENTIALS, TRUTHS, UNSEEN, Recorded, simulate
 from src_py.ablation.curves import LEVEL, NOTHING, PERCENT, Forecast, fit_curve
 from tools.arguments import checked, new_folder, yes
 
 HERE = Path(__file__).resolve().parent
-FIRST_SEED, SEEDS, UNSEEN_SEEDS, QUICK_SEEDS = 9000, 300, 100, 8
+FIRST_SEED, SEEDS, OTHER_SEEDS, QUICK_SEEDS = 9000, 300, 100, 8
 
 
 def main(words: list[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> None:
 
 def list_curves(quick: bool) -> Iterator[Recorded]:
     """All curves of a run."""
-    for shapes, count in ((TRUTHS, SEEDS), (UNSEEN, UNSEEN_SEEDS)):
+    for shapes, count in ((TRUTHS, SEEDS), (EXPONENTIALS, OTHER_SEEDS), (UNSEEN, OTHER_SEEDS)):
         for shape in shapes:
             for seed in range(FIRST_SEED, FIRST_SEED + (QUICK_SEEDS if quick else count)):
                 yield simulate(shape, seed)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TRUTHS = ("power", "rectified", "plateau", "double descent", "noise only")
-UNSEEN = ("logarithm", "sudden", "broken")  # nothing was chosen on these
+EXPONENTIALS = ("exponential", "slow exponential")  # looked at, on other seeds, when their forms were added
+UNSEEN = ("logarithm", "sudden", "broken", "u-shape")  # nothing was chosen on these
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Recorded:
 
 
 def simulate(shape: str, seed: int) -> Recorded:
-    """One curve of a shape of `TRUTHS` or `UNSEEN`."""
+    """One curve of a shape of `TRUTHS`, `EXPONENTIALS` or `UNSEEN`."""
     rng = np.random.default_rng([seed, *shape.encode()])
     count, ratio = int(rng.integers(4, 9)), rng.choice([1.6, 2.0, 2.5, 3.0])
     first = 10 ** rng.uniform(2, 3)
@@ -88,6 +89,12 @@ def draw_curve(shape: str, rng, constant: float, first: int, largest: int) -> tu
     if shape == "plateau":
         start, height = _between(rng, first / 2, largest / 5), rng.uniform(0.3, 1) * deep
         return (lambda n: floor + height * np.exp(-n / start)), deep
+    if shape in EXPONENTIALS:
+        start = largest * (rng.uniform(0.3, 1.5) if shape == "exponential" else rng.uniform(1, 4))
+        return (lambda n: floor + deep * np.exp(-n / start)), deep
+    if shape == "u-shape":  # falls, and rises again before or soon after the largest size
+        lowest, steep = np.log(largest) - rng.uniform(0, 1.2), rng.uniform(0.01, 0.04)
+        return (lambda n: np.minimum(constant, floor + steep * (np.log(n) - lowest) ** 2)), deep
     if shape == "logarithm":
         slope, begun = rng.uniform(0.1, 0.9) * deep / np.log(2 * largest / first), rng.uniform(0, 0.1) * deep
         return (lambda n: constant - begun - slope * np.log(n / first)), deep

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaln, stdtr, stdtrit
+from scipy.special import gammaincinv, gammaln, ndtri, stdtr, stdtrit
 
 from src_py.ablation.curve_forms import EXPONENTS, FORMS, START_AFTER, START_BEFORE, USUAL_EXPONENT, Form
 
@@ -114,7 +114,7 @@ class Posterior:
         log += degrees * np.log(2 * np.pi) / 2 + gammaln(self.alpha) - self.alpha * np.log(self.beta)
         self.error = np.sqrt(self.beta / self.alpha / self.precision)
         if form.exponents:
-            low, usual = np.maximum(self.height, self.error), USUAL_EXPONENT
+            low, usual = np.maximum(self.height, self.error), (USUAL_EXPONENT, form.exponent_spread)
             log += np.log(np.maximum(stdtr(2 * self.alpha, self.height / self.error), 1e-300))  # no curve rises
             log -= np.log(low + SMALL_HEIGHT) + np.log(np.log(measured.constant / SMALL_HEIGHT + 1))
             log += cell - (np.log(exponent / usual[0]) / usual[1]) ** 2 / 2 - np.log(usual[1] * np.sqrt(2 * np.pi))
@@ -122,35 +122,39 @@ class Posterior:
             log -= np.log(np.log(START_AFTER * measured.sizes[-1] / (START_BEFORE * measured.sizes[0])))
         self.log_evidence = log
 
-    def draw(self, picked: np.ndarray, rng: np.random.Generator) -> "Draws":
-        """Floors, heights and noise of the curves at the positions `picked` of the flattened `log_evidence`. Curves
-        with a floor below zero are left out, because no log loss is."""
+    def draw(self, picked: np.ndarray, numbers: np.ndarray) -> "Draws":
+        """Floors, heights and noise of the curves at the positions `picked` of the flattened `log_evidence`; `numbers`
+        (picked,) tell them from those of other forms. Curves with a floor below zero are left out, because no log loss
+        is."""
+        # Evenly spread and always the same for a number, so that losses that hardly differ have answers that hardly do.
+        first, second, third = (np.sqrt([[2], [3], [5]]) * (numbers + 1)) % 1
         kind, shape = np.unravel_index(picked, self.log_evidence.shape)
         height, error, beta = self.height[kind, shape], self.error[kind, shape], self.beta[kind, shape]
         alpha, scale = self.alpha, beta
         if self.form.exponents:
             falling = stdtr(2 * alpha, -height / error)
-            share = falling + rng.random(len(picked)) * (1 - falling)
+            share = falling + first * (1 - falling)
             off = error * stdtrit(2 * alpha, np.minimum(share, 1 - 1e-12))
             height, alpha, scale = height + off, alpha + 0.5, beta + off**2 * self.precision[kind, shape] / 2
-        variance = scale / rng.gamma(alpha, size=len(picked))
+        variance = scale / gammaincinv(alpha, second)
         if self.form.anchored:
             floor = self.noise.measured.constant - height
         else:
             floor = self.goal_floor[kind, 0] - height * self.column_floor[kind, shape]
-            floor = floor + rng.normal(size=len(picked)) * np.sqrt(variance / self.ones[kind, 0])
+            floor = floor + ndtri(third) * np.sqrt(variance / self.ones[kind, 0])
         known = floor > 0 if (floor > 0).any() else np.full(len(floor), True)
-        chosen = (kind, floor, height, self.exponent[shape], self.start[shape], variance)
+        chosen = (numbers, kind, floor, height, self.exponent[shape], self.start[shape], variance)
         return Draws(self.form, self.noise, *(values[known] for values in chosen))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Curves of one form: for each (draws,) its kind of noise, floor, height, exponent, start, and the seeds' variance
-    at the largest size."""
+    """Curves of one form: for each (draws,) its number, kind of noise, floor, height, exponent, start, and the seeds'
+    variance at the largest size."""
 
     form: Form
     noise: Noise
+    number: np.ndarray
     kind: np.ndarray
     floor: np.ndarray
     height: np.ndarray
@@ -158,8 +162,10 @@ class Draws:
     start: np.ndarray
     variance: np.ndarray
 
-    def at(self, rows: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
-        """(draws, rows) expected log loss; with `seeds`, the mean of so many models."""
+    def at(self, rows: np.ndarray, seeds: int, chance: np.ndarray) -> np.ndarray:
+        """(draws, rows) expected log loss; with `seeds`, the mean of so many models. `chance` (2, numbers, rows) has
+        standard normal numbers for the draws of all forms."""
+        for_wander, for_seeds = chance[:, self.number]
         measured, anchored = self.noise.measured, self.form.anchored
         values = self._curve(rows)
         off = measured.means - self._curve(measured.sizes)
@@ -173,10 +179,10 @@ class Draws:
             gain = np.linalg.solve(covariance[kind], across[kind].T).T
             left = own[kind] - gain @ across[kind].T
             root = np.linalg.cholesky(left + 1e-8 * scale * np.eye(len(rows)))
-            wander = rng.normal(size=(int(mine.sum()), len(rows))) @ root.T
+            wander = for_wander[mine] @ root.T
             values[mine] += off[mine] @ gain.T + deviation[mine] * wander
         if seeds:
-            values += self.spread(rows) / np.sqrt(seeds) * rng.normal(size=values.shape)
+            values += self.spread(rows) / np.sqrt(seeds) * for_seeds
         return values
 
     def spread(self, rows: np.ndarray) -> np.ndarray:

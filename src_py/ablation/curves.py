@@ -1,8 +1,9 @@
 """A learning curve over the number of training rows: what more rows would bring, and how sure that is.
 
-The forms of `curve_forms`, weighted by how probable they make the measured losses. Intervals are the shortest that hold
-so much of the probability. Everything is about the validation rows at hand: what is peculiar to them moves all sizes
-alike, and shifts the floor only.
+The forms of `curve_forms`, weighted by how probable they make the measured losses. Intervals leave as
+much of the probability on either side. Where the curve without its largest size missed what was measured there,
+intervals beyond that size widen. Everything is about the validation rows at hand: what is peculiar to them moves all
+sizes alike, and shifts the floor only.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ PERCENT = f"{100 * LEVEL:.0f} %"
 REACH = 2.0  # times the largest size: as far as coverage was measured (`make curves-bench`)
 LEAST_SIZES = 3
 DRAWS = 2000
+SYMMETRIC = 0.05  # sides of an interval that differ by less than this share of it are told as one
+MOST_STRETCH = 2.0  # intervals beyond the largest size widen by as much as the hindcast missed, at most by this
 NOTHING = 0.005  # nats: a gain whose interval stays below this counts as none
 
 
@@ -50,11 +53,20 @@ class Hindcast(NamedTuple):
     def held(self) -> bool:
         return self.low <= self.measured <= self.high
 
+    @property
+    def miss(self) -> float:
+        """How far off `best` was, as a share of the interval's side there: above 1 where the interval did not hold."""
+        side = self.high - self.best if self.measured > self.best else self.best - self.low
+        return abs(self.measured - self.best) / max(side, 1e-12)
+
     def __str__(self) -> str:
-        middle, reach = (self.low + self.high) / 2, (self.high - self.low) / 2
+        below, above = self.best - self.low, self.high - self.best
+        span = f"({self.low:.3f} to {self.high:.3f})"
+        if abs(above - below) <= SYMMETRIC * (above + below):
+            span = f"± {(above + below) / 2:.3f}"
         missed = "" if self.held else ", which is outside: trust this curve less"
         return (
-            f"from {self.last:,} rows it would have said {middle:.3f} ± {reach:.3f} for {self.rows:,}; measured "
+            f"from {self.last:,} rows it would have said {self.best:.3f} {span} for {self.rows:,}; measured "
             f"{self.measured:.3f}{missed}"
         )
 
@@ -102,9 +114,13 @@ class LearningCurve:
         masses = [np.exp(posterior.log_evidence - self._top).ravel() for posterior in self._forms]
         cumulated = np.cumsum(np.concatenate(masses))
         picks = np.searchsorted(cumulated, cumulated[-1] * (np.arange(DRAWS) + 0.5) / DRAWS)
-        begins, rng = np.cumsum([0, *map(len, masses)]), np.random.default_rng(0)
-        picked = [picks[(picks >= low) & (picks < high)] - low for low, high in pairwise(begins)]
-        return [posterior.draw(own, rng) for posterior, own in zip(self._forms, picked) if len(own)]
+        begins = np.cumsum([0, *map(len, masses)])
+        own = [np.flatnonzero((picks >= low) & (picks < high)) for low, high in pairwise(begins)]
+        return [
+            posterior.draw(picks[numbers] - begin, numbers)
+            for posterior, begin, numbers in zip(self._forms, begins, own)
+            if len(numbers)
+        ]
 
     def draw(self, rows, seeds: int = 0) -> np.ndarray:
         """(draws, rows) possible log losses; the same in every call.
@@ -113,8 +129,23 @@ class LearningCurve:
             rows: (rows,) numbers of training rows.
             seeds: 0 for the expected log loss; otherwise for the mean of so many models, trained anew.
         """
-        sizes, rng = np.asarray(rows, float), np.random.default_rng(1)
-        return np.concatenate([drawn.at(sizes, seeds, rng) for drawn in self._draws])
+        sizes = np.asarray(rows, float)
+        values = self._draw_unstretched(sizes, seeds)
+        if (sizes > self.largest).any():
+            beyond = np.log2(sizes / self.largest).clip(0, 1)
+            middle = np.median(values, axis=0)
+            values = middle + (values - middle) * self._stretch**beyond
+        return values.clip(0)
+
+    def _draw_unstretched(self, sizes: np.ndarray, seeds: int) -> np.ndarray:
+        chance = np.random.default_rng(1).normal(size=(2, DRAWS, len(sizes)))  # the same whichever form has a number
+        return np.concatenate([drawn.at(sizes, seeds, chance) for drawn in self._draws])
+
+    @property
+    def _stretch(self) -> float:
+        """By how much draws at twice the largest size are spread about their middle: as the hindcast should have been,
+        as far as `MOST_STRETCH`."""
+        return min(max(self.hindcast.miss, 1.0), MOST_STRETCH) if self.hindcast else 1.0
 
     def spread(self, rows) -> np.ndarray:
         """(draws, rows) standard deviation over seeds of one model's log loss, of the same curves as `draw`."""
@@ -138,7 +169,8 @@ class LearningCurve:
     @cached_property
     def twice(self) -> tuple[Forecast, Forecast]:
         """Log loss with twice the rows of the largest size, and its change from there."""
-        return interval(self.draw([2 * self.largest])[:, 0]), self._change(self.largest, 2 * self.largest)
+        before, after = self.draw([self.largest, 2 * self.largest]).T
+        return interval(after), interval(after - before)
 
     def band(self, points: int = 60) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of rows from the smallest size as far as forecasts go, (points,), and (points, 3) best, low, high."""
@@ -171,7 +203,8 @@ class LearningCurve:
         fitted = fit_curve(self.rows[below], self.losses[below], self.measured.constant)
         if fitted is None:
             return None
-        best, low, high = interval(fitted.draw([self.largest], int(self.measured.counts[-1]))[:, 0])
+        foretold = fitted._draw_unstretched(self.sizes[-1:], int(self.measured.counts[-1])).clip(0)
+        best, low, high = interval(foretold[:, 0])
         return Hindcast(fitted.largest, self.largest, best, low, high, float(self.measured.means[-1]))
 
 
@@ -193,9 +226,6 @@ def fit_curve(rows, losses, constant: float) -> LearningCurve | None:
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> Forecast:
-    """Median of (draws,) values, and the shortest interval that holds a share `level` of them."""
-    ordered = np.sort(values)
-    count = int(np.ceil(level * len(ordered)))
-    widths = ordered[count - 1 :] - ordered[: len(ordered) - count + 1]
-    start = int(widths.argmin())
-    return Forecast(float(np.median(ordered)), float(ordered[start]), float(ordered[start + count - 1]))
+    """Median of (draws,) values, and the interval that leaves half of 1 - `level` of them on each side."""
+    low, best, high = np.quantile(values, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    return Forecast(float(best), float(low), float(high))

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import adaptive_grids, curves_bench, curves_record
 from benchmarks.curves_recorded import read_recorded
 from benchmarks.curves_rivals import WAYS, last_value, plain_fit, power_law_before
-from benchmarks.curves_simulated import TRUTHS, UNSEEN, simulate
+from benchmarks.curves_simulated import EXPONENTIALS, TRUTHS, UNSEEN, simulate
 
 
 def test_at_equal_coverage_an_interval_that_never_holds_counts_as_wide():
@@ -25,7 +25,7 @@ def test_at_equal_coverage_an_interval_that_never_holds_counts_as_wide():
     assert np.isnan(curves_bench.width_ratio(part, "here", "level"))
 
 
-@pytest.mark.parametrize("shape", [*TRUTHS, *UNSEEN])
+@pytest.mark.parametrize("shape", [*TRUTHS, *EXPONENTIALS, *UNSEEN])
 def test_a_simulated_curve_is_what_its_truth_says(shape):
     """Noise has no mean: over many curves the losses at the largest size lie about the truth there."""
     curves = [simulate(shape, seed) for seed in range(200)]
