@@ -335,6 +335,8 @@ if folds:
     constant = constant_log_loss(labels[own], labels[own], len(classes))
     lengths = [oof["length", model][known] for model in cfg.models if "length" in features.groups]
     best = min(lengths, key=lambda predicted: score(truth, predicted)["log_loss"], default=None)
+    if best is not None and chosen:  # as the blend: else calibration alone would make it better than length
+        best = fit_calibration(best, truth, groups, prompts[known]).calibration.apply(best)
     banner = judge_predictions("blend, out of fold", truth, final, shares, prompts[known], best)
     display(banner)
     say(chosen.reason if chosen else "Not calibrated.")

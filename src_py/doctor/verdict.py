@@ -11,6 +11,7 @@ from src_py.doctor.reported import by_heart as learned_by_heart
 from src_py.doctor.reported import not_as_reported, unstable
 from src_py.doctor.settings import setting
 from src_py.errors import InputError
+from src_py.evaluation.banner import LEAST_PROMPTS
 from src_py.evaluation.baselines import at_shares_of, class_shares, constant_log_loss, length_only
 from src_py.pairs.contest import TEXT_COLUMNS
 
@@ -30,7 +31,6 @@ NAMES = (
 # Below the counts alone, in nats: less may be surely there on many rows, and is still nothing.
 LEAST_READING = 0.003
 NO_SPREAD = 0.02  # standard deviation over rows, mean of the classes: predictions that tell no rows apart
-LEAST_PROMPTS = 10  # fewer give no interval: resampling three prompts knows three numbers
 
 
 class _AtSameShares(NamedTuple):
@@ -150,12 +150,20 @@ def judge_training(
     spread = float(probabilities.std(0).mean())
     sizes = len(labels), pd.Series(np.asarray(prompts, dtype=object)).nunique()
     terms = partial(setting, trainer)
+    broken = int((~np.isfinite(probabilities).all(1)).sum())
     alike = _at_same_shares(labels, probabilities, lengths, prompts)
     name, why = _decide(means, over_constant, over_length, over_counts, alike, spread, history, *sizes, terms)
     error = float(losses["model"].std() / np.sqrt(len(rows)))
-    if history is not None and name != "unstable" and (other := not_as_reported(history, means["model"], error)):
-        name, why = "not what was evaluated", other
-    if absent := sorted(set(labels) - set(train["label"])):
+    if history is not None and name != "unstable":
+        accuracy = float((probabilities.argmax(1) == labels).mean())
+        if other := not_as_reported(history, means["model"], error, accuracy, len(rows)):
+            name, why = "not what was evaluated", other
+    if broken:
+        name, why = (
+            "unstable",
+            f"{broken:,} of {len(rows):,} predictions are NaN or infinite: the model diverged; lower {terms('lr')}.",
+        )
+    elif absent := sorted(set(labels) - set(train["label"])):
         # Almost anything beats a constant predictor that rules out what happens.
         name = "not enough rows to tell"
         why = f"labels {', '.join(map(str, absent))} occur in validation only: check the labels and the split."

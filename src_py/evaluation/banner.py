@@ -16,6 +16,7 @@ SIGNS = {GOOD: "✓", DOUBT: "!", BAD: "✗"}
 TEXT = "white-space:normal;overflow-wrap:anywhere;text-align:left;line-height:1.45"
 NO_GAIN = 0.01  # nats: an interval that ends below this leaves nothing to hope for
 MORE_THAN_LITTLE = 0.005  # nats
+LEAST_PROMPTS = 10  # fewer give no interval: three prompts are three numbers
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def judge_predictions(
         shares: (classes,) of the constant predictor.
         prompts: (rows,) the prompt of every row; intervals take prompts as independent.
         lengths: (rows, classes) of a model that sees nothing but lengths; with it "learned" means more than that.
+            Calibrated, where `probabilities` are: else calibration alone would make them better.
     """
     rows = np.arange(len(labels))
     constant = -np.log(np.clip(shares, 1e-15, 1))[labels]
@@ -102,7 +104,11 @@ def judge_predictions(
     reach = 1.96 * standard_error(gains, prompt)
     low, high = float(gains.mean() - reach), float(gains.mean() + reach)
     kind, word = GOOD, "better than the constant predictor" if lengths is None else "learned"
-    if high < 0:
+    if not np.isfinite(probabilities).all():
+        return Banner([Strip(BAD, "predictions are not finite", name, math.nan, float(constant.mean()))])
+    if prompt.max(initial=-1) + 1 < LEAST_PROMPTS:
+        kind, word = DOUBT, "not enough rows to tell"
+    elif high < 0:
         kind, word = BAD, "worse than the constant predictor"
     elif not low > 0:
         kind, word = (BAD, "constant predictor") if high < NO_GAIN else (DOUBT, "not enough rows to tell")

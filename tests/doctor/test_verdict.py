@@ -7,6 +7,8 @@ from scipy.special import softmax
 
 from src_py.doctor import judge_training
 from src_py.evaluation.baselines import at_shares_of, class_shares, length_only
+from src_py.evaluation.calibration import fit_calibration
+from src_py.evaluation.metrics import score
 
 SKEWED, EVEN = np.array([0.5, 0.3, 0.2]), np.full(3, 1 / 3)
 
@@ -86,3 +88,29 @@ def test_shifted_probabilities_have_the_shares_of_the_labels_and_keep_what_they_
     moved = np.log(shifted) - np.log(given)
     moved -= moved[:, :1]  # what is the same for all classes is the norm of the row
     np.testing.assert_allclose(moved, np.tile(moved[0], (500, 1)), atol=1e-9)
+
+
+def test_a_model_whose_calibration_helped_much_is_what_was_evaluated():
+    """Training reports the loss before calibration; the answers are the same."""
+    labels = rows(1000, EVEN, 11)["label"].to_numpy()
+    sure = reader(labels, EVEN, 0.6) ** 5
+    sure /= sure.sum(1, keepdims=True)
+    reported, accuracy = score(labels, sure).values()
+    calibrated = fit_calibration(sure, labels, {}, np.arange(1000)).calibration.apply(sure)
+    history = pd.DataFrame({"log loss": [reported], "training loss": [0.9], "accuracy": [accuracy]})
+    verdict = judge_training(rows(1000, EVEN, 12), pd.DataFrame({"label": labels}), calibrated, None, history)
+    assert reported - verdict.model > 0.4, "the trap"
+    assert verdict.name == "learned"
+    # Labels of other rows, evaluated with these predictions, are another matter: fewer answers were right.
+    other = history.assign(accuracy=accuracy - 0.15)
+    told = judge_training(rows(1000, EVEN, 12), pd.DataFrame({"label": labels}), calibrated, None, other)
+    assert told.name == "not what was evaluated"
+
+
+def test_predictions_that_are_not_finite_are_unstable_whatever_else_is_wrong():
+    train, valid = rows(500, [0.5, 0.5, 0.0], 13), rows(200, EVEN, 14)
+    predicted = np.full((200, 3), 1 / 3)
+    predicted[3] = np.nan
+    verdict = judge_training(train, valid, predicted)
+    assert verdict.name == "unstable"
+    assert "1 of 200 predictions are NaN or infinite" in verdict.sentence

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src_py.evaluation.banner import BAD, COLORS, DOUBT, GOOD, SIGNS, Banner, Strip, judge_predictions
+from src_py.evaluation.calibration import fit_calibration
 
 
 def luminance(color):
@@ -75,6 +76,30 @@ def test_what_is_said_of_predictions(skill, rows, lengths, kind, word):
     (strip,) = banner.strips
     assert (strip.kind, strip.word) == (kind, word)
     assert strip.gain[0] < strip.constant - strip.model < strip.gain[1]
+
+
+@pytest.mark.parametrize("prompts", [2, 9])
+def test_a_few_prompts_are_not_enough_to_tell_however_good_they_look(prompts):
+    labels, probabilities = predictions(3.0, 200)
+    few = np.arange(200) % prompts
+    (strip,) = judge_predictions("blend", labels, probabilities, np.full(3, 1 / 3), few).strips
+    assert (strip.kind, strip.word) == (DOUBT, "not enough rows to tell")
+    assert judge_predictions("b", labels, probabilities, np.full(3, 1 / 3), np.arange(200) % 10).strips[0].kind == GOOD
+
+
+def test_predictions_that_are_not_finite_are_red():
+    labels, probabilities = predictions(0.5)
+    for broken in (np.where(np.arange(2000)[:, None] == 3, np.nan, probabilities), np.full((2000, 3), np.nan)):
+        (strip,) = judge_predictions("blend", labels, broken, np.full(3, 1 / 3), np.arange(2000)).strips
+        assert (strip.kind, strip.word) == (BAD, "predictions are not finite")
+
+
+def test_a_model_of_lengths_is_not_more_than_that_for_being_calibrated():
+    labels, known = predictions(0.5)
+    sure = known**4 / (known**4).sum(1, keepdims=True)
+    calibrated = fit_calibration(sure, labels, {}, np.arange(2000)).calibration.apply(sure)
+    (strip,) = judge_predictions("b", labels, calibrated, np.full(3, 1 / 3), np.arange(2000), calibrated).strips
+    assert (strip.kind, strip.word) == (DOUBT, "learned little more than answer length")
 
 
 def test_the_constant_predictor_itself_is_called_by_its_name():
