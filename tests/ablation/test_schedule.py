@@ -136,9 +136,7 @@ class TestPlan:
     def test_no_time_left_runs_nothing(self):
         trials = [Trial("recipe", 1, 0)]
         assert minutes_left(time.time() - 100) == 0
-        assert plan(trials, {trials[0]: 1.0}, minutes_left(0.0), set())["plan"].tolist() == [
-            "over half of the time"
-        ]
+        assert plan(trials, {trials[0]: 1.0}, minutes_left(0.0), set())["plan"].tolist() == ["over half of the time"]
 
     def test_minutes_grow_with_rows_and_steps(self, problem):
         trials = [Trial("recipe", 24, 0), Trial("recipe", 240, 0), Trial("recipe", 24, 0, as_rows=240)]
