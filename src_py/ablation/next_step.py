@@ -110,7 +110,12 @@ def _recommend(steps: tuple[Step, ...], arm: str) -> str:
     if sure:
         step, gain = max(sure, key=lambda pair: pair[1].best / (pair[0].hours or np.inf))
         most = " (most for its time)" if len(sure) > 1 else ""
-        return f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}{most}.{rest}"
+        larger = [pair for pair in known if pair not in sure and pair[1].best > gain.best]
+        other, hoped = max(larger, key=lambda pair: pair[1].best, default=(step, gain))
+        hope = f" More may come from {other.option}: {_told(hoped)}, which is not sure." if larger else ""
+        return (
+            f"Next: {step.option}, which would take {_told(gain)} off {arm}'s log loss{_cost(step)}{most}.{hope}{rest}"
+        )
     step, gain = max(known, key=lambda pair: pair[1].high)
     if gain.high > NOTHING or gain.best > WORTH:
         return f"Next? No step is sure to help. Most promising: {step.option}.{rest}"

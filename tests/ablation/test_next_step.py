@@ -70,6 +70,16 @@ def test_where_all_has_come_to_rest_the_advice_is_to_stop(problem, outcome):
     )
 
 
+def test_a_step_that_may_bring_more_and_is_not_sure_is_told_beside_the_sure_one(problem, recipe, outcome):
+    outcomes = recipe(FALLING)
+    longer = {Trial("recipe+epochs=2", 160, seed): outcome(sharp, seed) for seed, sharp in enumerate((0.5, 0.6, 1.3))}
+    steps, said = ask(problem, outcomes | longer)
+    assert steps.loc[EPOCH, "low"] < 0 < steps.loc[TWICE, "gain"] < steps.loc[EPOCH, "gain"]
+    assert re.search(
+        r"More may come from another epoch \(2\): 0\.\d{3} nats \(-0\.\d{3} to .*, which is not sure\.", said
+    )
+
+
 def test_there_is_no_advice_to_stop_while_more_rows_were_not_measured(problem, outcome):
     """Two sizes and a clear gain between them: only averaging is known, and it brings nothing here."""
     outcomes = {
