@@ -113,7 +113,8 @@ del trainer
 # of its interval: a gain within that is noise. `to constant` is the log loss minus the constant predictor's, as in the log:
 # a model has learned only where it is negative. Log losses are in nats. Where `most given answer` is near 1, the model always
 # says the same. In the picture, a training whose bar lies left of the constant predictor's line has learned something. One
-# remedy often brings nothing while another fault remains.
+# remedy often brings nothing while another fault remains; and a few hundred rows, or a tiny encoder, may be too little for
+# all of them together: raise `rows`.
 
 # %%
 from src_py.ablation.plots import save_figure

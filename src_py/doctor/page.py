@@ -6,7 +6,7 @@ from typing import Any
 from src_py.evaluation.banner import BAD, COLORS, DOUBT, TEXT
 
 NOTHING = "Nothing found that would keep this from learning."
-REPAIR = "Its repair(), as in `checked.repair()`, shows the settings to change as a diff, and changes nothing."
+REPAIR = "Its repair(), as in checked.repair(), shows the settings to change as a diff, and changes nothing."
 _BADGES = {"FAIL": COLORS[BAD], "WARN": COLORS[DOUBT]}
 _FAINT = "border-top:1px solid rgba(128,128,128,.45)"
 # Columns that stand side by side where there is room, and below each other where there is not.

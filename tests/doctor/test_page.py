@@ -102,7 +102,7 @@ def test_the_text_for_logs_says_the_same():
         '      Fix "what" it <b>names</b>.',
         "WARN  warmup: 0% of the steps; right: 2% to 30%",
         "      Set CFG.warmup.",
-        "repair() of this report shows the settings to change as a diff, and changes nothing.",
+        "Its repair(), as in checked.repair(), shows the settings to change as a diff, and changes nothing.",
         "",
         "1 of 6 checks passed, in 3.2 s.",
         "2 not checked:",

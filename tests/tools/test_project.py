@@ -58,7 +58,7 @@ def test_the_commands_exist():
 
 def test_requirements_name_all_that_is_imported():
     """In the notebooks, the helpers and `make sync`; the rest of the tools may need tools/environment/dev.txt."""
-    distributions = {"sklearn": "scikit-learn", "IPython": "ipython", "google": "protobuf"}
+    distributions = {"sklearn": "scikit-learn", "IPython": "ipython", "google": "protobuf", "PIL": "pillow"}
     paths = [*(ROOT / "src_py").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]
     paths += [ROOT / f"tools/{name}.py" for name in ("sync", "build", "pull", "percent", "helper_files")]
     imported = set()
