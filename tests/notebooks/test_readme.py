@@ -227,12 +227,12 @@ def test_an_ablation_goes_on_from_its_attached_output(tmp_path, tiny):
         return done.stdout + done.stderr, pd.read_csv(out / "ablation.csv")
 
     said, first = run(tmp_path / "one", cfg)
-    assert "0 of 3 trials are done, 3 will run" in said
+    assert "0 of 4 trials are done, 4 will run" in said  # three sizes, and another epoch
     assert first["rows"].iloc[-1] > 100, "the extra file makes the largest size"
     check_submission(tmp_path / "one", tmp_path / "in/contest/test.csv")
     (tmp_path / "in/earlier").symlink_to(tmp_path / "one")
     said, second = run(tmp_path / "two", cfg)
-    assert "3 of 3 trials are done, 0 will run" in said
+    assert "4 of 4 trials are done, 0 will run" in said
     pd.testing.assert_frame_equal(first, second)
     check_submission(tmp_path / "two", tmp_path / "in/contest/test.csv")
 
