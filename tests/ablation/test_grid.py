@@ -148,7 +148,7 @@ def test_two_workers_give_what_a_single_process_gives(problem, tmp_path):
     for trial in trials:
         alone, beside = (store.load(trial).probabilities for store in stores)
         np.testing.assert_allclose(alone, beside, atol=1e-6)
-    assert [path.name for path in (tmp_path / "two/trained").iterdir()] == [f"{stores[1].key}_recipe_00000024"]
+    assert [path.name for path in (tmp_path / "two/trained").iterdir()] == [f"{stores[1].keys['']}_recipe_00000024"]
 
 
 @pytest.mark.slow
