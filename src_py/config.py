@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -95,6 +95,32 @@ class Config:
         return {name: value for name, value in vars(self).items() if name != "_parts" and _is_plain(value)}
 
 
+def read_overrides(text: str, known: Collection[str]) -> dict[str, str]:
+    """The names and texts of `key=value ...`; where a name stands twice, the last counts.
+
+    Args:
+        known: the names that may be set.
+
+    Raises:
+        InputError: for any other form, or a name that is not known.
+    """
+    try:
+        items = shlex.split(text)
+    except ValueError as error:
+        raise InputError(
+            f"CFG: {text!r} cannot be split into key=value ({error}); put values that hold quotes or spaces in quotes."
+        ) from error
+    found = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise InputError(f"CFG: {item!r} is not a setting; write key=value.")
+        if name not in known:
+            raise InputError(f"CFG has no setting {name!r}; {suggest(name, known)}")
+        found[name] = value
+    return found
+
+
 def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Config:
     """Check a notebook's `CFG` class against the dataclasses that declare its settings.
 
@@ -123,19 +149,7 @@ def check_config(user: type, *kinds: type[Settings], overrides: str = "") -> Con
             if meant := _meant(name, declared):
                 raise InputError(f"CFG has no setting {name!r}; did you mean {meant!r}?")
             print(f"CFG.{name} is not a setting of this notebook: only your own cells can use it.")
-    try:
-        items = shlex.split(overrides)
-    except ValueError as error:
-        raise InputError(
-            f"CFG: {overrides!r} cannot be split into key=value ({error}); put values that hold quotes or spaces "
-            "in quotes."
-        ) from error
-    for item in items:
-        name, separator, text = item.partition("=")
-        if not separator:
-            raise InputError(f"CFG: {item!r} is not a setting; write key=value.")
-        if name not in declared:
-            raise InputError(f"CFG has no setting {name!r}; {suggest(name, declared)}")
+    for name, text in read_overrides(overrides, declared).items():
         given[name] = parse_value(name, text, declared[name][1])
     for name, (declaration, _) in declared.items():
         if name not in given:

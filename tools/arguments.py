@@ -3,12 +3,12 @@
 import argparse
 import ast
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from src_py.config import suggest
+from src_py.config import read_overrides
+from src_py.errors import InputError
 from tools.build import read
 from tools.percent import SyncError, parse
 from tools.recipes import RECIPES, find_recipe
@@ -70,16 +70,9 @@ def check_cfg(text: str, recipe: Path) -> None:
         SyncError: for such a name, or text that is not `key=value ...`.
     """
     try:
-        items = shlex.split(text)
-    except ValueError as error:
-        raise SyncError(f"CFG={text!r} cannot be split into key=value ({error}); close each quote.") from error
-    known = setting_names(recipe)
-    for item in items:
-        name, separator, _ = item.partition("=")
-        if not separator:
-            raise SyncError(f"CFG: {item!r} is not a setting; write key=value.")
-        if name not in known:
-            raise SyncError(f"CFG of {recipe.stem} has no setting {name!r}; {suggest(name, known)}")
+        read_overrides(text, setting_names(recipe))
+    except InputError as error:
+        raise SyncError(str(error)) from error
 
 
 def seconds(text: str) -> int:

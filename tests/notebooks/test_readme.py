@@ -285,4 +285,4 @@ def test_an_unknown_setting_stops_the_notebook_with_one_sentence(tmp_path, tiny)
     write_contest(tmp_path / "in", train_rows=20, test_rows=3)
     done = make("run", f"DATA={tmp_path / 'in'}", f"MODEL={tiny}", f"OUT={tmp_path / 'out'}", "CFG=epoch=1")
     assert done.returncode != 0
-    assert "CFG of finetune_deberta has no setting 'epoch'; did you mean 'epochs'?" in done.stderr
+    assert "CFG has no setting 'epoch'; did you mean 'epochs'?" in done.stderr

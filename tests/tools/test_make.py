@@ -163,9 +163,9 @@ def test_a_folder_that_is_not_given_is_asked_for():
 @pytest.mark.parametrize(
     ("cfg", "said"),
     [
-        ("epochs=1 max_lenght=64", "CFG of finetune_deberta has no setting 'max_lenght'; did you mean 'max_length'?"),
+        ("epochs=1 max_lenght=64", "CFG has no setting 'max_lenght'; did you mean 'max_length'?"),
         ("epochs", "CFG: 'epochs' is not a setting; write key=value."),
-        ("epochs='1", "close each quote."),
+        ("epochs='1", "put values that hold quotes or spaces in quotes."),
     ],
 )
 def test_a_misspelt_setting_is_refused_before_a_kernel_starts(cfg, said, tmp_path, capsys):
